@@ -1,0 +1,20 @@
+"""What is said to a user who asked for something that cannot be: one line, the value, what is allowed, the near miss."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class InputError(ValueError):
+    """A request that mixkit refuses: the command line prints its one line and exits with code 2."""
+
+
+def unknown(kind: str, value: object, allowed: Iterable[str]) -> InputError:
+    """The error for a name that is not one of `allowed`, with the closest allowed name where one is near.
+
+    >>> str(unknown("objective", "mixec", ["mle", "mixce"]))
+    "unknown objective 'mixec' (did you mean 'mixce'?); allowed: mle, mixce"
+    """
+    allowed = list(allowed)
+    near = get_close_matches(str(value), allowed, n=1, cutoff=0.6)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return InputError(f"unknown {kind} {value!r}{hint}; allowed: {', '.join(allowed)}")
