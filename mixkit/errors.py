@@ -1,4 +1,4 @@
-"""What is said to a user who asked for something that cannot be: one line, the value, what is allowed, the near miss."""
+"""What a user is told who asked for something that cannot be: the value, what is allowed, the near miss; one line."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
