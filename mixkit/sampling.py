@@ -1,9 +1,11 @@
 """Texts out: continuations of prompts, several independent sets of them, unbiased unless a sampler is asked for.
 Nothing here judges what it samples."""
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from transformers import GenerationConfig
 
 from mixkit.errors import InputError
 from mixkit.models import start_token
@@ -72,8 +74,7 @@ def sample_texts(
         raise InputError("there is nothing to continue: no prompts, or a prompt without tokens")
     by_length = sorted(range(len(rows) * sets), key=lambda i: len(rows[i % len(rows)]))
     texts: list[list[str]] = [[""] * len(rows) for _ in range(sets)]
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
+    with _plain_generation(model), torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
         while by_length:
             length = len(rows[by_length[0] % len(rows)])
@@ -95,6 +96,16 @@ def sample_texts(
                 end = row.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in row else len(row)
                 texts[i // len(rows)][i % len(rows)] = tokenizer.decode(row[:end])
     return texts
+
+
+@contextmanager
+def _plain_generation(model):
+    """Without the sampling habits that a hub model ships (repetition penalty and such): generate() merges them in."""
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def _ids(tokenizer, prompt: str) -> list[int]:
