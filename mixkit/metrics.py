@@ -10,8 +10,7 @@ self-BLEU of one text) raises its subclass Undefined.
 
 import math
 import zlib
-from functools import partial
-from itertools import pairwise
+from functools import cache, partial
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from mixkit.estimates import Estimate, bootstrap, jackknife, proportion
 from mixkit.estimates import compare as compare
 from mixkit.estimates import holm as holm
 from mixkit.estimates import over_sets as over_sets
-from mixkit.ngrams import Corpus, count_ngrams
+from mixkit.ngrams import Corpus, Ngrams, count_ngrams
 
 
 class Undefined(InputError):
@@ -102,7 +101,7 @@ def self_bleu(texts, n: int = 4, *, tokenize=str.split) -> float:
     taken as 0.1, and a text that shares no token with the others, or is empty, scores 0. More texts score higher:
     compare equal numbers of them. Undefined for one text. Source: Zhu et al. 2018 (Texygen).
     """
-    return float(_self_bleu(count_ngrams(texts, tokenize), n).mean())
+    return float(_self_bleu(count_ngrams(texts, tokenize), n)[-1].mean())
 
 
 def bleu(texts, references, n: int = 4, *, tokenize=str.split) -> float:
@@ -146,10 +145,10 @@ def score_texts(
 ) -> dict[str, Estimate]:
     """All numbers above for one sample set, each with its interval over texts; what is undefined is absent, with why.
 
-    Intervals: bootstrap where texts add up (rep_n, diversity, pooled_diversity, length; self_bleu and bleu over the
-    hypotheses, references held); Wilson's for the share of loops; for numbers of the corpus as a whole (distinct_n,
-    ngram_entropy, zipf_coefficient, compression_ratio) a jackknife over 20 groups of neighbouring texts, because
-    copies of texts in a bootstrap sample would count as repetition. `budget` is that of distinct_n and ngram_entropy.
+    Intervals: bootstrap where texts add up (rep_n, diversity, pooled_diversity, length; bleu, whose references are
+    held); Wilson's for the share of loops; for numbers of the corpus as a whole (distinct_n, ngram_entropy,
+    zipf_coefficient, self_bleu, compression_ratio) a jackknife over 20 groups of neighbouring texts, because copies
+    of texts in a bootstrap sample would count as repetition. `budget` is that of distinct_n and ngram_entropy.
     bleu_4 is there when `references` are given.
     """
     corpus = count_ngrams(texts, tokenize)
@@ -163,10 +162,18 @@ def score_texts(
         value = _of_corpus(statistic, corpus, n, budget)
         return leave_out(value, [statistic(rest) for rest in _rests(corpus, n, budget)], bounds=bounds)
 
+    @cache
+    def self_bleus_left_out() -> np.ndarray:
+        return np.array([_self_bleu_without(corpus, 4, group) for group in _groups(len(corpus.texts))])
+
+    def self_bleus(n: int) -> Estimate:
+        return leave_out(self_bleu(corpus, n), self_bleus_left_out()[:, n - 1], bounds=(0, 1))
+
     def compression() -> Estimate:
         raw = _raw(corpus)
-        sizes = np.array([_sizes(raw[a:b]) for a, b in pairwise(np.append(0, _group_ends(len(raw))))])
-        return leave_out(compression_ratio(corpus), np.divide(*(sizes.sum(0) - sizes).T), bounds=(0, math.inf))
+        sizes = np.array([_sizes(raw[group]) for group in _groups(len(raw))])
+        with np.errstate(invalid="ignore"):
+            return leave_out(compression_ratio(corpus), np.divide(*(sizes.sum(0) - sizes).T), bounds=(0, math.inf))
 
     metrics = {f"rep_{n}": partial(repeats, (n,), lambda s: 1 - s[..., 0] / s[..., 1]) for n in (2, 3, 4)}
     metrics["diversity"] = partial(repeats, (2, 3, 4), lambda s: (s[..., ::2] / s[..., 1::2]).prod(-1))
@@ -174,12 +181,10 @@ def score_texts(
     metrics |= {f"distinct_{n}": partial(whole, _distinct, n, budget, bounds=(0, 1)) for n in (1, 2, 3, 4)}
     metrics |= {f"ngram_entropy_{n}": partial(whole, _entropy, n, budget, bounds=(0, math.inf)) for n in (1, 2, 3, 4)}
     metrics["zipf_coefficient"] = partial(whole, _zipf, 1)
-    metrics |= {f"self_bleu_{n}": lambda n=n: resample(_self_bleu(corpus, n)) for n in (2, 3, 4)}
+    metrics |= {f"self_bleu_{n}": partial(self_bleus, n) for n in (2, 3, 4)}
     if references is not None:
         metrics["bleu_4"] = lambda: resample(_bleu(corpus, references, 4))
-    metrics["repetition_loops"] = lambda: proportion(
-        int(_loops(corpus).sum()), len(corpus.texts), confidence=confidence
-    )
+    metrics["repetition_loops"] = lambda: proportion(int(_loops(corpus).sum()), len(corpus.texts), confidence)
     metrics["compression_ratio"] = compression
     metrics["length"] = lambda: resample(corpus.lengths)
     return {name: _or_absent(metric) for name, metric in metrics.items()}
@@ -201,7 +206,7 @@ def text_values(texts, *, tokenize=str.split) -> dict[str, list[float | None]]:
     values["pooled_diversity"] = np.full(len(corpus.texts), math.nan)
     values["pooled_diversity"][held] = pooled
     if len(corpus.texts) > 1:
-        values["self_bleu_4"] = _self_bleu(corpus, 4)
+        values["self_bleu_4"] = _self_bleu(corpus, 4)[-1]
     values |= {"repetition_loops": _loops(corpus), "length": corpus.lengths}
     return {name: [None if math.isnan(x) else float(x) for x in column] for name, column in values.items()}
 
@@ -240,10 +245,10 @@ def _pooled(corpus: Corpus) -> tuple[np.ndarray, np.ndarray]:
     return held, distinct[held] / total[held]
 
 
-def _group_ends(texts: int) -> np.ndarray:
-    """Where each of the (at most 20) groups of neighbouring texts ends that the jackknife leaves out in turn."""
+def _groups(texts: int) -> list[slice]:
+    """The (at most 20) groups of neighbouring texts that the jackknife leaves out in turn."""
     groups = min(20, texts)
-    return np.arange(1, groups + 1) * texts // groups
+    return [slice(texts * g // groups, texts * (g + 1) // groups) for g in range(groups)]
 
 
 def _read(corpus: Corpus, n: int, budget: int | None) -> np.ndarray:
@@ -271,7 +276,7 @@ def _rests(corpus: Corpus, n: int, budget: int | None):
     """The n-gram counts without the first group of texts, without the second, and so on."""
     number, grams, ends = _read(corpus, n, budget), corpus.ngrams(n), np.cumsum(corpus.lengths)
     texts = len(ends) if budget is None else int(np.searchsorted(ends, budget)) + 1
-    edges = np.searchsorted(grams.start[: len(number)], ends[_group_ends(texts) - 1][:-1])
+    edges = np.searchsorted(grams.start[: len(number)], [ends[group.stop - 1] for group in _groups(texts)[:-1]])
     counts = np.bincount(number)
     for group in np.split(number, edges):
         yield counts - np.bincount(group, minlength=len(counts))
@@ -310,43 +315,52 @@ def _loops(corpus: Corpus) -> np.ndarray:
 def _self_bleu(corpus: Corpus, n: int) -> np.ndarray:
     if len(corpus.texts) < 2:
         raise Undefined("self-BLEU needs at least two texts")
-    return _bleu_scores(corpus, n, first=0)
+    return _bleu_scores(corpus, n, np.ones(len(corpus.texts), dtype=bool))
+
+
+def _self_bleu_without(corpus: Corpus, n: int, group: slice) -> np.ndarray:
+    """Self-BLEU-1 to n of the corpus without a group of texts, (n,)."""
+    rest = np.ones(len(corpus.texts), dtype=bool)
+    rest[group] = False
+    return _bleu_scores(corpus, n, rest)[:, rest].mean(1) if rest.sum() > 1 else np.full(n, math.nan)
 
 
 def _bleu(corpus: Corpus, references, n: int) -> np.ndarray:
     references, texts = count_ngrams(references, corpus.tokenize), len(corpus.texts)
-    return _bleu_scores(count_ngrams(corpus.texts + references.texts, corpus.tokenize), n, first=texts)[:texts]
+    both = count_ngrams(corpus.texts + references.texts, corpus.tokenize)
+    return _bleu_scores(both, n, np.arange(len(both.texts)) >= texts)[-1, :texts]
 
 
-def _bleu_scores(corpus: Corpus, n: int, first: int) -> np.ndarray:
-    """BLEU of every text against all texts from `first` on but itself, (N,).
+def _bleu_scores(corpus: Corpus, n: int, references: np.ndarray) -> np.ndarray:
+    """BLEU-1 to n of every text against all `references` (N, bool) but itself, (n, N).
 
     A text may use an n-gram as often as the reference that holds it most often; where that reference is the text
     itself, as often as the runner-up.
     """
+    corpus.ngrams(n)  # counts all orders up to n, refuses an n that is none
     lengths, texts = corpus.lengths, len(corpus.texts)
-    log_precision = np.zeros(texts)
-    for k in range(n, 0, -1):
-        grams = corpus.ngrams(k)
-        most, holder, second = _two_most(grams, first)
+    hits = np.empty((n, texts))
+    for k in range(n):
+        grams = corpus.ngrams(k + 1)
+        most, holder, second = _two_most(grams, references)
         limit = np.where(holder[grams.ngram] == grams.text, second[grams.ngram], most[grams.ngram])
-        hits = np.bincount(grams.text, np.minimum(grams.count, limit), minlength=texts)
-        log_precision += np.log(np.where(hits == 0, 0.1, hits) / np.maximum(1, lengths - k + 1)) / n
-    # `hits` are now those of single tokens. The closest reference in length counts, the shorter of two equally close.
-    ordered = np.concatenate([[-math.inf], np.sort(lengths[first:]), [math.inf]])
+        hits[k] = np.bincount(grams.text, np.minimum(grams.count, limit), minlength=texts)
+    orders = np.arange(1, n + 1)[:, None]
+    precision = np.where(hits == 0, 0.1, hits) / np.maximum(1, lengths - orders + 1)
+    # The closest reference in length counts, the shorter of two equally close.
+    ordered = np.concatenate([[-math.inf], np.sort(lengths[references]), [math.inf]])
     place = np.searchsorted(ordered, lengths)
-    below, above = ordered[place - 1], ordered[place + (np.arange(texts) >= first)]  # a reference skips itself
+    below, above = ordered[place - 1], ordered[place + references]  # a reference skips itself
     closest = np.where(lengths - below <= above - lengths, below, above)
     brevity = np.minimum(0, 1 - closest / np.maximum(1, lengths))
-    return np.where(hits == 0, 0.0, np.exp(log_precision + brevity))
+    return np.where(hits[0] == 0, 0.0, np.exp(np.cumsum(np.log(precision), axis=0) / orders + brevity))
 
 
-def _two_most(grams, first: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each n-gram its highest count in a text from `first` on, that text (or -1), and the next text's count."""
-    refs, size = slice(np.searchsorted(grams.text, first), None), len(grams.constant)
-    order = np.argsort(grams.ngram[refs] * (grams.count.max(initial=0) + 1) + grams.count[refs])
-    ngram, text, count = (column[refs][order] for column in (grams.ngram, grams.text, grams.count))
-    last = np.flatnonzero(np.diff(ngram, append=size))  # each n-gram's texts lie together, by count
+def _two_most(grams: Ngrams, references: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each n-gram its highest count in a reference, which one that is (or -1), and the next reference's count."""
+    order, size = grams.by_count[references[grams.text[grams.by_count]]], len(grams.constant)
+    ngram, text, count = grams.ngram[order], grams.text[order], grams.count[order]
+    last = np.flatnonzero(np.diff(ngram, append=size))  # each n-gram's references lie together, by count
     most, holder, second = np.zeros(size, np.int64), np.full(size, -1), np.zeros(size, np.int64)
     most[ngram[last]], holder[ngram[last]] = count[last], text[last]
     shared = last[(last > 0) & (ngram[last - 1] == ngram[last])]

@@ -3,6 +3,7 @@ No metric may live here."""
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from mixkit.errors import InputError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ngrams:
     """All n-grams of one order, numbered over the corpus: P of them in order of place, K pairs of text and n-gram."""
 
@@ -20,6 +21,11 @@ class Ngrams:
     text: np.ndarray  # (K,) sorted
     ngram: np.ndarray  # (K,) sorted within a text
     count: np.ndarray  # (K,) how often the text holds the n-gram, at least once
+
+    @cached_property
+    def by_count(self) -> np.ndarray:
+        """The K pairs in the order of n-gram, then count. equals: np.lexsort((count, ngram))"""
+        return np.argsort(self.ngram * (self.count.max(initial=0) + 1) + self.count)
 
 
 @dataclass(frozen=True, eq=False)
