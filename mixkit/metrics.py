@@ -116,9 +116,9 @@ def bleu(texts, references, n: int = 4, *, tokenize=str.split) -> float:
 def compression_ratio(texts) -> float:
     """equals: len(raw) / len(zlib.compress(raw)), raw = " ".join(texts).encode()
 
-    How redundant the corpus is, within and across neighbouring texts (zlib looks 32 KB back): 2 to 3 for human English,
-    higher is more repetitive. Token lists are joined by spaces too. Undefined where all texts are empty.
-    Source: Shaib et al. 2024.
+    How redundant the corpus is, within and across neighbouring texts, so that their order counts (zlib looks 32 KB
+    back): 2 to 3 for human English, higher is more repetitive. Token lists are joined by spaces too. Undefined where
+    all texts are empty. Source: Shaib et al. 2024.
     """
     raw = _raw(count_ngrams(texts))
     if not any(raw):
@@ -227,7 +227,7 @@ def _counts_by_text(corpus: Corpus, n: int) -> tuple[np.ndarray, np.ndarray]:
 def _repeats(corpus: Corpus, n: int) -> tuple[np.ndarray, np.ndarray]:
     distinct, total = _counts_by_text(corpus, n)
     if not total.any():
-        raise Undefined(f"no text has {n} tokens")
+        raise Undefined(f"no text holds a {n}-gram")
     return distinct, total
 
 
@@ -260,7 +260,7 @@ def _read(corpus: Corpus, n: int, budget: int | None) -> np.ndarray:
         raise Undefined(f"the texts have {tokens} tokens, fewer than the budget of {budget}")
     number = grams.number[: np.searchsorted(grams.start, (tokens if budget is None else budget) - n, side="right")]
     if not len(number):
-        raise Undefined(f"no text has {n} tokens" + ("" if budget is None else f" within the budget of {budget}"))
+        raise Undefined(f"no text holds a {n}-gram" + ("" if budget is None else f" within the budget of {budget}"))
     return number
 
 

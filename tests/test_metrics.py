@@ -307,7 +307,7 @@ def test_one_text_has_values_without_intervals():
 
 def test_texts_too_short_are_absent_with_the_reason():
     scores = metrics.score_texts(["a b", "", "c"])
-    assert scores["rep_3"].value is None and scores["rep_3"].why == "no text has 3 tokens"
+    assert scores["rep_3"].value is None and scores["rep_3"].why == "no text holds a 3-gram"
     assert scores["diversity"].value is None and scores["distinct_4"].value is None
     assert scores["rep_2"].value == 0 and "undefined on some resamples" in scores["rep_2"].why
     assert metrics.text_values(["a b", ""])["pooled_diversity"] == [1.0, None]
