@@ -69,7 +69,7 @@ FINETUNE = {
     "temperature": Parameter(1.0, "divides the logits; 1 samples from the model as it is", 1e-3, 100),
     "top_p": Parameter(1.0, "keep the likeliest tokens that together reach it; 1 keeps all", 1e-6, 1),
     "top_k": Parameter(0, "keep so many likeliest tokens; 0 keeps all", 0),
-    "reader": Parameter("auto", "model whose features MAUVE compares; auto: gpt2-large if here, else the start model"),
+    "reader": Parameter("gpt2-large|start", "model whose features MAUVE compares: the first that needs no download"),
     "seed": Parameter(0, "of training and sampling", 0, 2**31),
     "keep_model": Parameter(True, "keep the weights, so that other runs can start from run:NAME"),
 }

@@ -77,16 +77,23 @@ def load_study(file: str | Path, overrides: Mapping[str, object] | None = None, 
             needs = plan(
                 "base", None, {"name": "base"}, base, {k: v for k, v in replaced.items() if k != "objective"}
             ).name
-            start = {"model": f"run:{needs}"}
+            start = {"model": f"run:{needs}", "reader": _reader(shared, f"run:{needs}")}
             replaced.pop("model", None)
         trained = [
             plan("grid", needs, start, point, replaced) for entry in content.get("grid", []) for point in _points(entry)
         ]
         mle = next((r for r in trained if r.parameters["objective"] == "mle"), None)
         for point in (p for entry in content.get("decoding", []) if mle for p in _points(entry)):
-            sampled = {"model": f"run:{mle.name}", "epochs": 0.0, "keep_model": False}
+            reader = _reader(mle.parameters, mle.parameters["model"])
+            sampled = {"model": f"run:{mle.name}", "reader": reader, "epochs": 0.0, "keep_model": False}
             plan("decoding", mle.name, {"objective": "mle"}, replaced, sampled, point)
     return Study(name, content.get("about", ""), runs)
+
+
+def _reader(parameters: Mapping[str, object], start: str) -> str:
+    """One reader for the whole study: `start`, in the names of readers, is the model that its grid starts from."""
+    names = parameters.get("reader", FINETUNE["reader"].default)
+    return "|".join(start if name == "start" else name for name in str(names).split("|"))
 
 
 def _study_file(file: str | Path) -> Path:
