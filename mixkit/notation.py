@@ -5,14 +5,12 @@ import itertools
 import math
 import re
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 
 from mixkit.errors import InputError, unknown
 
 Table = dict[str, dict[str, str]]  # key of the row (its first cell) -> column -> words
 
 
-@lru_cache(maxsize=2)
 def read_rules(text: str) -> tuple[dict[str, list[tuple[float, tuple[str, ...]]]], str]:
     """(rules, start): `Grammar(*read_rules(text))` is the grammar that `text` describes; its first rule is the start.
 
