@@ -3,6 +3,7 @@ Nothing here knows of corpora's names, of sampling or of run folders."""
 
 import json
 import math
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,11 +42,17 @@ def encode(tokenizer, texts: list[str], max_tokens: int) -> list[list[int]]:
 
 
 def collate(rows: list[list[int]]) -> dict[str, torch.Tensor]:
-    """Token ids padded on the right to one length: input_ids, attention_mask, labels (-100 at padding), each (B, T)."""
+    """Token ids padded on the right to one length: input_ids, attention_mask, labels, each (B, T).
+
+    labels are -100 at padding and at the start token, which is never a target: versions of transformers differ in
+    whether the first position counts when they count the targets of a batch.
+    """
     tensors = [torch.tensor(row) for row in rows]
     labels = pad_sequence(tensors, batch_first=True, padding_value=IGNORED)
     mask = labels != IGNORED
-    return {"input_ids": labels.where(mask, 0), "attention_mask": mask.long(), "labels": labels}
+    input_ids = labels.where(mask, 0)
+    labels[:, 0] = IGNORED
+    return {"input_ids": input_ids, "attention_mask": mask.long(), "labels": labels}
 
 
 def last_hidden(model, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
@@ -148,7 +155,8 @@ def finetune(
     check_head(model)
     folder = Path(folder)
     rows = encode(tokenizer, train_texts, max_tokens)
-    batches = math.ceil(len(rows) / (batch_size * int(_world_size())))
+    processes = int(os.environ.get("WORLD_SIZE", 1))  # torchrun's; torch.distributed is not initialized yet
+    batches = math.ceil(len(rows) / (batch_size * processes))
     steps = max_steps if max_steps > 0 else math.ceil(math.ceil(batches / accumulation) * epochs)
     every = max(1, steps // max(1, evaluations))
     bf16 = precision == "bf16" or (precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported())
@@ -207,10 +215,6 @@ def finetune(
         validation_nll=state.best_metric,
         history=_history(state),
     )
-
-
-def _world_size() -> int:
-    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 
 class ObjectiveTrainer(Trainer):
