@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -55,7 +56,11 @@ class Run:
         write_atomically(self.folder / "samples.jsonl", "".join(json.dumps(s) + "\n" for s in samples))
 
     def finish(self, metrics: Mapping[str, object], **facts: object) -> dict[str, object]:
-        """Writes run.json with status "done" and returns it. metrics: {name: {value, low, high, why}}."""
+        """Writes run.json with status "done" and returns it; checkpoints of the training have served and are removed.
+
+        metrics: {name: {value, low, high, why}}.
+        """
+        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
         return self._write("done", metrics=dict(metrics), **facts)
 
     def fail(self, error: str) -> dict[str, object]:

@@ -3,6 +3,7 @@ What is done is read from the run folders; so a study that was cut off goes on w
 
 import itertools
 import os
+import re
 import subprocess
 import sys
 import time
@@ -58,7 +59,8 @@ def load_study(file: str | Path, overrides: Mapping[str, object] | None = None, 
     content = _read_yaml(path)
     overrides = {k: _absolute(v) if k == "corpus" else v for k, v in (overrides or {}).items()}
     check(overrides)
-    name = name or "-".join([path.stem, *(Path(str(v)).stem for v in overrides.values())])
+    values = (Path(v).stem if k == "corpus" else str(v) for k, v in overrides.items())
+    name = name or "-".join([path.stem, *(re.sub(r"[^\w.-]+", "-", value) for value in values)])
     shared = {**content.get("parameters", {}), "study": name}
     base = content.get("base")
     runs: list[PlannedRun] = []
