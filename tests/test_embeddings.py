@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import random
-import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -318,10 +317,10 @@ def test_without_its_package_minilm_names_the_command(monkeypatch):
 
 
 def test_other_names_are_left_to_load_model(monkeypatch):
-    loaded = {"run:mle": (toy_gpt2(), byte_tokenizer())}
-    monkeypatch.setitem(sys.modules, "mixkit.models", SimpleNamespace(load_model=loaded.__getitem__))
-    reader = load_reader("run:mle")
-    assert (reader.name, reader.model, reader.tokenizer) == ("run:mle", *loaded["run:mle"])
+    loaded = {("run:mle", "quick"): (toy_gpt2(), byte_tokenizer())}
+    monkeypatch.setattr("mixkit.models.load_model", lambda name, *, study: loaded[name, study])
+    reader = load_reader("run:mle", study="quick")
+    assert (reader.name, reader.model, reader.tokenizer) == ("run:mle", *loaded["run:mle", "quick"])
     assert reader.cache.parts[-2:] == ("runs", ".cache")
 
 
