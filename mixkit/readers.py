@@ -213,7 +213,7 @@ def _load_rows(folder: Path, wanted: Set[str]) -> dict[str, np.ndarray]:
         if len(rows) == len(wanted):
             break
         try:
-            with np.load(path, allow_pickle=False) as shard:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as shard:
                 hits = [(i, key) for i, key in enumerate(shard["keys"].tolist()) if key in wanted]
                 features = shard["features"] if hits else None
             rows.update({key: features[i] for i, key in hits})
