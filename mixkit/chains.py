@@ -1,18 +1,16 @@
-"""The study where P is known: bigram learners fitted to Markov chains under any objective, many seeds at once, and judged
-against the truth. What is exact about a pair of chains is in markov.py and comes from here too; texts are tales.py's."""
+"""Where P is a Markov chain: bigram learners fitted to it under any objective, many at once, and judged by the truth.
+The front door of markov.py (what is exact about chains) and bigrams.py (the learner); longer texts are tales.py's."""
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 
+from mixkit.bigrams import Learner, Texts, forward_slope, gumbel_terms, log_with_padding, reverse_terms, token_weights
 from mixkit.errors import InputError, unknown
 from mixkit.markov import (
-    FLOOR,
     MarkovChain,
     check_unit_interval,
     forward_cross_entropy,
@@ -22,7 +20,6 @@ from mixkit.markov import (
     mixed_kl,
     reverse_cross_entropy,
     reverse_kl,
-    visits_of,
 )
 from mixkit.objectives import MLE, MixCE, TaiLr, TokenWeighted
 
@@ -43,9 +40,9 @@ __all__ = [
     "study",
 ]
 
-SEEDS = (7, 42, 777, 4222, 99999)  # the published study's, as are the next three lines
+SEEDS = (7, 42, 777, 4222, 99999)  # this and the next three lines are the published study's
 ETAS = (0.0, 0.01, 0.1, 0.5, 0.9, 0.99, 1.0)
-CAP, WIDTH, DROPOUT, LEARNING_RATE, WEIGHT_DECAY = 500, 50, 0.1, 1e-3, 1e-4
+LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-4
 TRAIN, DEVELOPMENT, BATCH, EPOCHS, PATIENCE = 50_000, 5_000, 1_000, 50, 5
 GAMMAS = (1e-7, 1e-5, 1e-3, 0.1, 0.5, 0.8, 1.0)
 
@@ -81,11 +78,12 @@ class KLMix(MixCEStar):
 
 
 Objective = TokenWeighted | MixCEStar
+NAMES = {MLE: "mle", MixCE: "mixce", TaiLr: "tailr", MixCEStar: "mixce*", KLMix: "kls"}
 
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """What `fit` found, for every objective and seed: tensors (objectives, seeds) and chains in batches of that shape."""
+    """What `fit` found: tensors (objectives, seeds), and the chains learned, in a batch of that shape."""
 
     objectives: tuple[Objective, ...]
     seeds: tuple[int, ...]
@@ -97,11 +95,11 @@ class Fitted:
     seconds: float  # of the whole call
 
     def records(self) -> list[dict]:
-        """One plain dict an (objective, seed): name, coefficients, figures; KLs in nats per text; seconds a cell's share."""
+        """One plain dict an (objective, seed): names and coefficients, figures (KLs in nats a text), share of time."""
         kls = forward_kl(self.gold, self.learned), reverse_kl(self.gold, self.learned)
         return [
             {
-                "objective": {MLE: "mle", MixCE: "mixce", TaiLr: "tailr", MixCEStar: "mixce*", KLMix: "kls"}[type(objective)],
+                "objective": NAMES[type(objective)],
                 **asdict(objective),
                 "seed": seed,
                 "avg_js": self.average_js[i, j].item(),
@@ -128,7 +126,7 @@ def fit(
     masks: int = 8,
     progress: Callable[[int, int], None] | None = None,
 ) -> Fitted:
-    """The published study's learner, fitted to texts of `gold` under each objective and seed, all in one batched program.
+    """The published study's learner, fitted to texts of `gold` under each objective and seed, in one batched program.
 
     gold: one chain for all seeds, or a batch of one a seed. A seed sets texts, start, order and dropout; objectives
     share them. Learner: embedding 50, linear 50, ReLU, dropout 0.1, linear to V + 1 (a padding token that never
@@ -149,37 +147,40 @@ def fit(
     if gold.probs.ndim == 2:
         gold = MarkovChain(gold.probs.expand(len(seeds), -1, -1), gold.words)
     if gold.probs.shape[:-2] != (len(seeds),):
-        raise InputError(f"gold is a batch {tuple(gold.probs.shape[:-2])} of chains; one, or one for each of {len(seeds)} seeds")
+        batched = tuple(gold.probs.shape[:-2])
+        raise InputError(f"gold is a batch {batched} of chains; give one, or one for each of {len(seeds)} seeds")
     if not 1 <= batch <= train or development < 1 or epochs < 1 or masks < 1:
         raise InputError(f"batch {batch} must be in 1 to train ({train}); development, epochs and masks at least 1")
 
     vocab, shape = gold.vocab, (len(objectives), len(seeds))
-    data = [_Texts(chain, train, development, batch, seed) for chain, seed in zip(gold, seeds, strict=True)]
+    data = [Texts(chain, train, development, batch, seed) for chain, seed in zip(gold, seeds, strict=True)]
     held_out = torch.stack([x.held_out for x in data])
-    log_p = _with_padding(gold.probs)
-    learner = _Learner(vocab, len(objectives), seeds)
+    log_p = log_with_padding(gold.probs)
+    learner, noise = Learner(vocab, len(objectives), seeds), torch.Generator().manual_seed(seeds[0])
     optimizer = torch.optim.Adam(learner.parameters, LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
-    exact = [i for i, x in enumerate(objectives) if isinstance(x, MixCEStar) and x.eta < 1 and x.estimator == "exact"]
-    gumbel = [i for i, x in enumerate(objectives) if isinstance(x, MixCEStar) and x.eta < 1 and x.estimator == "gumbel"]
+    reverse = [i for i, x in enumerate(objectives) if isinstance(x, MixCEStar) and x.eta < 1]
+    exact, gumbel = ([i for i in reverse if objectives[i].estimator == x] for x in ("exact", "gumbel"))
+    by_reverse, by_exact, by_gumbel = ([objectives[i] for i in which] for which in (reverse, exact, gumbel))
 
-    best_loss = torch.full(shape, torch.inf)
-    best_epoch, best = torch.zeros(shape, dtype=torch.long), torch.zeros(*shape, vocab, vocab + 1)
+    best_loss, best_epoch = torch.full(shape, torch.inf).double(), torch.zeros(shape, dtype=torch.long)
+    best = torch.zeros(*shape, vocab, vocab + 1).double()
     for epoch in range(1, epochs + 1):
         for frequency in torch.stack([x.shuffled() for x in data], 1):  # (seeds, V, V + 1) a step
-            log_q = learner.log_probs(masks)
-            loss = _forward_terms(objectives, log_q, frequency).sum()
+            logits = learner.logits(masks)
+            slope = forward_slope(objectives, logits.detach(), frequency)
             if exact:
-                loss = loss + _reverse_terms(objectives, exact, log_q, log_p).sum()
-            if gumbel:
-                loss = loss + _gumbel_terms(objectives, gumbel, learner, log_p, batch).sum()
+                some = logits.detach()[exact].requires_grad_()
+                slope[exact] += torch.autograd.grad(reverse_terms(by_exact, some.log_softmax(-1), log_p).sum(), some)[0]
             optimizer.zero_grad()
-            loss.backward()
+            logits.backward(slope)
+            if gumbel:
+                gumbel_terms(by_gumbel, learner, gumbel, log_p, batch, noise).sum().backward()
             optimizer.step()
         with torch.no_grad():
-            log_q = learner.log_probs()
-            loss = _forward_terms(objectives, log_q, held_out)
-            if exact or gumbel:
-                loss[exact + gumbel] += _reverse_terms(objectives, exact + gumbel, log_q, log_p)
+            log_q = learner.logits().double().log_softmax(-1)  # late epochs differ in the fifth digit
+            loss = -(token_weights(objectives, log_q.exp(), held_out) * log_q).sum((-3, -2, -1))
+            if reverse:
+                loss[reverse] += reverse_terms(by_reverse, log_q[reverse], log_p.double())
         waiting = epoch - best_epoch <= PATIENCE
         better = waiting & (loss < best_loss)
         best_loss, best_epoch = torch.where(better, loss, best_loss), torch.where(better, epoch, best_epoch)
@@ -188,7 +189,7 @@ def fit(
             progress(epoch, epochs)
         if not (epoch - best_epoch < PATIENCE).any():
             break
-    learned = torch.cat([best[..., :-2], best[..., -1:]], -1).double()
+    learned = torch.cat([best[..., :-2], best[..., -1:]], -1)
     return Fitted(
         objectives,
         seeds,
@@ -202,7 +203,11 @@ def fit(
 
 
 def study(
-    vocab: int = 20, zeros: float = 0.5, objectives: Sequence[Objective] | None = None, seeds: Sequence[int] = SEEDS, **fitting
+    vocab: int = 20,
+    zeros: float = 0.5,
+    objectives: Sequence[Objective] | None = None,
+    seeds: Sequence[int] = SEEDS,
+    **fitting,
 ) -> list[dict]:
     """The published table: `fit` on a random chain a seed (MarkovChain.random), as records.
 
@@ -234,142 +239,3 @@ def average_zeros(gold: torch.Tensor, learned: torch.Tensor) -> torch.Tensor:
     """
     forbidden = gold == 0
     return (learned * forbidden).sum((-2, -1)) / forbidden.sum((-2, -1))
-
-
-class _Texts:
-    """Training and development texts of one seed, kept as transitions."""
-
-    def __init__(self, gold: MarkovChain, train: int, development: int, batch: int, seed: int):
-        self.vocab, self.train, self.batch = gold.vocab, train, batch
-        text, pair = gold.sample_transitions(development + train, seed, CAP)
-        held_out = text < development
-        self.held_out = self._frequencies(pair[held_out], 1)[0] / development
-        self.text, self.pair = text[~held_out] - development, pair[~held_out]
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def shuffled(self) -> torch.Tensor:
-        """Transitions per text of an epoch's batches, in a new order: (batches, V, V + 1)."""
-        batches = self.train // self.batch
-        place = torch.empty(self.train, dtype=torch.int32)
-        place[torch.randperm(self.train, generator=self.generator)] = torch.arange(self.train, dtype=torch.int32)
-        bins = (place // self.batch * self.vocab**2).index_select(0, self.text).add_(self.pair)
-        return self._frequencies(bins, batches) / self.batch
-
-    def _frequencies(self, bins: torch.Tensor, batches: int) -> torch.Tensor:
-        counts = torch.bincount(bins, minlength=batches * self.vocab**2)[: batches * self.vocab**2]
-        counts = counts.view(batches, self.vocab, self.vocab).float()
-        return torch.cat([counts[..., :-1], torch.zeros_like(counts[..., :1]), counts[..., -1:]], -1)
-
-
-class _Learner:
-    """The published learner, (objectives x seeds) times: rows start and V - 1 tokens; columns V - 1 tokens, padding, end."""
-
-    def __init__(self, vocab: int, objectives: int, seeds: Sequence[int]):
-        self.shape, self.vocab = (objectives, len(seeds)), vocab
-        self.generator = torch.Generator().manual_seed(seeds[0])
-        starts = []
-        for seed in seeds:
-            generator = torch.Generator().manual_seed(seed)
-            embedding = torch.randn(vocab, WIDTH, generator=generator)
-            sizes = (WIDTH, WIDTH), (1, WIDTH), (WIDTH, vocab + 1), (1, vocab + 1)
-            uniform = [(2 * torch.rand(size, generator=generator) - 1) / WIDTH**0.5 for size in sizes]
-            starts.append([embedding, *uniform])
-        stacked = [torch.stack(parts).repeat(objectives, 1, 1) for parts in zip(*starts, strict=True)]
-        self.parameters = [x.requires_grad_() for x in stacked]  # each (objectives * seeds, ...)
-
-    def log_probs(self, masks: int | None = None) -> torch.Tensor:
-        """log q of every transition, (objectives, seeds, masks, V, V + 1); without `masks` one, and no dropout."""
-        embedding, inner, inner_bias, outer, outer_bias = self.parameters
-        hidden = torch.baddbmm(inner_bias, embedding, inner).relu()  # (cells, V, WIDTH)
-        if masks is not None:  # drawn for the seeds, shared by objectives
-            hidden = hidden.view(*self.shape, 1, self.vocab, WIDTH) * self.dropout(self.shape[1], masks, self.vocab, WIDTH)
-            hidden = hidden.view(-1, masks * self.vocab, WIDTH)
-        logits = torch.baddbmm(outer_bias, hidden, outer)
-        return logits.log_softmax(-1).view(*self.shape, -1, self.vocab, self.vocab + 1)
-
-    def dropout(self, *size: int) -> torch.Tensor:
-        """0 with probability 0.1, else 1 / 0.9."""
-        return (torch.rand(size, generator=self.generator) > DROPOUT).float().div_(1 - DROPOUT)
-
-
-def _forward_terms(objectives: Sequence[Objective], log_q: torch.Tensor, frequency: torch.Tensor) -> torch.Tensor:
-    """sum of sg(w(q)) * nll over a text, mean over texts and masks: (objectives, seeds)."""
-    with torch.no_grad():
-        q = log_q.exp()
-        weight = torch.stack([objective.weight(x) for objective, x in zip(objectives, q, strict=True)])
-        weight *= frequency[:, None] / -log_q.shape[2]
-    return (weight * log_q).sum((-3, -2, -1))
-
-
-def _reverse_terms(
-    objectives: Sequence[Objective], which: list[int], log_q: torch.Tensor, log_p: torch.Tensor
-) -> torch.Tensor:
-    """(1 - eta) E_Q[-log P] or (1 - eta) E_Q[log Q/P], exact, for those objectives: (which, seeds).
-
-    Dropout drawn anew at each position makes the mean over masks the chain that texts would be sampled from.
-    """
-    share, of_entropy = _coefficients(objectives, which)
-    log_q = log_q if len(which) == len(objectives) else log_q[which]
-    q = log_q.exp()
-    chain = _padding_goes_on_as_the_start(q.mean(2))  # (which, seeds, V + 1, V + 1)
-    costs = -(chain * log_p).sum(-1)
-    if of_entropy.any():
-        costs = costs + of_entropy * _padding_goes_on_as_the_start((q * log_q).mean(2)).sum(-1)
-    return share[..., 0] * (visits_of(chain) * costs).sum(-1)
-
-
-def _gumbel_terms(
-    objectives: Sequence[Objective], which: list[int], learner: _Learner, log_p: torch.Tensor, samples: int
-) -> torch.Tensor:
-    """What _reverse_terms gives, estimated as published: (which, seeds).
-
-    `samples` texts are drawn token by token, each token a one-hot vector whose gradient is that of the softmax of
-    logits + Gumbel noise; the gradient also runs through the token's embedding into what is drawn after it.
-    """
-    share, of_entropy = _coefficients(objectives, which)
-    cells = torch.arange(math.prod(learner.shape)).view(learner.shape)[which].flatten()
-    embedding, inner, inner_bias, outer, outer_bias = (x[cells] for x in learner.parameters)
-    follows = _padding_goes_on_as_the_start(embedding @ inner)  # (cells, V + 1, WIDTH); row 0 is the start
-    log_p = log_p.repeat(len(which), 1, 1)
-    of_entropy = of_entropy.expand(-1, learner.shape[1], 1).reshape(-1, 1)
-    cell = torch.arange(len(cells))[:, None]
-    entered = follows[:, :1].expand(-1, samples, -1)
-    row, alive = torch.zeros(len(cells), samples, dtype=torch.long), torch.ones(len(cells), samples)
-    total = torch.zeros(len(cells))
-    for _ in range(CAP):
-        hidden = (entered + inner_bias).relu()
-        logits = torch.baddbmm(outer_bias, hidden * learner.dropout(*hidden.shape), outer)
-        noise = -torch.empty_like(logits).exponential_(generator=learner.generator).log()
-        soft = (logits + noise).softmax(-1)
-        token = soft.argmax(-1)
-        taken = F.one_hot(token, learner.vocab + 1) + soft - soft.detach()
-        gain = log_p[cell, row]
-        if of_entropy.any():
-            gain = gain - of_entropy[..., None] * logits.log_softmax(-1)
-        total = total - ((taken * gain).sum(-1) * alive).sum(-1)
-        alive = alive * (token != learner.vocab)
-        left = int(alive.sum(-1).max())
-        if left == 0:
-            break
-        order = alive.argsort(-1, descending=True)[:, :left]  # texts that have ended make room
-        alive, token = alive.gather(1, order), token.gather(1, order)
-        entered = taken[cell, order][..., :-1] @ follows[:, 1:]
-        row = (token + 1).clamp_max(learner.vocab)
-    return share[..., 0] * total.view(len(which), -1) / samples
-
-
-def _coefficients(objectives: Sequence[Objective], which: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of the reverse term: its share 1 - eta, and that of log Q in it; each (which, 1, 1)."""
-    pairs = [(1 - objectives[i].eta, objectives[i].of_entropy) for i in which]
-    return torch.tensor(pairs)[:, None, None].unbind(-1)
-
-
-def _padding_goes_on_as_the_start(rows: torch.Tensor) -> torch.Tensor:
-    """The padding's row, which is the start's, put after the tokens': (..., V, n) -> (..., V + 1, n)."""
-    return torch.cat([rows, rows[..., :1, :]], -2)
-
-
-def _with_padding(probs: torch.Tensor) -> torch.Tensor:
-    """log P (seeds, V + 1, V + 1), floored, with the padding as one more token that never occurs and never leads on."""
-    padded = F.pad(probs, (0, 1, 0, 1))
-    return torch.cat([padded[..., :-2], padded[..., -1:], padded[..., -2:-1]], -1).clamp_min(FLOOR).log().float()

@@ -1,6 +1,7 @@
 """Markov chains over tokens plus an end, and what is exact about a pair of them: cross-entropies, divergences, visits.
 Knows torch only; nothing here is trained (that is chains.py)."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -58,10 +59,15 @@ class MarkovChain:
 
     @classmethod
     def from_matrix(cls, initial, matrix) -> "MarkovChain":
-        """initial (..., V): how a text starts; matrix (..., V - 1, V): what follows each token. Last column: the end."""
+        """initial (..., V): how a text starts; matrix (..., V - 1, V): what follows each token. Last column: the end.
+
+        Nested lists or tensors; tensors may carry gradients.
+        """
         initial, matrix = (x if isinstance(x, torch.Tensor) else torch.tensor(x).double() for x in (initial, matrix))
         if initial.shape[-1:] != matrix.shape[-1:] or initial.ndim + 1 != matrix.ndim:
-            raise InputError(f"initial {tuple(initial.shape)} and matrix {tuple(matrix.shape)} must be (V,) and (V - 1, V)")
+            raise InputError(
+                f"initial {tuple(initial.shape)} and matrix {tuple(matrix.shape)} must be (V,) and (V - 1, V)"
+            )
         return cls(torch.cat([initial[..., None, :], matrix], -2))
 
     @classmethod
@@ -105,7 +111,7 @@ class MarkovChain:
         return torch.stack(columns).T
 
     def sample_transitions(self, n: int, seed: int, cap: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """The transitions of the texts of `sample`: the text's number, and row * V + column; two int32 (transitions,)."""
+        """The transitions of the texts of `sample`: the text's number, row * V + column; (transitions,) int32 each."""
         steps = [(alive.int(), (row * self.vocab + token).int()) for alive, row, token in self._walk(n, seed, cap)]
         return tuple(torch.cat(parts) for parts in zip(*steps, strict=True))
 
@@ -133,7 +139,8 @@ class MarkovChain:
 
         texts: padded with the end token, as `sample` gives them, or lists of token ids without it.
         """
-        texts, log_probs = as_padded(texts, self.vocab), self._single().log()
+        texts, probs = as_padded(texts, self.vocab), self._single()
+        log_probs = torch.where(probs > 0, torch.where(probs > 0, probs, 1).log(), -torch.inf)  # 0's gradient is 0
         rows, inside = _rows(texts, self.vocab)
         picked = log_probs[rows.clamp_max(self.vocab - 1), texts]
         return torch.where(inside, picked, 0).sum(1)
@@ -205,21 +212,19 @@ def mixed_kl(p: MarkovChain, q: MarkovChain, eta: float) -> torch.Tensor:
 def jensen_shannon(
     p: MarkovChain, q: MarkovChain, eta: float = 0.5, *, samples: int = 10_000, seed: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """eta KL(P, M) + (1 - eta) KL(Q, M) with M = eta P + (1 - eta) Q over texts: (estimate, its standard error), nats.
+    """eta KL(P, M) + (1 - eta) KL(Q, M), M = eta P + (1 - eta) Q over texts: (estimate, its standard error), nats.
 
-    Not exact: M is no Markov chain, so this is a mean over `samples` texts from each of two single chains. Unbiased, and
-    so is its gradient in both (the texts' own dependence enters by the score function). eta in [0, 1]; both ends give 0.
+    Not exact: M is no Markov chain, so this is a mean over `samples` texts from each of two single chains. Unbiased,
+    and so is its gradient in both (texts depend on the chain by the score function). eta in [0, 1]; 0 at both ends.
     """
     check_unit_interval("eta", eta)
+    if eta in (0, 1):
+        return torch.zeros((), dtype=p.probs.dtype), torch.zeros((), dtype=p.probs.dtype)
     total, variance = 0.0, 0.0
     for chain, share, own_seed in ((p, eta, seed), (q, 1 - eta, seed + 1)):
-        if share == 0:
-            continue
         texts = chain.sample(samples, own_seed)
-        log_p, log_q = p.log_prob(texts), q.log_prob(texts)
-        own = chain.log_prob(texts)
-        log_p, log_q = (x.masked_fill(x == -torch.inf, torch.finfo(x.dtype).min / 4) for x in (log_p, log_q))
-        log_m = log_q if eta == 0 else log_p if eta == 1 else torch.logaddexp(log_p + np.log(eta), log_q + np.log1p(-eta))
+        log_p, log_q, own = (x.log_prob(texts) for x in (p, q, chain))
+        log_m = torch.logaddexp(log_p + math.log(eta), log_q + math.log(1 - eta))
         terms = share * (own - own.detach()).exp() * (own - log_m)
         total, variance = total + terms.mean(), variance + terms.detach().var() / samples
     return total, variance**0.5
@@ -246,7 +251,9 @@ def as_padded(texts: torch.Tensor | Sequence[Sequence[int]], vocab: int) -> torc
         for row, text in zip(padded, texts, strict=True):
             row[: len(text)] = torch.as_tensor(text)
         if sum(map(len, texts)) != int((padded != vocab - 1).sum()):
-            raise InputError(f"a text holds the token {vocab - 1}, the end; ids are 0 to {vocab - 2}, the end is implied")
+            raise InputError(
+                f"a text holds the token {vocab - 1}, the end; ids are 0 to {vocab - 2}, the end is implied"
+            )
         texts = padded
     if texts.ndim != 2 or (texts.numel() and not 0 <= int(texts.min()) <= int(texts.max()) < vocab):
         raise InputError(f"texts must be (n, length) token ids from 0 to {vocab - 1}; shape {tuple(texts.shape)}")
@@ -272,7 +279,9 @@ def _check_vocab(vocab: int) -> None:
 
 def _check_transitions(probs: torch.Tensor) -> None:
     if probs.ndim < 2 or probs.shape[-1] != probs.shape[-2] or not probs.is_floating_point():
-        raise InputError(f"transitions must be floats (..., V, V): a start row and V - 1 tokens; shape {tuple(probs.shape)}")
+        raise InputError(
+            f"transitions are {tuple(probs.shape)}; floats (..., V, V) are needed: the start and V - 1 tokens"
+        )
     _check_vocab(probs.shape[-1])
     if not probs.isfinite().all():
         raise InputError(f"transitions hold {probs[~probs.isfinite()][0].item()}; they must be probabilities")
