@@ -91,7 +91,9 @@ def reverse_terms(objectives: Sequence, log_q: torch.Tensor, log_p: torch.Tensor
     costs = -(chain * log_p).sum(-1)
     if of_entropy.any():
         costs = costs + of_entropy * _padding_goes_on_as_the_start((q * log_q).mean(2)).sum(-1)
-    return share[..., 0] * (visits_of(chain) * costs).sum(-1)
+    visits = visits_of(chain)
+    held = torch.tensor([objective.estimator == "local" for objective in objectives])[:, None, None]
+    return share[..., 0] * (torch.where(held, visits.detach(), visits) * costs).sum(-1)
 
 
 def gumbel_terms(

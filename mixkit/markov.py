@@ -251,9 +251,7 @@ def as_padded(texts: torch.Tensor | Sequence[Sequence[int]], vocab: int) -> torc
         for row, text in zip(padded, texts, strict=True):
             row[: len(text)] = torch.as_tensor(text)
         if sum(map(len, texts)) != int((padded != vocab - 1).sum()):
-            raise InputError(
-                f"a text holds the token {vocab - 1}, the end; ids are 0 to {vocab - 2}, the end is implied"
-            )
+            raise InputError(f"a text holds {vocab - 1}, the end, which is implied; ids are 0 to {vocab - 2}")
         texts = padded
     if texts.ndim != 2 or (texts.numel() and not 0 <= int(texts.min()) <= int(texts.max()) < vocab):
         raise InputError(f"texts must be (n, length) token ids from 0 to {vocab - 1}; shape {tuple(texts.shape)}")
