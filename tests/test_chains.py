@@ -379,6 +379,10 @@ def rows(**changed):
         (lambda: mixed_kl(short_chain(0), short_chain(1), -1), "eta is -1"),
         (lambda: jensen_shannon(short_chain(0), short_chain(1), 2), "eta is 2"),
         (lambda: fit(short_chain(0), []), "0 objectives"),
+        (
+            lambda: fit(short_chain(0), "mle"),
+            "'mle' cannot be fitted; allowed: MLE, MixCE, TaiLr, MixCEStar, KLMix instances",
+        ),
         (lambda: fit(short_chain(0), MLE(), [1, 1]), "no seed twice"),
         (lambda: fit(short_chain(0), MLE(), [1], train=10), r"batch 1000 must be in 1 to train \(10\)"),
         (lambda: fit(MarkovChain.random(5, 0.5, [1, 2]), MLE(), [1]), r"gold is a batch \(2,\) of chains"),
