@@ -1,4 +1,4 @@
-"""Studies from the command line: python -m mixkit study | report.
+"""Studies from the command line: python -m mixkit study | report | bench.
 Exit code 2 for what cannot be asked, 1 where a run failed."""
 
 import argparse
@@ -23,8 +23,14 @@ def main(arguments: list[str] | None = None) -> int:
     study.add_argument("--slots", type=int, default=0, help="runs at a time; by default one a GPU, or two without one")
     report = commands.add_parser("report", help="print a study's table and write its report.html again")
     report.add_argument("name", help="folder under runs/")
+    commands.add_parser("bench", help="time and memory of the vocabulary head, each way beside the others")
     asked = parser.parse_args(arguments)
     try:
+        if asked.command == "bench":
+            from mixkit.bench import main as bench
+
+            bench()
+            return 0
         return _study(asked) if asked.command == "study" else _report(asked.name)
     except InputError as error:
         print(f"mixkit: {error}", file=sys.stderr)
@@ -74,7 +80,7 @@ def _value(text: str) -> object:
 
 def table(done: list[dict]) -> str:
     """The records as a plain-text table with an interval behind every number."""
-    columns = ("perplexity", "mauve", "diversity")
+    columns = ("perplexity", "mauve", "diversity", "distinct_2")
     rows = [("run", *columns)]
     rows += [(label(r), *(number(r["metrics"].get(c)) for c in columns)) for r in done]
     human = next((r["human"] for r in done if r.get("human")), None)

@@ -8,13 +8,14 @@ import plotly.graph_objects as go
 # Okabe and Ito's palette: told apart by colour-blind readers too; the symbols tell them apart without colour.
 COLORS = {"mle": "#0072B2", "mixce": "#D55E00", "tailr": "#009E73", "human": "#000000"}
 SYMBOLS = {"mle": "circle", "mixce": "square", "tailr": "triangle-up", "human": "star"}
+PLACES = {"mle": "bottom center", "mixce": "top left", "tailr": "top right"}  # of the labels, so that few overlap
 LABELS = {"mle": "MLE", "mixce": "MixCE", "tailr": "TaiLr"}
 COEFFICIENT = {"mixce": ("eta", "η"), "tailr": ("gamma", "γ")}
 AXES = {
-    "perplexity": "perplexity on held-out human texts (nats → exp; lower covers more)",
+    "perplexity": "perplexity on held-out texts",
     "mauve": "MAUVE (1 = as the human texts)",
-    "diversity": "diversity ∏(1 − rep-n), n = 2..4 (1 = no text repeats itself)",
-    "distinct_2": "distinct 2-grams (share of all, equal token budget)",
+    "diversity": "diversity within a text: ∏(1 − rep-n), n = 2..4",
+    "distinct_2": "diversity across texts: distinct 2-grams in equally many words",
 }
 
 
@@ -132,7 +133,7 @@ def _points(group: list[dict], quality: str, diversity: str, name: str, *, hollo
         error_y=_interval(group, quality),
         mode="markers+text",
         text=texts,
-        textposition="bottom right" if hollow else "top left",
+        textposition="bottom right" if hollow else PLACES[name],
         textfont={"size": 11, "color": COLORS[name]},
         marker={
             "color": "white" if hollow else COLORS[name],

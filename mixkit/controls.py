@@ -42,9 +42,7 @@ def show_samples(prompts: Sequence[Prompt], sets: Sequence[Sequence[str]]) -> wi
 
     slider.observe(draw, "value")
     draw()
-    panel = widgets.VBox([slider, view])
-    display(panel)
-    return panel
+    return widgets.VBox([slider, view])
 
 
 def choose_axes(draw: Callable[[str, str], go.Figure], records: Sequence[dict], quality: str, diversity: str):
@@ -63,10 +61,8 @@ def choose_axes(draw: Callable[[str, str], go.Figure], records: Sequence[dict], 
 
     for menu in menus:
         menu.observe(redraw, "value")
-    panel = widgets.VBox([widgets.HBox(menus), output])
-    display(panel)
     redraw()
-    return panel
+    return widgets.VBox([widgets.HBox(menus), output])
 
 
 def check_answer(answer: object, truth: Callable[[], object], hint: str) -> None:

@@ -27,13 +27,15 @@ def judge_samples(
     """The metrics of a run's sample sets, and the same of the human continuations: {name: {value, low, high, ...}}.
 
     Text metrics read the continuations alone: the value is the mean over sets, the interval the sets' mean interval
-    over texts, and `sets` holds each set's value. MAUVE reads prompt and continuation together: its interval is the
+    over texts, and `sets` holds each set's value; distinct-n and n-gram entropy read half as many words as the humans
+    wrote, the same for every run of these prompts. MAUVE reads prompt and continuation together: its interval is the
     spread over sets (Student's t). The human texts' MAUVE is the ceiling: the prompts' texts against `others`, as many
     human texts again; absent where there are fewer.
     """
     human = [prompt.human for prompt in prompts]
-    metrics = _over_sets([score_texts(texts) for texts in sets])
-    reference = _over_sets([score_texts(human)])
+    budget = max(1, sum(len(text.split()) for text in human) // 2)
+    metrics = _over_sets([score_texts(texts, budget=budget) for texts in sets])
+    reference = _over_sets([score_texts(human, budget=budget)])
 
     def whole(continuations: Sequence[str]) -> list[str]:
         return [prompt.text + text for prompt, text in zip(prompts, continuations, strict=True)]

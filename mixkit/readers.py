@@ -170,11 +170,11 @@ def load_reader(name: str, *, study: str = "", cache: Path | None = CACHE) -> Re
     return Reader(name, model.to(device), tokenizer, cache)
 
 
-def choose_reader(names: str, *, start: str, study: str, trained: tuple[torch.nn.Module, object]) -> Reader:
+def choose_reader(names: str, *, start: str, study: str, trained: Reader) -> Reader:
     """The first of `names` (separated by |) that needs no download, or the last: gpt2-large|start.
 
     `start` stands for the model that a run starts from; a run from the random `tiny` is read by what it has become,
-    `trained` = (model, tokenizer).
+    `trained`.
     """
     from mixkit.models import is_here
 
@@ -183,7 +183,7 @@ def choose_reader(names: str, *, start: str, study: str, trained: tuple[torch.nn
         (o for o in options if o in ("tiny", "minilm", "smollm2-135m") or o.startswith("run:") or is_here(o)),
         options[-1],
     )
-    return Reader("the run's own model", *trained) if name == "tiny" else load_reader(name, study=study)
+    return trained if name == "tiny" else load_reader(name, study=study)
 
 
 def check_texts(texts: Sequence[str], what: str = "texts") -> None:

@@ -56,12 +56,11 @@ def page(study: Study, done: Sequence[dict], samples: dict[str, list[dict]]) -> 
         f'<p class="about">{_text(study.about)}</p>',
         f'<p class="note">{len(done)} of {len(study.runs)} runs are done. {_facts(done)}</p>',
         "<h2>The trade-off</h2>",
-        _figure(
-            frontier(done), "Quality (MAUVE) against diversity of every run; the table below holds the same numbers."
-        ),
         '<p class="note">Up is quality, right is diversity; more diversity is not better beyond the human texts\' own. '
         "Dotted: MLE when only its sampling temperature is turned. An objective is worth its training where its points "
-        "lie above that curve by more than the intervals.</p>",
+        "lie beyond that curve, towards the star, by more than the intervals.</p>",
+        _figure(frontier(done, "mauve", "distinct_2"), "MAUVE against distinct 2-grams across texts, as in the table."),
+        _figure(frontier(done, "mauve", "diversity"), "MAUVE against diversity within a text, as in the table."),
         "<h2>Numbers</h2>",
         table(done),
         f'<p class="note">{INTERVALS}</p>',
@@ -136,7 +135,7 @@ def _card(title: str, color: str, prompt: str, continuation: str) -> str:
 def _facts(done: Sequence[dict]) -> str:
     if not done:
         return ""
-    parameters, facts = done[0]["parameters"], done[0].get("resolved", {})
+    parameters, facts = done[-1]["parameters"], done[-1].get("resolved", {})
     return (
         f"Corpus <code>{_text(Path(parameters['corpus']).name)}</code>; MAUVE on features of "
         f"<code>{_text(facts.get('reader', '?'))}</code>, {_text(facts.get('prompts', '?'))} prompts, "

@@ -281,7 +281,7 @@ class _Log(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero and self.progress:
             self.bar = tqdm(
-                total=state.max_steps, initial=state.global_step, unit="step", desc="training", mininterval=1
+                total=state.max_steps, initial=state.global_step, unit="step", desc="training", mininterval=2
             )
 
     def on_step_end(self, args, state, control, **kwargs):
