@@ -23,15 +23,16 @@ def head(positions: int, width: int, vocabulary: int, rounds: int = 5) -> list[t
     """(way, median seconds, extra megabytes) of the MixCE loss and its gradients: hidden (positions, width) in float32,
     output embedding (vocabulary, width). The ways take turns; memory is the peak above the inputs, in a fresh process.
     """
-    hidden, weight, targets = _inputs(positions, width, vocabulary)
+    sizes = (positions, width, vocabulary)
+    megabytes = {way: _extra_megabytes(way, *sizes) for way in WAYS}  # first: a child starts at its parent's peak
+    hidden, weight, targets = _inputs(*sizes)
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     for _ in range(rounds):
         for way, loss in WAYS.items():
             began = time.perf_counter()
             torch.autograd.grad(loss(hidden, weight, targets), (hidden, weight))
             seconds[way].append(time.perf_counter() - began)
-    sizes = (positions, width, vocabulary)
-    return [(way, statistics.median(seconds[way]), _extra_megabytes(way, *sizes)) for way in WAYS]
+    return [(way, statistics.median(seconds[way]), megabytes[way]) for way in WAYS]
 
 
 def _inputs(positions: int, width: int, vocabulary: int):
@@ -48,9 +49,7 @@ def _extra_megabytes(way: str, *sizes: int) -> float:
 
 def _peak(way: str, *sizes: int) -> float:
     inputs = _inputs(*sizes)
-    small = _inputs(8, *sizes[1:])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    del small
     torch.autograd.grad(WAYS[way](*inputs), inputs[:2])
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
