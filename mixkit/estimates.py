@@ -123,13 +123,17 @@ def over_sets(values: Sequence[float], *, confidence: float = 0.95) -> Estimate:
     which is over the texts of one set; the two are never mixed. One value has no spread: low and high are None.
     Raises InputError on empty or non-finite values.
     """
-    values = _finite(values, "values")
-    if values.ndim != 1:
-        raise InputError(f"values has shape {values.shape}; one number a sample set")
-    if len(values) == 1:
-        return Estimate(values[0], why="one sample set has no spread")
-    half = _student(confidence, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
-    return Estimate(values.mean(), values.mean() - half, values.mean() + half)
+    return _student_interval(values, confidence, lambda k: 1 / k)
+
+
+def one_more(values: Sequence[float], *, confidence: float = 0.95) -> Estimate:
+    """equals: mean(values), with mean +- t std(values, ddof=1) sqrt(1 + 1 / k): where one more value would lie
+
+    A prediction interval, for values that share their data, such as scores of random halvings of one set of texts:
+    their mean is no better known for more halvings, so an interval that shrinks with k would say too much.
+    Raises as `over_sets`.
+    """
+    return _student_interval(values, confidence, lambda k: 1 + 1 / k)
 
 
 @dataclass(frozen=True)
@@ -207,6 +211,16 @@ def _sign_flip(gaps: np.ndarray, replicates: int, seed: int) -> float:
         signs = rng.integers(2, size=(min(rows, replicates - first), pairs), dtype=np.int8) * 2.0 - 1
         hits += int((np.abs(signs @ gaps) >= reached).sum())
     return (hits + 1) / (replicates + 1)
+
+
+def _student_interval(values, confidence: float, share: Callable[[int], float]) -> Estimate:
+    values = _finite(values, "values")
+    if values.ndim != 1:
+        raise InputError(f"values has shape {values.shape}; one number a sample set")
+    if len(values) == 1:
+        return Estimate(values[0], why="one sample set has no spread")
+    half = _student(confidence, len(values) - 1) * values.std(ddof=1) * math.sqrt(share(len(values)))
+    return Estimate(values.mean(), values.mean() - half, values.mean() + half)
 
 
 def _student(confidence: float, degrees: int) -> float:
