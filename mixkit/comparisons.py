@@ -4,8 +4,6 @@ Records and samples in, records and plain sentences out; nothing is measured or 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-import numpy as np
-
 from mixkit.errors import InputError
 from mixkit.estimates import compare, holm
 from mixkit.metrics import text_values
@@ -177,8 +175,11 @@ def _values(record: dict, samples: Sequence[dict]) -> tuple[list[str], dict[str,
     if not sets or len({len(texts) for texts in sets.values()}) > 1:
         return [], {}
     prompts = [sample["prompt"] for sample in next(iter(sets.values()))]
-    by_set = [text_values([s["generated"] for s in texts]) for texts in sets.values()]
-    values = {metric: _means([v[metric] for v in by_set]) for metric in TEXT_METRICS}
+    by_text = text_values([s["generated"] for texts in sets.values() for s in texts])  # one counting pass
+    values = {
+        metric: _means([by_text[metric][start :: len(prompts)] for start in range(len(prompts))])
+        for metric in TEXT_METRICS
+    }
     for metric in MODEL_METRICS:
         kept = (record["metrics"].get(metric) or {}).get("prompts")
         if kept and len(kept) == len(prompts):
@@ -186,9 +187,9 @@ def _values(record: dict, samples: Sequence[dict]) -> tuple[list[str], dict[str,
     return prompts, values
 
 
-def _means(columns: Sequence[Sequence[float | None]]) -> list[float | None]:
-    rows = ([x for x in row if x is not None] for row in zip(*columns, strict=True))
-    return [float(np.mean(row)) if row else None for row in rows]
+def _means(rows: Sequence[Sequence[float | None]]) -> list[float | None]:
+    held = ([x for x in row if x is not None] for row in rows)
+    return [sum(row) / len(row) if row else None for row in held]
 
 
 def _box(record: dict, quality: str, diversity: str) -> tuple | None:
