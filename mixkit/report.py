@@ -207,13 +207,13 @@ def _samples(done: Sequence[dict], samples: dict[str, list[dict]]) -> str:
     ]
     for i in sorted(random.Random(0).sample(range(count), min(SHOWN_PROMPTS, count))):
         human = first[shown[0]["name"]][i]
-        cards = [_card("human", "human", human["prompt"], human["human"], "human", "human")]
+        cards = [_card("human", "human", human["prompt"], _text(human["human"]), "human", "human")]
         cards += [
             _card(
                 label(r),
                 r["parameters"]["objective"],
-                first[r["name"]][i]["prompt"],
-                first[r["name"]][i]["generated"],
+                human["prompt"],
+                _written(first[r["name"]][i]),
                 r["name"],
                 r["part"],
             )
@@ -223,12 +223,18 @@ def _samples(done: Sequence[dict], samples: dict[str, list[dict]]) -> str:
     return "".join(blocks)
 
 
+def _written(sample: dict) -> str:
+    """The continuation as HTML, with what the model took back struck through."""
+    runs = sample.get("written") or [(sample["generated"], True)]
+    return "".join(_text(text) if stands else f"<s>{_text(text)}</s>" for text, stands in runs)
+
+
 def _card(title: str, color: str, prompt: str, continuation: str, run: str, part: str) -> str:
     hidden = " hidden" if part == "decoding" else ""
     return (
         f'<div class="sample" data-run="{_text(run)}" data-part="{_text(part)}"{hidden} '
         f'style="border-left:4px solid {COLORS[color]}"><b>{_text(title)}</b>'
-        f'<span class="prompt">{_text(prompt)}</span>{_text(continuation)}</div>'
+        f'<span class="prompt">{_text(prompt)}</span>{continuation}</div>'
     )
 
 

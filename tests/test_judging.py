@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mixkit import judging, readers
-from mixkit.embeddings import Reader, SmallSampleWarning, coherence, judge_perplexity, mauve, prdc
+from mixkit.embeddings import Reader, SmallSampleWarning, coherence, judge_perplexity
 from mixkit.errors import InputError
 from mixkit.estimates import one_more, over_sets
 from mixkit.metrics import score_texts
@@ -47,18 +47,22 @@ def test_text_metrics_are_means_over_sets(judged):
 
 
 @FEW
-def test_numbers_of_features_are_those_of_each_set(judged):
+def test_numbers_of_features_are_those_of_the_packages_on_each_set(judged):
+    package = pytest.importorskip("prdc", reason="the package prdc is not installed")
+    from mauve import compute_mauve
+
     prompts, sets, _, reader, metrics, _ = judged
-    human = [p.text + p.human for p in prompts]
-    whole = [[p.text + text for p, text in zip(prompts, texts, strict=True)] for texts in sets]
+    human = reader.features([p.text + p.human for p in prompts], 40)
+    written = [reader.features([p.text + text for p, text in zip(prompts, texts, strict=True)], 40) for texts in sets]
+    outs = [[compute_mauve(p_features=human, q_features=w, seed=s) for s in judging.KMEANS_SEEDS] for w in written]
     for name in judging.MAUVE_NAMES:
-        values = [getattr(mauve(human, w, reader, max_tokens=40, kmeans_seeds=(25, 26, 27)), name) for w in whole]
+        values = [np.mean([getattr(out, name) for out in of_set]) for of_set in outs]
         assert metrics[name]["sets"] == pytest.approx(values, abs=1e-9)
         assert metrics[name]["value"] == pytest.approx(over_sets(values).value)
         assert 0 <= metrics[name]["low"] <= metrics[name]["value"] <= metrics[name]["high"] <= 1
+    neighbours = [package.compute_prdc(human, w, nearest_k=5) for w in written]
     for name in judging.PRDC_NAMES:
-        values = [getattr(prdc(human, w, reader, max_tokens=40), name) for w in whole]
-        assert metrics[name]["sets"] == pytest.approx(values, abs=1e-9)
+        assert metrics[name]["sets"] == pytest.approx([n[name] for n in neighbours], abs=1e-9)
         assert (metrics[name]["reader"], metrics[name]["texts"], metrics[name]["over"]) == ("toy", 100, "sets")
     assert metrics["density"]["high"] == pytest.approx(over_sets(metrics["density"]["sets"]).high)
 

@@ -154,6 +154,12 @@ def test_the_page_is_whole_small_and_runs_nothing_that_a_model_wrote():
     assert "Nothing has been run" in empty and "No run has samples" in empty
 
 
+def test_what_a_model_took_back_is_struck_through():
+    written = [["It <was> ", True], ["dark", False], ["light", True]]
+    samples = {"mle": [{**s, "written": written} for s in SAMPLES["mle"]]}
+    assert "It &lt;was&gt; <s>dark</s>light</div>" in page(STUDY, DONE[:2], samples)
+
+
 def test_the_page_in_a_browser(tmp_path):
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     chromium = shutil.which("chromium")
