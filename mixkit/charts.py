@@ -152,7 +152,7 @@ def parallel(records: Sequence[dict], metrics: Sequence[str] = PARALLEL) -> go.F
                 labelfont={"size": 13},
             )
         )
-    return _styled(figure, height=420)
+    return _styled(figure, height=420).update_layout(margin={"l": 60, "r": 60, "t": 60, "b": 40})
 
 
 def training_curve(history: Sequence[dict]) -> go.Figure:

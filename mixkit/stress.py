@@ -14,8 +14,8 @@ from mixkit.estimates import Estimate, bootstrap, one_more
 from mixkit.metrics import score_texts
 from mixkit.readers import ReadTexts, load_reader
 
-PROMPT_WORDS, WORDS, TEXTS = 16, 64, 400
-JUDGED = 100  # texts that the judge reads: a model of 135 million parameters takes its time without a GPU
+PROMPT_WORDS, WORDS, TEXTS = 16, 48, 400
+READ, JUDGED = 200, 50  # texts that the reader and the judge read: models take their time without a GPU
 SPLITS = 5
 NO_DIRECTION = ("length", "zipf_coefficient")
 SHOWN = ("mauve", "precision", "recall", "coherence", "judge_perplexity", "diversity", "pooled_diversity", "rep_4")
@@ -28,11 +28,11 @@ def damage_table(
 ) -> dict[str, dict[str, Estimate]]:
     """{"human": scores, "truncate": scores, ...}: each {metric: Estimate} of the same texts, whole and spoiled.
 
-    The first 2 * texts paragraphs of 80 words and more are cut to 16 words of prompt and 64 of continuation; the
+    The first 2 * texts paragraphs of 64 words and more are cut to 16 words of prompt and 48 of continuation; the
     continuations of the first half are spoiled. Text metrics read the continuations, distinct-n and entropy under one
-    budget that the shortest version fills. reader: MAUVE, precision and recall of prompt + continuation against the
-    second half's, half of the texts on each side, with the spread over random draws; coherence with the prompt.
-    judge: judge perplexity of the first 100 continuations. Without them those numbers are left out.
+    budget that the shortest version fills. reader, of the first 200 texts: MAUVE, precision and recall of prompt +
+    continuation against as many of the second half, 100 drawn from each side five times, with the spread of that; and
+    coherence. judge, of the first 50: judge perplexity. Without them those numbers are left out.
     Raises InputError where there are too few paragraphs.
     """
     cut = [p.split()[: PROMPT_WORDS + WORDS] for p in paragraphs]
@@ -44,13 +44,15 @@ def damage_table(
     others = [" ".join(words) for words in cut[texts:]]
     versions = {"human": human, **{name: damage(human, 0) for name, damage in DAMAGES.items()}}
     budget = min(sum(len(text.split()) for text in version) for version in versions.values())
+    whole = {n: [f"{p} {t}" for p, t in zip(prompts[:READ], v[:READ], strict=True)] for n, v in versions.items()}
+    if reader:
+        read = ReadTexts.by(reader, [*others[:READ], *(text for texts in whole.values() for text in texts)])
     table = {}
     for name, version in versions.items():
         table[name] = score_texts(version, budget=budget)
         if reader:
-            whole = [f"{prompt} {text}" for prompt, text in zip(prompts, version, strict=True)]
-            table[name] |= _against(others, whole, reader)
-            table[name]["coherence"] = bootstrap(coherence(prompts, version, reader))
+            table[name] |= _against(others[:READ], whole[name], read)
+            table[name]["coherence"] = bootstrap(coherence(prompts[:READ], version[:READ], reader))
         if judge:
             judged = judge_perplexity(version[:JUDGED], judge, judged=None, prompts=prompts[:JUDGED])
             totals = np.column_stack([judged.nll, judged.tokens])
@@ -99,8 +101,7 @@ def main(file: str) -> None:
     print(markdown(damage_table([*corpus.train, *corpus.validation, *corpus.test], *readers)))
 
 
-def _against(others: list[str], texts: list[str], reader: Reader) -> dict[str, Estimate]:
-    read = ReadTexts.by(reader, [*others, *texts])
+def _against(others: list[str], texts: list[str], read: ReadTexts) -> dict[str, Estimate]:
     size, random = len(texts) // 2, np.random.default_rng(0)
     draws = [
         [[side[i] for i in random.permutation(len(side))[:size]] for side in (others, texts)] for _ in range(SPLITS)

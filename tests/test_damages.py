@@ -78,7 +78,7 @@ def test_the_table_of_damages(toy):
     assert shown.splitlines()[0].startswith("| metric | human | truncate |")
     assert "| repetition_loops | 0 |" in shown and "**worse**" in shown
     assert "coherence" not in stress.damage_table(texts, texts=20)["human"]
-    with pytest.raises(InputError, match="60 paragraphs of 80 words; 800 are needed"):
+    with pytest.raises(InputError, match="60 paragraphs of 64 words; 800 are needed"):
         stress.damage_table(texts)
 
 
