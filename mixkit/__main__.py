@@ -23,13 +23,20 @@ def main(arguments: list[str] | None = None) -> int:
     study.add_argument("--slots", type=int, default=0, help="runs at a time; by default one a GPU, or two without one")
     report = commands.add_parser("report", help="print a study's table and write its report.html again")
     report.add_argument("name", help="folder under runs/")
-    commands.add_parser("bench", help="time and memory of the vocabulary head, each way beside the others")
+    bench = commands.add_parser("bench", help="measure the kit itself: the vocabulary head, or which metric sees what")
+    bench.add_argument("what", nargs="?", default="head", choices=("head", "damages"))
+    bench.add_argument("corpus", nargs="?", default="wikitext", help="of damages: human texts, a name or a file")
     asked = parser.parse_args(arguments)
     try:
         if asked.command == "bench":
-            from mixkit.bench import main as bench
+            if asked.what == "damages":
+                from mixkit.stress import main as damages
 
-            bench()
+                damages(asked.corpus)
+            else:
+                from mixkit.bench import main as head
+
+                head()
             return 0
         return _study(asked) if asked.command == "study" else _report(asked.name)
     except InputError as error:
