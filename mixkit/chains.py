@@ -9,10 +9,9 @@ from typing import Literal
 import torch
 
 from mixkit.bigrams import Learner, Texts, forward_slope, gumbel_terms, log_with_padding, reverse_terms, token_weights
-from mixkit.errors import InputError, unknown
+from mixkit.errors import InputError, check_unit_interval, unknown
 from mixkit.markov import (
     MarkovChain,
-    check_unit_interval,
     forward_cross_entropy,
     forward_kl,
     jensen_shannon,
