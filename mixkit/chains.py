@@ -225,14 +225,18 @@ def study(
 ) -> list[dict]:
     """The published table: `fit` on a random chain a seed (MarkovChain.random), as records.
 
-    objectives: by default MLE; MixCE, and MixCE* and the mix of KLs with exact and with local gradients, at seven eta;
-    TaiLr at seven gamma (w_min 0.2). `fitting` is passed on to `fit`.
+    objectives: by default those of `objectives_of_study`. `fitting` is passed on to `fit`.
     """
-    if objectives is None:
-        objectives = [MLE(), *(MixCE(eta) for eta in ETAS)]
-        objectives += [kind(eta, x) for kind in (MixCEStar, KLMix) for x in ("exact", "local") for eta in ETAS]
-        objectives += [TaiLr(gamma, 0.2) for gamma in GAMMAS]
+    objectives = objectives_of_study() if objectives is None else objectives
     return fit(MarkovChain.random(vocab, zeros, seeds), objectives, seeds, **fitting).records()
+
+
+def objectives_of_study() -> list[Objective]:
+    """MLE; MixCE, and MixCE* and the mix of KLs with exact and with local gradients, at seven eta; TaiLr at seven gamma
+    (w_min 0.2)."""
+    objectives = [MLE(), *(MixCE(eta) for eta in ETAS)]
+    objectives += [kind(eta, x) for kind in (MixCEStar, KLMix) for x in ("exact", "local") for eta in ETAS]
+    return objectives + [TaiLr(gamma, 0.2) for gamma in GAMMAS]
 
 
 def average_js(gold: torch.Tensor, learned: torch.Tensor) -> torch.Tensor:

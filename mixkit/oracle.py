@@ -12,6 +12,13 @@ from mixkit.estimates import Estimate, bootstrap, proportion
 from mixkit.tales import Grammar
 
 CORPORA = ("tales", "tales-noisy")
+NAMES = (
+    "tales_valid_prefix",
+    "tales_inside",
+    "tales_nll",
+    "tales_forward_ce",
+    "tales_forward_kl",
+)  # most telling first
 
 
 def knows(corpus: str) -> bool:

@@ -13,7 +13,15 @@ from mixkit.charts import COLORS, against_coefficient, frontier, label, number
 from mixkit.runs import RunStore, write_atomically
 from mixkit.sweeps import Study, records
 
-COLUMNS = {"perplexity": "perplexity", "mauve": "MAUVE", "diversity": "diversity", "distinct_2": "distinct-2"}
+COLUMNS = {  # of these, the ones that some record has
+    "perplexity": "perplexity",
+    "mauve": "MAUVE",
+    "diversity": "diversity",
+    "distinct_2": "distinct-2",
+    "tales_valid_prefix": "right words",
+    "tales_inside": "right texts",
+    "tales_forward_kl": "forward KL",
+}
 SHOWN_PROMPTS = 6
 INTERVALS = (
     "Brackets are 95 % intervals: of perplexity and the n-gram numbers over texts (bootstrap or jackknife), of MAUVE "
@@ -84,16 +92,17 @@ def page(study: Study, done: Sequence[dict], samples: dict[str, list[dict]]) -> 
 
 def table(done: Sequence[dict]) -> str:
     """The runs as an HTML table: a row a run, and the human texts' own row."""
-    head = "".join(f"<th>{title}</th>" for title in ("run", *COLUMNS.values()))
-    rows = [_row(label(r), r["parameters"]["objective"], r["metrics"]) for r in done]
+    columns = [name for name in COLUMNS if any(name in r["metrics"] for r in done)]
+    head = "".join(f"<th>{title}</th>" for title in ("run", *(COLUMNS[name] for name in columns)))
+    rows = [_row(label(r), r["parameters"]["objective"], r["metrics"], columns) for r in done]
     human = next((r["human"] for r in done if r.get("human")), None)
     if human:
-        rows.append(_row("human texts", "human", human))
+        rows.append(_row("human texts", "human", human, columns))
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
-def _row(name: str, color: str, metrics: dict) -> str:
-    cells = "".join(f'<td class="n">{_number(metrics.get(metric))}</td>' for metric in COLUMNS)
+def _row(name: str, color: str, metrics: dict, columns: Sequence[str]) -> str:
+    cells = "".join(f'<td class="n">{_number(metrics.get(metric))}</td>' for metric in columns)
     return f'<tr><td><span class="dot" style="background:{COLORS[color]}"></span>{_text(name)}</td>{cells}</tr>'
 
 
