@@ -8,7 +8,16 @@ from typing import Literal
 
 import torch
 
-from mixkit.bigrams import Learner, Texts, forward_slope, gumbel_terms, log_with_padding, reverse_terms, token_weights
+from mixkit.bigrams import (
+    Learner,
+    Texts,
+    forward_slope,
+    gumbel_terms,
+    log_with_padding,
+    reverse_slope,
+    reverse_terms,
+    token_weights,
+)
 from mixkit.errors import InputError, check_unit_interval, unknown
 from mixkit.markov import (
     MarkovChain,
@@ -128,7 +137,7 @@ def fit(
     development: int = DEVELOPMENT,
     batch: int = BATCH,
     patience: int = PATIENCE,
-    masks: int = 8,
+    masks: int = 4,
     progress: Callable[[int, int], None] | None = None,
 ) -> Fitted:
     """The published study's learner, fitted to texts of `gold` under each objective and seed, in one batched program.
@@ -180,13 +189,12 @@ def fit(
     best = torch.zeros(*shape, vocab, vocab + 1).double()
     for epoch in range(1, epochs + 1):
         for frequency in torch.stack([x.shuffled() for x in data], 1):  # (seeds, V, V + 1) a step
-            logits = learner.logits(masks)
-            slope = forward_slope(objectives, logits.detach(), frequency)
+            with torch.no_grad():
+                logits = learner.logits(masks)
+            slope = forward_slope(objectives, logits, frequency)
             if exact:
-                some = logits.detach()[exact].requires_grad_()
-                slope[exact] += torch.autograd.grad(reverse_terms(by_exact, some.log_softmax(-1), log_p).sum(), some)[0]
-            optimizer.zero_grad()
-            logits.backward(slope)
+                slope[exact] += reverse_slope(by_exact, logits[exact], log_p)
+            learner.backward(slope)
             if gumbel:
                 gumbel_terms(by_gumbel, learner, gumbel, log_p, batch, noise).sum().backward()
             optimizer.step()

@@ -139,7 +139,7 @@ def published_row(line: dict, vocab: int, zeros: float) -> dict | None:
 
 
 def table(rows: Sequence[dict], vocab: int, zeros: float) -> str:
-    """The summary as plain text, mean ± spread over seeds, beside what the released script gives where that is known."""
+    """The summary as plain text, mean ± spread over seeds, beside what the released script gives where it is known."""
     lines = [("objective", "avg. js", "avg. 0s", "fwd KL", "rev KL", "s", "released: js", "0s", "s")]
     for line in summary(rows):
         released = published_row(line, vocab, zeros) or {}
