@@ -16,6 +16,9 @@ AXES = {
     "mauve": "MAUVE (1 = as the human texts)",
     "diversity": "diversity within a text: ∏(1 − rep-n), n = 2..4",
     "distinct_2": "diversity across texts: distinct 2-grams in equally many words",
+    "tales_valid_prefix": "words before a text's first mistake, share of all",
+    "tales_inside": "texts without a mistake, share of all",
+    "tales_forward_kl": "forward KL from the true distribution, nats a text",
 }
 
 
@@ -71,7 +74,7 @@ def frontier(records: Sequence[dict], quality: str = "mauve", diversity: str = "
     _add_human(figure, shown, quality, diversity)
     figure.update_xaxes(title=AXES.get(diversity, diversity))
     figure.update_yaxes(title=AXES.get(quality, quality))
-    return _styled(figure, height=560)
+    return styled(figure, height=560)
 
 
 def against_coefficient(records: Sequence[dict], metric: str) -> go.Figure:
@@ -100,7 +103,7 @@ def against_coefficient(records: Sequence[dict], metric: str) -> go.Figure:
     if mle:
         figure.add_hline(y=_value(mle[0], metric), line={"color": COLORS["mle"], "dash": "dot"}, annotation_text="MLE")
     figure.update_yaxes(title=AXES.get(metric, metric))
-    return _styled(figure, height=380)
+    return styled(figure, height=380)
 
 
 def training_curve(history: Sequence[dict]) -> go.Figure:
@@ -117,7 +120,7 @@ def training_curve(history: Sequence[dict]) -> go.Figure:
             figure.add_trace(go.Scatter(x=x, y=y, mode=mode, name=name, line={"color": color}))
     figure.update_xaxes(title="optimizer step")
     figure.update_yaxes(title="nats per token")
-    return _styled(figure, height=380)
+    return styled(figure, height=380)
 
 
 def _points(group: list[dict], quality: str, diversity: str, name: str, *, hollow: bool) -> go.Scatter:
@@ -193,7 +196,8 @@ def _interval(group: list[dict], metric: str) -> dict:
     }
 
 
-def _styled(figure: go.Figure, height: int) -> go.Figure:
+def styled(figure: go.Figure, height: int) -> go.Figure:
+    """The figure in the kit's looks."""
     figure.update_layout(
         template="plotly_white",
         height=height,

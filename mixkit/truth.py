@@ -10,14 +10,15 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from functools import cache, partial
 from statistics import mean, stdev
 
 import torch
 import yaml
 
-from mixkit import chains
-from mixkit.errors import unknown
+from mixkit import chains, charts, oracle
+from mixkit.errors import InputError, unknown
 from mixkit.markov import MarkovChain
 from mixkit.paths import CLONE
 from mixkit.runs import RunStore, versions, write_atomically
@@ -25,6 +26,7 @@ from mixkit.runs import RunStore, versions, write_atomically
 STUDY = "truth"
 PUBLISHED = CLONE / "data" / "published.yaml"
 LARGEST = 30_000_000  # logits that one batch of fits may hold at a time: 120 MB
+LABELS = charts.LABELS | {"mixce*": "MixCE*", "kls": "mix of KLs"}
 COEFFICIENTS = ("eta", "gamma", "estimator")
 
 
@@ -65,20 +67,20 @@ def run_truth(
     if record is not None:
         say(f"{name} is done already")
         return record
-    gold = MarkovChain.random(vocab, zeros, seeds)  # refuses what cannot be, before a process is started
+    MarkovChain.random(vocab, zeros, seeds)  # refuses what cannot be, before a process is started
     slots = min(slots or os.cpu_count() or 1, len(asked))
     at_once = max(1, LARGEST // (8 * len(seeds) * vocab**2))
     parts = max(slots, -(-len(asked) // at_once))
     batches = [asked[i::parts] for i in range(parts)]
     say(f"{name}: {len(asked)} objectives, {len(seeds)} seeds, {slots} at a time")
-    began, rows = time.time(), []
-    fit = partial(_fit, gold.probs, tuple(seeds), epochs, patience)
-    with ProcessPoolExecutor(slots, multiprocessing.get_context("spawn")) as pool:
-        for i, found in enumerate(pool.map(fit, batches), 1):
-            rows += found
-            say(f"[{i}/{parts}] {time.time() - began:.0f} s")
-    order = {repr(x): i for i, x in enumerate(asked)}
-    rows.sort(key=lambda row: (order[row.pop("fitted")], seeds.index(row["seed"])))
+    began, found = time.time(), []
+    fit = partial(chains.study, vocab, zeros, seeds=tuple(seeds), epochs=epochs, patience=patience)
+    with ProcessPoolExecutor(slots, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        for rows in pool.map(fit, batches):
+            found.append(rows)
+            say(f"[{len(found)}/{parts}] {time.time() - began:.0f} s")
+    n = len(seeds)  # rows of objective i are in batch i % parts, at place i // parts
+    rows = [row for i in range(len(asked)) for row in found[i % parts][i // parts * n :][:n]]
     record = {
         "name": name,
         "study": STUDY,
@@ -95,13 +97,6 @@ def run_truth(
     write_atomically(folder / "table.csv", _csv(summary(rows)))
     write_atomically(folder / "run.json", json.dumps(record, indent=1, allow_nan=False))
     return record
-
-
-def _fit(probs: torch.Tensor, seeds: tuple[int, ...], epochs: int, patience: int, objectives: Sequence) -> list[dict]:
-    torch.set_num_threads(1)
-    fitted = chains.fit(MarkovChain(probs), objectives, seeds, epochs=epochs, patience=patience)
-    names = [repr(x) for x in objectives for _ in seeds]
-    return [{**row, "fitted": name} for row, name in zip(fitted.records(), names, strict=True)]
 
 
 def summary(rows: Sequence[dict]) -> list[dict]:
@@ -130,9 +125,10 @@ def published() -> dict[str, dict]:
 
 
 def published_row(line: dict, vocab: int, zeros: float) -> dict | None:
-    """What the released script gives, with the published estimator, for that objective, coefficient and chain."""
+    """What the released script gives for that objective, coefficient and chain; its gradient is no "exact" one."""
     for row in published()["bigrams"]["random"]["rows"]:
         same = row["objective"] == line["objective"] and row.get("eta") == line.get("eta")
+        same = same and line.get("estimator") != "exact"
         if same and (row["vocab"], row["zeros"]) == (vocab, zeros):
             return row
     return None
@@ -162,8 +158,7 @@ def table(rows: Sequence[dict], vocab: int, zeros: float) -> str:
 
 def title(line: dict) -> str:
     """`MixCE* η=0.99 (local)`"""
-    names = {"mle": "MLE", "mixce": "MixCE", "mixce*": "MixCE*", "kls": "mix of KLs", "tailr": "TaiLr"}
-    text = names[line["objective"]]
+    text = LABELS[line["objective"]]
     text += f" η={line['eta']:g}" if "eta" in line else ""
     text += f" γ={line['gamma']:g}" if "gamma" in line else ""
     return text + (f" ({line['estimator']})" if "estimator" in line else "")
@@ -181,3 +176,24 @@ def _csv(lines: Sequence[dict]) -> str:
     writer.writeheader()
     writer.writerows(lines)
     return out.getvalue()
+
+
+def judged(study: str, store: RunStore | None = None) -> list[dict]:
+    """The records of a study's finished runs on tales, each with the grammar's scores of its samples in `metrics`.
+
+    Runs that hold them already keep their own; of others they are computed from samples.jsonl. Raises InputError where
+    there is no such study, or none of its runs is on tales.
+    """
+    from mixkit.sweeps import read_study, records  # here, as it takes seconds to import what trains and samples
+
+    store = store or RunStore()
+    kept = [r for r in records(read_study(study, store), store) if oracle.knows(r["parameters"]["corpus"])]
+    if not kept:
+        raise InputError(f"study {study!r} has no finished run on tales")
+    for record in kept:
+        if "tales_valid_prefix" not in record["metrics"]:
+            samples = store.samples(study, record["name"])
+            prompts = [sample["prompt"] for sample in samples]
+            scores = oracle.score_texts([sample["prompt"] + sample["generated"] for sample in samples], prompts)
+            record["metrics"] |= {name: asdict(estimate) for name, estimate in scores.items()}
+    return kept
