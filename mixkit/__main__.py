@@ -24,6 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
     study.add_argument("--slots", type=int, default=0, help="runs at a time; by default one a GPU, or two without one")
     report = commands.add_parser("report", help="print a study's table and write its report.html again")
     report.add_argument("name", help="folder under runs/")
+    bench = commands.add_parser("bench", help="measure the kit itself: the vocabulary head, or which metric sees what")
+    bench.add_argument("what", nargs="?", default="head", choices=("head", "damages"))
+    bench.add_argument("corpus", nargs="?", default="wikitext", help="of damages: human texts, a name or a file")
     truth = commands.add_parser("truth", help="the bigram study, where the truth is known: the whole table")
     truth.add_argument("--vocab", type=int, default=20, help="tokens of the chain, the end among them")
     truth.add_argument("--zeros", type=float, default=0.5, help="share of the transitions that are forbidden")
@@ -31,13 +34,17 @@ def main(arguments: list[str] | None = None) -> int:
     truth.add_argument("--seeds", type=int, nargs="+", help="by default the five of the published study")
     truth.add_argument("--epochs", type=int, default=50, help="passes over the training texts")
     truth.add_argument("--patience", type=int, default=5, help="epochs without a better development loss")
-    commands.add_parser("bench", help="time and memory of the vocabulary head, each way beside the others")
     asked = parser.parse_args(arguments)
     try:
         if asked.command == "bench":
-            from mixkit.bench import main as bench
+            if asked.what == "damages":
+                from mixkit.stress import main as damages
 
-            bench()
+                damages(asked.corpus)
+            else:
+                from mixkit.bench import main as head
+
+                head()
             return 0
         if asked.command == "truth":
             return _truth(asked)

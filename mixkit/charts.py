@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 import plotly.io as pio
 
+from mixkit.comparisons import decoding_curves, undominated
+
 pio.templates.default = "plotly_white"  # once: naming it in every figure costs more than the rest of the figure
 
 # Okabe and Ito's palette: told apart by colour-blind readers too; the symbols tell them apart without colour.
@@ -19,10 +21,19 @@ AXES = {
     "mauve": "MAUVE (1 = as the human texts)",
     "diversity": "diversity within a text: ∏(1 − rep-n), n = 2..4",
     "distinct_2": "diversity across texts: distinct 2-grams in equally many words",
+    "precision": "precision: generated texts among the human ones",
+    "recall": "recall: human texts among the generated ones",
+    "coherence": "coherence: cosine of prompt and continuation",
+    "judge_perplexity": "perplexity under the judge",
     "tales_valid_prefix": "words before a text's first mistake, share of all",
     "tales_inside": "texts without a mistake, share of all",
     "tales_forward_kl": "forward KL from the true distribution, nats a text",
 }
+LOWER_IS_BETTER = ("perplexity", "judge_perplexity", "frontier_integral", "rep_2", "rep_3", "rep_4", "repetition_loops")
+LOWER_IS_BETTER += ("self_bleu_2", "self_bleu_3", "self_bleu_4", "compression_ratio")
+KNOBS = {"temperature": ("temperature", "dot"), "top_p": ("top-p", "dashdot")}  # how MLE is decoded: name, its line
+PARALLEL = ("perplexity", "mauve", "precision", "recall", "diversity", "distinct_2", "self_bleu_4", "coherence")
+PARALLEL += ("judge_perplexity",)
 
 
 def label(record: dict) -> str:
@@ -52,25 +63,39 @@ def number(estimate: dict | None, digits: int = 3) -> str:
 
 
 def frontier(records: Sequence[dict], quality: str = "mauve", diversity: str = "diversity") -> go.Figure:
-    """Quality against diversity: a point a run with its intervals, the curve of MLE under other temperatures, and the
-    human texts' own point with the human-against-human ceiling. The honest question is what lies beyond that curve."""
+    """Quality against diversity: a point a run with its intervals, the curves of MLE under other temperatures and
+    top-p, and the human texts' own point with the human-against-human ceiling; a ring around each run that no other
+    surpasses on both axes, by value. The honest question is what lies beyond those curves."""
     shown = [r for r in records if _value(r, quality) is not None and _value(r, diversity) is not None]
     figure = go.Figure()
     trained = [r for r in shown if r.get("part") != "base"]
-    curve = [r for r in trained if r.get("part") == "decoding" or r["parameters"]["objective"] == "mle"]
-    curve.sort(key=lambda r: (r["parameters"]["seed"], r["parameters"]["top_p"], r["parameters"]["temperature"]))
-    if len(curve) > 1:
+    for knob, _, curve in decoding_curves(shown):
+        name, dash = KNOBS[knob]
         figure.add_trace(
             go.Scatter(
                 x=[_value(r, diversity) for r in curve],
                 y=[_value(r, quality) for r in curve],
                 mode="lines",
-                line={"color": COLORS["mle"], "width": 1.5, "dash": "dot", "shape": "spline"},
-                name="MLE, only its temperature turned",
+                line={"color": COLORS["mle"], "width": 1.5, "dash": dash},
+                name=f"MLE, only its {name} turned",
+                legendgroup=knob,
+                showlegend=knob not in [trace.legendgroup for trace in figure.data],
                 hoverinfo="skip",
             )
         )
-    for part, name in (("decoding", "mle"), ("grid", "mle"), ("grid", "mixce"), ("grid", "tailr")):
+    best = undominated(trained, quality, diversity, LOWER_IS_BETTER)
+    if best:
+        figure.add_trace(
+            go.Scatter(
+                x=[_value(r, diversity) for r in best],
+                y=[_value(r, quality) for r in best],
+                mode="markers",
+                marker={"size": 21, "symbol": "circle-open", "color": "#999999", "line": {"width": 1.5}},
+                name="no run is better on both axes",
+                hoverinfo="skip",
+            )
+        )
+    for part, name in (("decoding", "mle"), *(("grid", name) for name in LABELS)):
         group = [r for r in trained if r.get("part", "grid") == part and r["parameters"]["objective"] == name]
         if group:
             figure.add_trace(_points(group, quality, diversity, name, hollow=part == "decoding"))
@@ -99,6 +124,7 @@ def against_coefficient(records: Sequence[dict], metric: str) -> go.Figure:
                 marker={"color": COLORS[name], "symbol": SYMBOLS[name], "size": 11},
                 line={"color": COLORS[name], "width": 1},
                 name=f"{LABELS[name]} by {letter}",
+                customdata=[r["name"] for r in group],
                 hovertext=[f"{label(r)}<br>{number(r['metrics'][metric])}" for r in group],
                 hoverinfo="text",
             )
@@ -107,6 +133,32 @@ def against_coefficient(records: Sequence[dict], metric: str) -> go.Figure:
         figure.add_hline(y=_value(mle[0], metric), line={"color": COLORS["mle"], "dash": "dot"}, annotation_text="MLE")
     figure.update_yaxes(title=AXES.get(metric, metric))
     return styled(figure, height=380)
+
+
+def parallel(records: Sequence[dict], metrics: Sequence[str] = PARALLEL) -> go.Figure:
+    """Parallel coordinates: a line a run through its value on each axis, in its objective's colour; drag along an axis
+    to keep the runs that pass there. A metric that a run lacks has no axis."""
+    shown = [r for r in records if r.get("part") != "base"]
+    kept = [m for m in metrics if shown and all(_value(r, m) is not None for r in shown)]
+    objectives = [o for o in LABELS if o in {r["parameters"]["objective"] for r in shown}]
+    last = max(1, len(objectives) - 1)
+    figure = go.Figure()
+    if kept:
+        scale = [(i / last, COLORS[o]) for i, o in enumerate(objectives)]
+        scale += [(1.0, scale[0][1])] * (len(scale) == 1)
+        figure.add_trace(
+            go.Parcoords(
+                line={
+                    "color": [objectives.index(r["parameters"]["objective"]) for r in shown],
+                    "colorscale": scale,
+                    "cmin": 0,
+                    "cmax": last,
+                },
+                dimensions=[{"label": m.replace("_", " "), "values": [_value(r, m) for r in shown]} for m in kept],
+                labelfont={"size": 13},
+            )
+        )
+    return styled(figure, height=420)
 
 
 def training_curve(history: Sequence[dict]) -> go.Figure:
@@ -163,7 +215,11 @@ def _add_human(figure: go.Figure, records: list[dict], quality: str, diversity: 
     x, y = ((human.get(metric) or {}).get("value") for metric in (diversity, quality))
     gray = {"color": "#666666", "width": 1, "dash": "dash"}
     if y is not None:
-        ceiling = "human against human" if quality == "mauve" else "human texts"
+        against = human[quality].get("over") == "halvings"
+        low, high = (human[quality].get(end) for end in ("low", "high"))
+        if against and low is not None:
+            figure.add_hrect(y0=low, y1=high, fillcolor="#666666", opacity=0.1, line_width=0)
+        ceiling = "human against human" if against else "human texts"
         figure.add_hline(y=y, line=gray, annotation_text=ceiling, annotation_position="bottom left")
     if x is not None:
         figure.add_vline(x=x, line=gray, annotation_text="human", annotation_position="bottom right")

@@ -2,8 +2,9 @@
 No text, model or metric may live here."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -70,15 +71,8 @@ def bootstrap(
     value = float(statistic(values.sum(0)))
     if texts == 1:
         return Estimate(value, why="one text has no interval")
-    rng = np.random.default_rng(seed)
-    rows = max(1, 4_000_000 // texts)  # replicates a chunk: the weights stay under 32 MB
-    drawn = []
-    for first in range(0, replicates, rows):
-        size = min(rows, replicates - first)
-        picks = rng.integers(texts, size=(size, texts)) + texts * np.arange(size)[:, None]
-        weights = np.bincount(picks.ravel(), minlength=size * texts).reshape(size, texts)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            drawn.append(statistic(weights.astype(float) @ values))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        drawn = [statistic(weights @ values) for weights in _chunks(_resamples, replicates, texts, seed)]
     drawn = np.concatenate(drawn)  # (replicates,)
     if not np.isfinite(drawn).all():
         return Estimate(value, why="no interval: undefined on some resamples, too few texts hold what is counted")
@@ -123,13 +117,17 @@ def over_sets(values: Sequence[float], *, confidence: float = 0.95) -> Estimate:
     which is over the texts of one set; the two are never mixed. One value has no spread: low and high are None.
     Raises InputError on empty or non-finite values.
     """
-    values = _finite(values, "values")
-    if values.ndim != 1:
-        raise InputError(f"values has shape {values.shape}; one number a sample set")
-    if len(values) == 1:
-        return Estimate(values[0], why="one sample set has no spread")
-    half = _student(confidence, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
-    return Estimate(values.mean(), values.mean() - half, values.mean() + half)
+    return _student_interval(values, confidence, lambda k: 1 / k)
+
+
+def one_more(values: Sequence[float], *, confidence: float = 0.95) -> Estimate:
+    """equals: mean(values), with mean +- t std(values, ddof=1) sqrt(1 + 1 / k): where one more value would lie
+
+    A prediction interval, for values that share their data, such as scores of random halvings of one set of texts:
+    their mean is no better known for more halvings, so an interval that shrinks with k would say too much.
+    Raises as `over_sets`.
+    """
+    return _student_interval(values, confidence, lambda k: 1 + 1 / k)
 
 
 @dataclass(frozen=True)
@@ -201,12 +199,45 @@ def _sign_flip(gaps: np.ndarray, replicates: int, seed: int) -> float:
     if pairs < 63 and 2**pairs <= replicates:
         signs = (np.arange(2**pairs)[:, None] >> np.arange(pairs) & 1) * 2 - 1
         return float((np.abs(signs @ gaps) >= reached).mean())
-    rng = np.random.default_rng(seed)
-    rows, hits = max(1, 4_000_000 // pairs), 0
-    for first in range(0, replicates, rows):
-        signs = rng.integers(2, size=(min(rows, replicates - first), pairs), dtype=np.int8) * 2.0 - 1
-        hits += int((np.abs(signs @ gaps) >= reached).sum())
+    hits = sum(int((np.abs(signs @ gaps) >= reached).sum()) for signs in _chunks(_signs, replicates, pairs, seed))
     return (hits + 1) / (replicates + 1)
+
+
+def _resamples(rng: np.random.Generator, rows: int, texts: int) -> np.ndarray:
+    """How often each text is drawn in each of `rows` bootstrap samples, (rows, texts)."""
+    picks = rng.integers(texts, size=(rows, texts)) + texts * np.arange(rows)[:, None]
+    return np.bincount(picks.ravel(), minlength=rows * texts).reshape(rows, texts).astype(float)
+
+
+def _signs(rng: np.random.Generator, rows: int, pairs: int) -> np.ndarray:
+    """Random signs, -1.0 or 1.0, (rows, pairs)."""
+    return rng.integers(2, size=(rows, pairs), dtype=np.int8) * 2.0 - 1
+
+
+def _chunks(draw: Callable, replicates: int, texts: int, seed: int) -> Iterator[np.ndarray]:
+    """draw(rng, replicates, texts) in chunks of rows, each under 32 MB."""
+    rows = max(1, 4_000_000 // texts)
+    if replicates <= rows:
+        yield _whole(draw, replicates, texts, seed)
+        return
+    rng = np.random.default_rng(seed)
+    for first in range(0, replicates, rows):
+        yield draw(rng, min(rows, replicates - first), texts)
+
+
+@lru_cache(maxsize=2)  # all comparisons of a study draw alike
+def _whole(draw: Callable, replicates: int, texts: int, seed: int) -> np.ndarray:
+    return draw(np.random.default_rng(seed), replicates, texts)
+
+
+def _student_interval(values, confidence: float, share: Callable[[int], float]) -> Estimate:
+    values = _finite(values, "values")
+    if values.ndim != 1:
+        raise InputError(f"values has shape {values.shape}; one number a sample set")
+    if len(values) == 1:
+        return Estimate(values[0], why="one sample set has no spread")
+    half = _student(confidence, len(values) - 1) * values.std(ddof=1) * math.sqrt(share(len(values)))
+    return Estimate(values.mean(), values.mean() - half, values.mean() + half)
 
 
 def _student(confidence: float, degrees: int) -> float:

@@ -2,7 +2,7 @@
 No model may be asked here: what needs one to read the texts is in embeddings.py.
 
 Texts are a list of str, split by `tokenize` (at white space unless told), or a list of token lists (int or str),
-taken as they are, or the Corpus that `count_ngrams` makes of either, so that several metrics share one counting pass.
+taken as they are, or the NgramCounts that `count_ngrams` makes of either, for several metrics of one counting pass.
 Values depend on the tokenization: compare only what was tokenized alike. An empty text is a text of 0 tokens. An
 empty list, or an item that is no text, raises InputError; what the texts do not define (no text of n tokens,
 self-BLEU of one text) raises its subclass Undefined.
@@ -20,7 +20,7 @@ from mixkit.estimates import Estimate, bootstrap, jackknife, proportion
 from mixkit.estimates import compare as compare
 from mixkit.estimates import holm as holm
 from mixkit.estimates import over_sets as over_sets
-from mixkit.ngrams import Corpus, Ngrams, count_ngrams
+from mixkit.ngrams import NgramCounts, Ngrams, count_ngrams
 
 
 class Undefined(InputError):
@@ -218,20 +218,20 @@ def _or_absent(metric) -> Estimate:
         return Estimate.absent(str(reason))
 
 
-def _counts_by_text(corpus: Corpus, n: int) -> tuple[np.ndarray, np.ndarray]:
+def _counts_by_text(corpus: NgramCounts, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Distinct and all n-grams of each text, (N,) both."""
     texts = len(corpus.texts)
     return np.bincount(corpus.ngrams(n).text, minlength=texts), np.maximum(corpus.lengths - n + 1, 0)
 
 
-def _repeats(corpus: Corpus, n: int) -> tuple[np.ndarray, np.ndarray]:
+def _repeats(corpus: NgramCounts, n: int) -> tuple[np.ndarray, np.ndarray]:
     distinct, total = _counts_by_text(corpus, n)
     if not total.any():
         raise Undefined(f"no text holds a {n}-gram")
     return distinct, total
 
 
-def _pooled(corpus: Corpus) -> tuple[np.ndarray, np.ndarray]:
+def _pooled(corpus: NgramCounts) -> tuple[np.ndarray, np.ndarray]:
     """Which texts hold tokens, and the distinct share of the pooled n-grams of each of them."""
     held = np.flatnonzero(corpus.lengths)
     if not len(held):
@@ -251,7 +251,7 @@ def _groups(texts: int) -> list[slice]:
     return [slice(texts * g // groups, texts * (g + 1) // groups) for g in range(groups)]
 
 
-def _read(corpus: Corpus, n: int, budget: int | None) -> np.ndarray:
+def _read(corpus: NgramCounts, n: int, budget: int | None) -> np.ndarray:
     """The numbers of the n-grams that lie within the first `budget` tokens, in order."""
     grams, tokens = corpus.ngrams(n), len(corpus.tokens)
     if budget is not None and budget < 1:
@@ -264,7 +264,7 @@ def _read(corpus: Corpus, n: int, budget: int | None) -> np.ndarray:
     return number
 
 
-def _of_corpus(statistic, corpus: Corpus, n: int, budget: int | None = None) -> float:
+def _of_corpus(statistic, corpus: NgramCounts, n: int, budget: int | None = None) -> float:
     """The statistic of the n-gram counts of the whole corpus."""
     value = statistic(np.bincount(_read(corpus, n, budget)))
     if math.isnan(value):
@@ -272,7 +272,7 @@ def _of_corpus(statistic, corpus: Corpus, n: int, budget: int | None = None) -> 
     return value
 
 
-def _rests(corpus: Corpus, n: int, budget: int | None):
+def _rests(corpus: NgramCounts, n: int, budget: int | None):
     """The n-gram counts without the first group of texts, without the second, and so on."""
     number, grams, ends = _read(corpus, n, budget), corpus.ngrams(n), np.cumsum(corpus.lengths)
     texts = len(ends) if budget is None else int(np.searchsorted(ends, budget)) + 1
@@ -300,7 +300,7 @@ def _zipf(counts: np.ndarray, top: int = 5000) -> float:
     return float(((x.mean() - x) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
 
 
-def _loops(corpus: Corpus) -> np.ndarray:
+def _loops(corpus: NgramCounts) -> np.ndarray:
     """Whether each text ends in a loop, (N,)."""
     tokens, ends, found = corpus.tokens, np.cumsum(corpus.lengths), np.zeros(len(corpus.texts), dtype=bool)
     for m in range(1, int(corpus.lengths.max()) // 3 + 1):
@@ -312,26 +312,26 @@ def _loops(corpus: Corpus) -> np.ndarray:
     return found
 
 
-def _self_bleu(corpus: Corpus, n: int) -> np.ndarray:
+def _self_bleu(corpus: NgramCounts, n: int) -> np.ndarray:
     if len(corpus.texts) < 2:
         raise Undefined("self-BLEU needs at least two texts")
     return _bleu_scores(corpus, n, np.ones(len(corpus.texts), dtype=bool))
 
 
-def _self_bleu_without(corpus: Corpus, n: int, group: slice) -> np.ndarray:
+def _self_bleu_without(corpus: NgramCounts, n: int, group: slice) -> np.ndarray:
     """Self-BLEU-1 to n of the corpus without a group of texts, (n,)."""
     rest = np.ones(len(corpus.texts), dtype=bool)
     rest[group] = False
     return _bleu_scores(corpus, n, rest)[:, rest].mean(1) if rest.sum() > 1 else np.full(n, math.nan)
 
 
-def _bleu(corpus: Corpus, references, n: int) -> np.ndarray:
+def _bleu(corpus: NgramCounts, references, n: int) -> np.ndarray:
     references, texts = count_ngrams(references, corpus.tokenize), len(corpus.texts)
     both = count_ngrams(corpus.texts + references.texts, corpus.tokenize)
     return _bleu_scores(both, n, np.arange(len(both.texts)) >= texts)[-1, :texts]
 
 
-def _bleu_scores(corpus: Corpus, n: int, references: np.ndarray) -> np.ndarray:
+def _bleu_scores(corpus: NgramCounts, n: int, references: np.ndarray) -> np.ndarray:
     """BLEU-1 to n of every text against all `references` (N, bool) but itself, (n, N).
 
     A text may use an n-gram as often as the reference that holds it most often; where that reference is the text
@@ -368,7 +368,7 @@ def _two_most(grams: Ngrams, references: np.ndarray) -> tuple[np.ndarray, np.nda
     return most, holder, second
 
 
-def _raw(corpus: Corpus) -> list[bytes]:
+def _raw(corpus: NgramCounts) -> list[bytes]:
     return [(text if isinstance(text, str) else " ".join(map(str, text))).encode() for text in corpus.texts]
 
 

@@ -29,7 +29,7 @@ class Ngrams:
 
 
 @dataclass(frozen=True, eq=False)
-class Corpus:
+class NgramCounts:
     """N texts as token numbers, laid end to end; n-grams are counted at the first call that needs their order."""
 
     texts: list
@@ -64,9 +64,9 @@ class Corpus:
         return Ngrams(start, number, constant, text, ngram, count)
 
 
-def count_ngrams(texts, tokenize: Callable[[str], Sequence[Hashable]] = str.split) -> Corpus:
+def count_ngrams(texts, tokenize: Callable[[str], Sequence[Hashable]] = str.split) -> NgramCounts:
     """The counting pass that all metrics share. Raises InputError on an empty list or an item that is no text."""
-    if isinstance(texts, Corpus):
+    if isinstance(texts, NgramCounts):
         return texts
     if isinstance(texts, str):
         raise InputError("texts is one string; give a list of texts")
@@ -84,7 +84,7 @@ def count_ngrams(texts, tokenize: Callable[[str], Sequence[Hashable]] = str.spli
     if strange := {kind.__name__ for kind in set(map(type, flat)) if not issubclass(kind, str | int | np.integer)}:
         raise InputError(f"tokens of type {', '.join(sorted(strange))}; a token is an int or a str")
     numbers = {token: i for i, token in enumerate(dict.fromkeys(flat))}
-    return Corpus(
+    return NgramCounts(
         texts=texts,
         tokenize=tokenize,
         tokens=np.fromiter(map(numbers.__getitem__, flat), np.int64, len(flat)),

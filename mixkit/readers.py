@@ -5,7 +5,7 @@ import hashlib
 import sys
 import uuid
 import zipfile
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -151,6 +151,24 @@ class Reader:
             digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in self.name)[:60]
         return f"{safe}-{digest.hexdigest()[:24]}"
+
+
+@dataclass(frozen=True, eq=False)
+class ReadTexts:
+    """A reader that has read its texts: equals `reader` for them, without the model. For many metrics of few texts."""
+
+    name: str
+    limit: Callable[[int | None], int]
+    rows: dict[str, np.ndarray]
+
+    @classmethod
+    def by(cls, reader: Reader, texts: Sequence[str], max_tokens: int | None = None) -> "ReadTexts":
+        """What `reader` sees in the first `max_tokens` tokens of the texts."""
+        return cls(reader.name, reader.limit, dict(zip(texts, reader.features(texts, max_tokens), strict=True)))
+
+    def features(self, texts: Sequence[str], max_tokens: int | None = None) -> np.ndarray:
+        """equals: reader.features(texts, max_tokens), of the length that was read; KeyError for other texts."""
+        return np.stack([self.rows[text] for text in texts])
 
 
 def load_reader(name: str, *, study: str = "", cache: Path | None = CACHE) -> Reader:

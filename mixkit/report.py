@@ -1,7 +1,11 @@
 """A study's folder as one self-contained HTML page: it opens without a network and holds no text that a browser runs.
-Figures come from charts.py; nothing is computed here but the page."""
+Figures come from charts.py, numbers and sentences from comparisons.py; nothing is computed here but the page."""
 
+import base64
+import csv
+import gzip
 import html
+import io
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,43 +13,36 @@ from pathlib import Path
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from mixkit.charts import COLORS, against_coefficient, frontier, label, number
+from mixkit.charts import COLORS, LABELS, against_coefficient, frontier, label, number, parallel
+from mixkit.comparisons import LEVEL, MODEL_METRICS, TEXT_METRICS, compare_with_mle, findings
 from mixkit.runs import RunStore, write_atomically
 from mixkit.sweeps import Study, records
 
-COLUMNS = {  # of these, the ones that some record has
+COLUMNS = {
     "perplexity": "perplexity",
     "mauve": "MAUVE",
+    "precision": "precision",
+    "recall": "recall",
     "diversity": "diversity",
     "distinct_2": "distinct-2",
+    "coherence": "coherence",
+    "judge_perplexity": "judge perplexity",
     "tales_valid_prefix": "right words",
     "tales_inside": "right texts",
     "tales_forward_kl": "forward KL",
 }
 SHOWN_PROMPTS = 6
 INTERVALS = (
-    "Brackets are 95 % intervals: of perplexity and the n-gram numbers over texts (bootstrap or jackknife), of MAUVE "
-    "over sample sets (Student's t). They do not hold the spread over training seeds. The human row's MAUVE is human "
-    "texts against other human texts: the ceiling at this number of texts. It has no interval."
+    "Brackets are 95 % intervals: of perplexity, coherence and the n-gram numbers over texts (bootstrap or jackknife), "
+    "of MAUVE, precision and recall over sample sets (Student's t). They do not hold the spread over training seeds. "
+    "In the human row those three are human texts against other human texts, as many on each side as a run has "
+    "prompts: the ceiling at this number of texts, with the range where 95 % of random halvings lie."
 )
-
-STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.55 system-ui, sans-serif; color: #1a1a1a; max-width: 1060px; margin: 2.5rem auto; padding: 0 1rem; }
-h1 { font-size: 1.7rem; margin-bottom: .2rem; } h2 { font-size: 1.2rem; margin-top: 2.4rem; }
-.about, .note { color: #555; } .note { font-size: .9rem; }
-table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .35rem .6rem; border-bottom: 1px solid #e3e3e3; vertical-align: top; }
-td.n { white-space: nowrap; } .interval { color: #777; font-size: .85em; }
-.dot { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .5em; }
-.samples { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: .8rem; }
-.sample { border: 1px solid #e3e3e3; border-radius: 6px; padding: .6rem .8rem; font-size: .92rem;
-  overflow-wrap: anywhere; }
-.sample b { display: block; font-size: .8rem; margin-bottom: .2rem; }
-.prompt { color: #777; }
-code { font-size: .88em; background: #f4f4f4; padding: .1em .3em; border-radius: 3px; }
-@media print { body { max-width: none; margin: 0; } .sample, table, .plotly-graph-div { break-inside: avoid; } }
-"""
+PAIRED = (
+    "Run minus MLE, the mean over prompts of each prompt's difference, with its 95 % bootstrap interval; d is Cohen's "
+    "d_z, p the sign-flip p-value after Holm's correction over the runs of a column. Bold: p under 0.05. Here "
+    "diversity and rep-n are means over texts; in the table above they are counted over all texts together."
+)
 
 
 def write_report(study: Study, store: RunStore | None = None) -> Path:
@@ -59,51 +56,132 @@ def write_report(study: Study, store: RunStore | None = None) -> Path:
 
 def page(study: Study, done: Sequence[dict], samples: dict[str, list[dict]]) -> str:
     """The page's HTML. done: run records; samples: the continuations of each run by its name."""
+    names = {r["name"]: label(r) for r in done}
+    compared = compare_with_mle(done, samples)
     body = [
         f"<h1>{_text(study.name)}: quality against diversity</h1>",
         f'<p class="about">{_text(study.about)}</p>',
         f'<p class="note">{len(done)} of {len(study.runs)} runs are done. {_facts(done)}</p>',
         "<h2>The trade-off</h2>",
         '<p class="note">Up is quality, right is diversity; more diversity is not better beyond the human texts\' own. '
-        "Dotted: MLE when only its sampling temperature is turned. An objective is worth its training where its points "
-        "lie beyond that curve, towards the star, by more than the intervals.</p>",
+        "Dotted and dash-dotted: MLE when only its sampling temperature or its top-p is turned. An objective is worth "
+        "its training where its points lie beyond those curves, towards the star, by more than the intervals. The gray "
+        "band is human against human. Click on a point to read what that run writes.</p>",
         _figure(frontier(done, "mauve", "distinct_2"), "MAUVE against distinct 2-grams across texts, as in the table."),
         _figure(frontier(done, "mauve", "diversity"), "MAUVE against diversity within a text, as in the table."),
+        "<h2>What the intervals support, and what not</h2>",
+        f'<ul class="findings">{"".join(f"<li>{_text(line)}</li>" for line in findings(done, compared, names))}</ul>',
         "<h2>Numbers</h2>",
         table(done),
-        f'<p class="note">{INTERVALS}</p>',
+        f'<p class="note">{INTERVALS} Click on a heading to sort. '
+        f'<a class="controls" download="{_text(study.name)}.csv" href="{_data_uri(table_csv(done))}">'
+        "All numbers as CSV</a></p>",
+        "<h2>Beside MLE on the same prompts</h2>",
+        compared_table(compared, names),
+        f'<p class="note">{PAIRED}</p>',
+        "<h2>All axes at once</h2>",
+        f'<p class="note key">{_key(done)}Drag along an axis to keep the runs that pass there.</p>',
+        _figure(parallel(done), "Parallel coordinates: each run's numbers of the table, an axis a metric."),
         "<h2>What the coefficient does</h2>",
-        _figure(against_coefficient(done, "perplexity"), "Perplexity against each objective's coefficient."),
-        _figure(against_coefficient(done, "mauve"), "MAUVE against each objective's coefficient."),
-        "<h2>The same beginnings, continued</h2>",
+        *(
+            _figure(
+                against_coefficient(done, metric), f"{metric} against each objective's coefficient, as in the table."
+            )
+            for metric in ("perplexity", "mauve", "diversity")
+        ),
+        '<h2 id="samples">The same beginnings, continued</h2>',
         _samples(done, samples),
         "<h2>How this was made</h2>",
         _provenance(study, done),
     ]
-    title = f"{_text(study.name)} · mixkit"
+    here = Path(__file__).parent
+    packed = base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode()
     return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
-        f"<style>{STYLE}</style>\n<script>{get_plotlyjs()}</script>\n</head>\n<body>\n"
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{_text(study.name)} · mixkit'
+        '</title>\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<link rel="icon" href="data:,">\n'
+        f"<style>\n{(here / 'report.css').read_text(encoding='utf-8')}</style>\n</head>\n<body>\n"
         + "\n".join(body)
-        + "\n</body>\n</html>\n"
+        + f'\n<script type="text/plain" id="plotly">{packed}</script>\n'
+        f"<script>\n{(here / 'report.js').read_text(encoding='utf-8')}</script>\n</body>\n</html>\n"
     )
 
 
 def table(done: Sequence[dict]) -> str:
-    """The runs as an HTML table: a row a run, and the human texts' own row."""
-    columns = [name for name in COLUMNS if any(name in r["metrics"] for r in done)]
-    head = "".join(f"<th>{title}</th>" for title in ("run", *(COLUMNS[name] for name in columns)))
+    """The runs as an HTML table to sort: a row a run, and the human texts' own row at the foot."""
+    human = next((r["human"] for r in done if r.get("human")), {})
+    columns = [m for m in COLUMNS if any((r["metrics"].get(m) or {}).get("value") is not None for r in done)]
+    head = "".join(_heading(title) for title in ("run", *(COLUMNS[m] for m in columns)))
     rows = [_row(label(r), r["parameters"]["objective"], r["metrics"], columns) for r in done]
-    human = next((r["human"] for r in done if r.get("human")), None)
-    if human:
-        rows.append(_row("human texts", "human", human, columns))
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    foot = f"<tfoot>{_row('human texts', 'human', human, columns)}</tfoot>" if human else ""
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody>{foot}</table></div>'
+
+
+def table_csv(done: Sequence[dict]) -> str:
+    """Every number of every run as CSV: value, low and high a metric, empty where absent; the human texts come last."""
+    metrics = list(dict.fromkeys(m for r in done for m in r["metrics"]))
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(["run", "part", *(f"{m}{end}" for m in metrics for end in ("", "_low", "_high"))])
+    rows = [(r["name"], r.get("part", ""), r["metrics"]) for r in done]
+    rows += [("human", "human", r["human"]) for r in [r for r in done if r.get("human")][:1]]
+    for name, part, numbers in rows:
+        estimates = (numbers.get(m) or {} for m in metrics)
+        writer.writerow([name, part, *(e.get(key) for e in estimates for key in ("value", "low", "high"))])
+    return out.getvalue()
+
+
+def compared_table(compared: Sequence[dict], names: dict[str, str]) -> str:
+    """The paired comparisons as an HTML table to sort: a row a run, a column a metric."""
+    if not compared:
+        return "<p>There is no trained MLE run with samples of the same prompts, so nothing is compared.</p>"
+    cells = {(c["run"], c["metric"]): c for c in compared}
+    metrics = [m for m in (*TEXT_METRICS, *MODEL_METRICS) if any(c["metric"] == m for c in compared)]
+    head = "".join(_heading(title) for title in ("run", *(m.replace("_", "-") for m in metrics)))
+    rows = []
+    for run in dict.fromkeys(c["run"] for c in compared):
+        row = "".join(_difference(cells.get((run, m))) for m in metrics)
+        rows.append(f'<tr><td data-value="{_text(names[run])}">{_text(names[run])}</td>{row}</tr>')
+    return (
+        f'<div class="wide"><table class="compared"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _heading(title: str) -> str:
+    return f'<th scope="col"><button type="button">{_text(title)}</button></th>'
+
+
+def _difference(c: dict | None) -> str:
+    if c is None:
+        return '<td class="n">–</td>'
+    held = " held" if c["holm_p"] < LEVEL else ""
+    interval = "" if c["low"] is None else f"[{c['low']:+.2g}, {c['high']:+.2g}]"
+    effect = "–" if c["effect_size"] is None else f"{c['effect_size']:.2g}"
+    return (
+        f'<td class="n{held}" data-value="{c["difference"]}">{c["difference"]:+.2g} <span class="interval">{interval}'
+        f"<br>d {effect}, p {c['holm_p']:.2g}</span></td>"
+    )
 
 
 def _row(name: str, color: str, metrics: dict, columns: Sequence[str]) -> str:
-    cells = "".join(f'<td class="n">{_number(metrics.get(metric))}</td>' for metric in columns)
-    return f'<tr><td><span class="dot" style="background:{COLORS[color]}"></span>{_text(name)}</td>{cells}</tr>'
+    estimates = [metrics.get(metric) or {"value": None} for metric in columns]
+    values = ("" if e["value"] is None else e["value"] for e in estimates)
+    cells = "".join(f'<td class="n" data-value="{v}">{_number(e)}</td>' for v, e in zip(values, estimates, strict=True))
+    return f'<tr><td data-value="{_text(name)}">{_dot(color)}{_text(name)}</td>{cells}</tr>'
+
+
+def _dot(color: str) -> str:
+    return f'<span class="dot" style="background:{COLORS[color]}"></span>'
+
+
+def _key(done: Sequence[dict]) -> str:
+    present = {r["parameters"]["objective"] for r in done}
+    return "".join(f"<span>{_dot(o)}{_text(name)}</span>" for o, name in LABELS.items() if o in present)
+
+
+def _data_uri(text: str) -> str:
+    return "data:text/csv;charset=utf-8;base64," + base64.b64encode(text.encode()).decode()
 
 
 def _number(estimate: dict | None) -> str:
@@ -116,28 +194,50 @@ def _number(estimate: dict | None) -> str:
 
 
 def _samples(done: Sequence[dict], samples: dict[str, list[dict]]) -> str:
-    """A few prompts, drawn with a fixed seed: the human's continuation and the first one of each trained run."""
-    shown = [r for r in done if r["part"] == "grid" and samples.get(r["name"])]
+    """A few prompts, drawn with a fixed seed: the human's continuation and the first one of each run.
+
+    Runs that are only decoded otherwise are hidden until one is chosen.
+    """
+    shown = [r for r in done if r.get("part") != "base" and samples.get(r["name"])]
     if not shown:
         return "<p>No run has samples.</p>"
     first = {r["name"]: [s for s in samples[r["name"]] if s["set"] == 0] for r in shown}
     count = min(map(len, first.values()))
-    blocks = []
+    options = "".join(f'<option value="{_text(r["name"])}">{_text(label(r))}</option>' for r in shown)
+    blocks = [
+        f'<p class="note controls"><label>Show <select id="run"><option value="">every trained run</option>{options}'
+        "</select> beside the human text</label></p>"
+    ]
     for i in sorted(random.Random(0).sample(range(count), min(SHOWN_PROMPTS, count))):
         human = first[shown[0]["name"]][i]
-        cards = [_card("human", "human", human["prompt"], human["human"])]
+        cards = [_card("human", "human", human["prompt"], _text(human["human"]), "human", "human")]
         cards += [
-            _card(label(r), r["parameters"]["objective"], human["prompt"], first[r["name"]][i]["generated"])
+            _card(
+                label(r),
+                r["parameters"]["objective"],
+                human["prompt"],
+                _written(first[r["name"]][i]),
+                r["name"],
+                r["part"],
+            )
             for r in shown
         ]
-        blocks.append(f'<div class="samples">{"".join(cards)}</div><br>')
+        blocks.append(f'<div class="samples">{"".join(cards)}</div>')
     return "".join(blocks)
 
 
-def _card(title: str, color: str, prompt: str, continuation: str) -> str:
+def _written(sample: dict) -> str:
+    """The continuation as HTML, with what the model took back struck through."""
+    runs = sample.get("written") or [(sample["generated"], True)]
+    return "".join(_text(text) if stands else f"<s>{_text(text)}</s>" for text, stands in runs)
+
+
+def _card(title: str, color: str, prompt: str, continuation: str, run: str, part: str) -> str:
+    hidden = " hidden" if part == "decoding" else ""
     return (
-        f'<div class="sample" style="border-left:4px solid {COLORS[color]}"><b>{_text(title)}</b>'
-        f'<span class="prompt">{_text(prompt)}</span>{_text(continuation)}</div>'
+        f'<div class="sample" data-run="{_text(run)}" data-part="{_text(part)}"{hidden} '
+        f'style="border-left:4px solid {COLORS[color]}"><b>{_text(title)}</b>'
+        f'<span class="prompt">{_text(prompt)}</span>{continuation}</div>'
     )
 
 
@@ -166,8 +266,11 @@ def _provenance(study: Study, done: Sequence[dict]) -> str:
 
 
 def _figure(figure: go.Figure, alternative: str) -> str:
-    chart = figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True})
-    return f'<div role="img" aria-label="{_text(alternative)}">{chart}</div>'
+    content = figure.to_json().replace("<", "\\u003c")  # no name of a run can end the script
+    return (
+        f'<figure><div class="plot" role="img" aria-label="{_text(alternative)}"></div>'
+        f'<script type="application/json">{content}</script></figure>'
+    )
 
 
 def _text(value: object) -> str:

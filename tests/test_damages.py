@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mixkit import metrics
+from mixkit import metrics, stress
 from mixkit.damages import DAMAGES
 from mixkit.errors import InputError
 
@@ -57,3 +57,35 @@ def test_what_metrics_see():
 def test_one_text_cannot_be_replaced():
     with pytest.raises(InputError, match="at least 2"):
         DAMAGES["replace by another text"](["one"], 0)
+
+
+@pytest.mark.filterwarnings("ignore::mixkit.embeddings.SmallSampleWarning")
+def test_the_table_of_damages(toy):
+    from mixkit.readers import Reader
+
+    model, tokenizer, _ = toy
+    reader = Reader("toy", model, tokenizer, None)
+    texts = [" ".join(sentences(seed, 2)) + " and more of it " + " ".join(sentences(seed, 1)) for seed in range(60)]
+    table = stress.damage_table(texts, reader, reader, texts=20)
+    assert list(table) == ["human", *DAMAGES]
+    human, loops = table["human"], table["unbounded repetition"]
+    assert human["length"].value == loops["length"].value == stress.WORDS
+    assert table["truncate"]["length"].value == stress.WORDS / 2
+    assert {"precision", "recall", "coherence", "judge_perplexity"} < human.keys() and "mauve" not in human
+    assert stress.verdict("diversity", human["diversity"], loops["diversity"]) == "worse"
+    assert stress.verdict("repetition_loops", human["repetition_loops"], loops["repetition_loops"]) == "worse"
+    shown = stress.markdown(table)
+    assert shown.splitlines()[0].startswith("| metric | human | truncate |")
+    assert "| repetition_loops | 0 |" in shown and "**worse**" in shown
+    assert "coherence" not in stress.damage_table(texts, texts=20)["human"]
+    with pytest.raises(InputError, match="60 paragraphs of 80 words; 800 are needed"):
+        stress.damage_table(texts)
+
+
+def test_a_verdict_needs_intervals_that_part():
+    from mixkit.estimates import Estimate
+
+    low, high, between = Estimate(1, 0.9, 1.1), Estimate(2, 1.9, 2.1), Estimate(1.5, 1.0, 2.0)
+    assert stress.verdict("mauve", low, high) == "better" and stress.verdict("mauve", high, low) == "worse"
+    assert stress.verdict("judge_perplexity", low, high) == "worse" and stress.verdict("length", low, high) == "other"
+    assert stress.verdict("mauve", low, between) == stress.verdict("mauve", low, Estimate(9)) == ""

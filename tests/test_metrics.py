@@ -16,6 +16,7 @@ from scipy import stats
 from mixkit import metrics
 from mixkit.errors import InputError
 from mixkit.metrics import Undefined
+from mixkit.sampling import Sampler, sample_texts
 
 EXACT = {"rel": 1e-9, "abs": 1e-12}
 WIKITEXT = (
@@ -40,13 +41,27 @@ def human_tokens(texts: int) -> list[list[str]]:
     return [line[:149] for line in lines if len(line) > 20][:texts]
 
 
-@pytest.fixture(params=["many texts, few words", "few texts, many words", "two words", "human"], scope="module")
+def model_tokens(model, tokenizer, texts: list[str]) -> list[list[str]]:
+    """Words of a model's samples: as it is, and so cold that it falls into loops."""
+    written = [
+        sample_texts(
+            model, tokenizer, [t[:20] for t in texts[:20]], max_new_tokens=40, sampler=Sampler(temperature), seed=3
+        )[0]
+        for temperature in (1.0, 0.05)
+    ]
+    return [text.split() for texts in written for text in texts]
+
+
+@pytest.fixture(
+    params=["many texts, few words", "few texts, many words", "two words", "human", "model"], scope="module"
+)
 def tokens(request):
     return {
         "many texts, few words": lambda: random_tokens(1, 47, 31, 7),
         "few texts, many words": lambda: random_tokens(2, 5, 123, 61),
         "two words": lambda: random_tokens(3, 23, 17, 2),
         "human": lambda: human_tokens(61),
+        "model": lambda: model_tokens(*request.getfixturevalue("toy")),
     }[request.param]()
 
 
