@@ -82,7 +82,7 @@ class Learner:
 
 def _dropout(size: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
     """0 with probability 0.1, else 1 / 0.9."""
-    return (torch.rand(size, generator=generator) > DROPOUT).float().div_(1 - DROPOUT)
+    return (torch.rand(size, generator=generator) > DROPOUT) * (1 / (1 - DROPOUT))
 
 
 def token_weights(objectives: Sequence, q: torch.Tensor, frequency: torch.Tensor) -> torch.Tensor:
@@ -130,8 +130,8 @@ def reverse_slope(objectives: Sequence, logits: torch.Tensor, log_p: torch.Tenso
     costs = -(chain * log_p).sum(-1)
     if of_entropy.any():
         costs = costs + of_entropy * _padding_goes_on_as_the_start((q * log_q).mean(2)).sum(-1)
-    exact = torch.tensor([float(objective.estimator == "exact") for objective in objectives])[:, None, None]
-    later = F.pad(exact * (inverse @ costs[..., 1:, None])[..., 0], (0, 1))  # nothing comes after the end
+    later = F.pad((inverse @ costs[..., 1:, None])[..., 0], (0, 1))  # nothing comes after the end
+    later = later * torch.tensor([float(x.estimator == "exact") for x in objectives])[:, None, None]
     price = visits[..., None] * (later[..., None, :] - log_p)
     price = torch.cat([price[..., :1, :] + price[..., -1:, :], price[..., 1:-1, :]], -2)[:, :, None]
     if of_entropy.any():

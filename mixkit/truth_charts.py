@@ -7,11 +7,11 @@ import numpy as np
 import plotly.graph_objects as go
 import torch
 
-from mixkit.charts import COLORS, styled
+from mixkit.charts import COLORS, SYMBOLS, styled
 from mixkit.gaussians import Gaussian, Mixture, gaussian_log_density
 from mixkit.markov import MarkovChain
 from mixkit.objectives import MLE, MixCE, TaiLr, TokenWeighted
-from mixkit.truth import LABELS
+from mixkit.truth import LABELS, title
 
 NAMES = {MLE: "mle", MixCE: "mixce", TaiLr: "tailr"}
 DASHES = ("solid", "dash", "dot", "dashdot")
@@ -59,7 +59,7 @@ def gaussian_fits(fits: Mapping[str, Gaussian], target: Mixture = TARGET) -> go.
     figure = go.Figure()
     gray = {"color": "#999999", "width": 1}
     figure.add_scatter(x=x, y=np.exp(target.log_density(x)), name="the truth", fill="tozeroy", line=gray, mode="lines")
-    colors = ("#0072B2", "#56B4E9", "#D55E00", "#CC79A7", "#009E73")
+    colors = ("#0072B2", "#56B4E9", "#D55E00", "#009E73", "#CC79A7")
     for (name, fit), color, dash in zip(fits.items(), colors, (*DASHES, "longdash"), strict=False):
         figure.add_scatter(
             x=x,
@@ -133,12 +133,15 @@ def bigram_tradeoff(lines: Sequence[dict], published: Sequence[dict] = (), chose
             error_x={"type": "data", "array": [line["avg_js_sd"] or 0 for line in group], "thickness": 1, "width": 2},
             error_y={"type": "data", "array": [line["avg_0s_sd"] or 0 for line in group], "thickness": 1, "width": 2},
             mode="lines+markers+text" if len(group) > 1 else "markers",
-            text=["" if value is None else f"{value:g}" for value in values],
-            textposition="top center",
+            text=["" if value in (None, 0.99, 1) else f"{value:g}" for value in values],  # those lie beside MLE
+            textposition="bottom center" if objective == "mixce*" else "top center",
+            hovertext=[title(line) for line in group],
+            hoverinfo="text",
             textfont={"size": 10},
             marker={
                 "color": BIGRAM_COLORS[objective],
                 "size": [16 if chosen is not None and value == chosen else 8 for value in values],
+                "symbol": SYMBOLS.get(objective, "diamond"),
             },
             line={"color": BIGRAM_COLORS[objective], "width": 1, "dash": DASHES[number % 4]},
             name=LABELS[objective] + (f" ({estimator})" if estimator else ""),
