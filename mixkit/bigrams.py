@@ -1,0 +1,157 @@
+"""The published bigram learner, many at once: its texts as transition counts, its layers, the terms of its losses.
+Knows markov.py; which objective asks for which term, the training loop and the verdict are chains.py's."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+from mixkit.markov import FLOOR, MarkovChain, visits_of
+
+CAP, WIDTH, DROPOUT = 500, 50, 0.1  # the published study's
+
+
+class Texts:
+    """Training and development texts of one seed, kept as transitions."""
+
+    def __init__(self, gold: MarkovChain, train: int, development: int, batch: int, seed: int):
+        self.vocab, self.train, self.batch = gold.vocab, train, batch
+        text, pair = gold.sample_transitions(development + train, seed, CAP)
+        held_out = text < development
+        self.held_out = self._frequencies(pair[held_out], 1)[0] / development
+        self.text, self.pair = text[~held_out] - development, pair[~held_out]
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def shuffled(self) -> torch.Tensor:
+        """Transitions per text of an epoch's batches, in a new order: (batches, V, V + 1)."""
+        batches = self.train // self.batch
+        place = torch.empty(self.train, dtype=torch.int32)
+        place[torch.randperm(self.train, generator=self.generator)] = torch.arange(self.train, dtype=torch.int32)
+        bins = (place // self.batch * self.vocab**2).index_select(0, self.text).add_(self.pair)
+        return self._frequencies(bins, batches) / self.batch
+
+    def _frequencies(self, bins: torch.Tensor, batches: int) -> torch.Tensor:
+        counts = torch.bincount(bins, minlength=batches * self.vocab**2)[: batches * self.vocab**2]
+        counts = counts.view(batches, self.vocab, self.vocab).float()
+        return torch.cat([counts[..., :-1], torch.zeros_like(counts[..., :1]), counts[..., -1:]], -1)
+
+
+class Learner:
+    """objectives x seeds learners. Rows: the start and V - 1 tokens; columns: V - 1 tokens, the padding, the end."""
+
+    def __init__(self, vocab: int, objectives: int, seeds: Sequence[int]):
+        self.shape, self.vocab = (objectives, len(seeds)), vocab
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        starts = []
+        for generator in self.generators:
+            embedding = torch.randn(vocab, WIDTH, generator=generator)
+            sizes = (WIDTH, WIDTH), (1, WIDTH), (WIDTH, vocab + 1), (1, vocab + 1)
+            uniform = [(2 * torch.rand(size, generator=generator) - 1) / WIDTH**0.5 for size in sizes]
+            starts.append([embedding, *uniform])
+        stacked = [torch.stack(parts).repeat(objectives, 1, 1) for parts in zip(*starts, strict=True)]
+        self.parameters = [x.requires_grad_() for x in stacked]  # each (objectives * seeds, ...)
+
+    def logits(self, masks: int | None = None) -> torch.Tensor:
+        """Of every transition, (objectives, seeds, masks, V, V + 1); without `masks` one, and no dropout."""
+        embedding, inner, inner_bias, outer, outer_bias = self.parameters
+        hidden = torch.baddbmm(inner_bias, embedding, inner).relu()  # (cells, V, WIDTH)
+        if masks is not None:  # drawn for each seed, shared by objectives: what runs beside changes no result
+            kept = torch.stack([_dropout((masks, self.vocab, WIDTH), generator) for generator in self.generators])
+            hidden = (hidden.view(*self.shape, 1, self.vocab, WIDTH) * kept).view(-1, masks * self.vocab, WIDTH)
+        return torch.baddbmm(outer_bias, hidden, outer).view(*self.shape, -1, self.vocab, self.vocab + 1)
+
+
+def _dropout(size: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    """0 with probability 0.1, else 1 / 0.9."""
+    return (torch.rand(size, generator=generator) > DROPOUT).float().div_(1 - DROPOUT)
+
+
+def token_weights(objectives: Sequence, q: torch.Tensor, frequency: torch.Tensor) -> torch.Tensor:
+    """w(q) times how often the transition occurs in a text, shared among masks: the weight of each nll, q's shape."""
+    weights = torch.stack([objective.weight(x) for objective, x in zip(objectives, q, strict=True)])
+    return weights.mul_(frequency[:, None] / q.shape[2])
+
+
+def forward_slope(objectives: Sequence, logits: torch.Tensor, frequency: torch.Tensor) -> torch.Tensor:
+    """The gradient of sum sg(w(q)) * nll in the logits: sum over targets of w(q) (softmax - one-hot)."""
+    q = logits.softmax(-1)
+    weights = token_weights(objectives, q, frequency)
+    return torch.addcmul(-weights, q, weights.sum(-1, keepdim=True))
+
+
+def reverse_terms(objectives: Sequence, log_q: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
+    """(1 - eta) E_Q[-log P] or (1 - eta) E_Q[log Q/P], exact: (objectives, seeds).
+
+    Dropout drawn anew at each position makes the mean over masks the chain that texts would be sampled from.
+    """
+    share, of_entropy = _coefficients(objectives)
+    q = log_q.exp()
+    chain = _padding_goes_on_as_the_start(q.mean(2))  # (objectives, seeds, V + 1, V + 1)
+    costs = -(chain * log_p).sum(-1)
+    if of_entropy.any():
+        costs = costs + of_entropy * _padding_goes_on_as_the_start((q * log_q).mean(2)).sum(-1)
+    visits = visits_of(chain)
+    held = torch.tensor([objective.estimator == "local" for objective in objectives])[:, None, None]
+    return share[..., 0] * (torch.where(held, visits.detach(), visits) * costs).sum(-1)
+
+
+def gumbel_terms(
+    objectives: Sequence,
+    learner: Learner,
+    which: list[int],
+    log_p: torch.Tensor,
+    samples: int,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """What reverse_terms gives, estimated as published, for `which` of the learner's objectives: (which, seeds).
+
+    `samples` texts are drawn token by token, each token a one-hot vector whose gradient is that of the softmax of
+    logits + Gumbel noise; the gradient also runs through the token's embedding into what is drawn after it.
+    """
+    share, of_entropy = _coefficients(objectives)
+    cells = torch.arange(math.prod(learner.shape)).view(learner.shape)[which].flatten()
+    embedding, inner, inner_bias, outer, outer_bias = (x[cells] for x in learner.parameters)
+    follows = _padding_goes_on_as_the_start(embedding @ inner)  # (cells, V + 1, WIDTH); row 0 is the start
+    log_p = log_p.repeat(len(which), 1, 1)
+    of_entropy = of_entropy.expand(-1, learner.shape[1], 1).reshape(-1, 1)
+    cell = torch.arange(len(cells))[:, None]
+    entered = follows[:, :1].expand(-1, samples, -1)
+    row, alive = torch.zeros(len(cells), samples, dtype=torch.long), torch.ones(len(cells), samples)
+    total = torch.zeros(len(cells))
+    for _ in range(CAP):
+        hidden = (entered + inner_bias).relu()
+        logits = torch.baddbmm(outer_bias, hidden * _dropout(hidden.shape, generator), outer)
+        soft = (logits - torch.empty_like(logits).exponential_(generator=generator).log()).softmax(-1)
+        token = soft.argmax(-1)
+        taken = F.one_hot(token, learner.vocab + 1) + soft - soft.detach()
+        gain = log_p[cell, row]
+        if of_entropy.any():
+            gain = gain - of_entropy[..., None] * logits.log_softmax(-1)
+        total = total - ((taken * gain).sum(-1) * alive).sum(-1)
+        alive = alive * (token != learner.vocab)
+        left = int(alive.sum(-1).max())
+        if left == 0:
+            break
+        order = alive.argsort(-1, descending=True)[:, :left]  # texts that have ended make room
+        alive, token = alive.gather(1, order), token.gather(1, order)
+        entered = taken[cell, order][..., :-1] @ follows[:, 1:]
+        row = (token + 1).clamp_max(learner.vocab)
+    return share[..., 0] * total.view(len(which), -1) / samples
+
+
+def _coefficients(objectives: Sequence) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the reverse term: its share 1 - eta, and that of log Q in it; each (objectives, 1, 1)."""
+    pairs = [(1 - objective.eta, objective.of_entropy) for objective in objectives]
+    return torch.tensor(pairs)[:, None, None].unbind(-1)
+
+
+def _padding_goes_on_as_the_start(rows: torch.Tensor) -> torch.Tensor:
+    """The padding's row, which is the start's, put after the tokens': (..., V, n) -> (..., V + 1, n)."""
+    return torch.cat([rows, rows[..., :1, :]], -2)
+
+
+def log_with_padding(probs: torch.Tensor) -> torch.Tensor:
+    """log P (seeds, V + 1, V + 1), floored, with the padding as one more token that never occurs and never leads on."""
+    padded = F.pad(probs, (0, 1, 0, 1))
+    return torch.cat([padded[..., :-2], padded[..., -1:], padded[..., -2:-1]], -1).clamp_min(FLOOR).log().float()

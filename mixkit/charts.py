@@ -1,0 +1,205 @@
+"""Run records in, plotly figures out: pure functions. One fixed colour an objective, everywhere.
+Nothing here reads files, computes metrics or knows of widgets."""
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+# Okabe and Ito's palette: told apart by colour-blind readers too; the symbols tell them apart without colour.
+COLORS = {"mle": "#0072B2", "mixce": "#D55E00", "tailr": "#009E73", "human": "#000000"}
+SYMBOLS = {"mle": "circle", "mixce": "square", "tailr": "triangle-up", "human": "star"}
+PLACES = {"mle": "bottom center", "mixce": "top left", "tailr": "top right"}  # of the labels, so that few overlap
+LABELS = {"mle": "MLE", "mixce": "MixCE", "tailr": "TaiLr"}
+COEFFICIENT = {"mixce": ("eta", "η"), "tailr": ("gamma", "γ")}
+AXES = {
+    "perplexity": "perplexity on held-out texts",
+    "mauve": "MAUVE (1 = as the human texts)",
+    "diversity": "diversity within a text: ∏(1 − rep-n), n = 2..4",
+    "distinct_2": "diversity across texts: distinct 2-grams in equally many words",
+}
+
+
+def label(record: dict) -> str:
+    """The run in a few words: `MixCE η=0.1`, `MLE, temperature 0.7`."""
+    parameters = record["parameters"]
+    text = "base (MLE)" if record.get("part") == "base" else LABELS[parameters["objective"]]
+    if parameters["objective"] in COEFFICIENT:
+        name, letter = COEFFICIENT[parameters["objective"]]
+        text += f" {letter}={parameters[name]:g}"
+    if parameters["temperature"] != 1:
+        text += f", temperature {parameters['temperature']:g}"
+    if parameters["top_p"] != 1:
+        text += f", top-p {parameters['top_p']:g}"
+    if parameters["top_k"]:
+        text += f", top-k {parameters['top_k']}"
+    return text + (f", seed {parameters['seed']}" if parameters["seed"] else "")
+
+
+def number(estimate: dict | None, digits: int = 3) -> str:
+    """An estimate as text: `0.912 [0.903, 0.921]`, or `–` where it is absent."""
+    if not estimate or estimate["value"] is None:
+        return "–"
+    text = f"{estimate['value']:.{digits}g}"
+    if estimate["low"] is None:
+        return text
+    return f"{text} [{estimate['low']:.{digits}g}, {estimate['high']:.{digits}g}]"
+
+
+def frontier(records: Sequence[dict], quality: str = "mauve", diversity: str = "diversity") -> go.Figure:
+    """Quality against diversity: a point a run with its intervals, the curve of MLE under other temperatures, and the
+    human texts' own point with the human-against-human ceiling. The honest question is what lies beyond that curve."""
+    shown = [r for r in records if _value(r, quality) is not None and _value(r, diversity) is not None]
+    figure = go.Figure()
+    trained = [r for r in shown if r.get("part") != "base"]
+    curve = [r for r in trained if r.get("part") == "decoding" or r["parameters"]["objective"] == "mle"]
+    curve.sort(key=lambda r: (r["parameters"]["seed"], r["parameters"]["top_p"], r["parameters"]["temperature"]))
+    if len(curve) > 1:
+        figure.add_trace(
+            go.Scatter(
+                x=[_value(r, diversity) for r in curve],
+                y=[_value(r, quality) for r in curve],
+                mode="lines",
+                line={"color": COLORS["mle"], "width": 1.5, "dash": "dot", "shape": "spline"},
+                name="MLE, only its temperature turned",
+                hoverinfo="skip",
+            )
+        )
+    for part, name in (("decoding", "mle"), ("grid", "mle"), ("grid", "mixce"), ("grid", "tailr")):
+        group = [r for r in trained if r.get("part", "grid") == part and r["parameters"]["objective"] == name]
+        if group:
+            figure.add_trace(_points(group, quality, diversity, name, hollow=part == "decoding"))
+    _add_human(figure, shown, quality, diversity)
+    figure.update_xaxes(title=AXES.get(diversity, diversity))
+    figure.update_yaxes(title=AXES.get(quality, quality))
+    return _styled(figure, height=560)
+
+
+def against_coefficient(records: Sequence[dict], metric: str) -> go.Figure:
+    """A metric against the coefficient of each objective, MixCE by eta and TaiLr by gamma, with MLE as a line."""
+    figure = go.Figure()
+    trained = [r for r in records if r.get("part", "grid") == "grid" and _value(r, metric) is not None]
+    mle = [r for r in trained if r["parameters"]["objective"] == "mle"]
+    for name, (coefficient, letter) in COEFFICIENT.items():
+        group = [r for r in trained if r["parameters"]["objective"] == name]
+        if not group:
+            continue
+        group = sorted(group, key=lambda r: r["parameters"][coefficient])
+        figure.add_trace(
+            go.Scatter(
+                x=[f"{letter}={r['parameters'][coefficient]:g}" for r in group],
+                y=[_value(r, metric) for r in group],
+                error_y=_interval(group, metric),
+                mode="lines+markers",
+                marker={"color": COLORS[name], "symbol": SYMBOLS[name], "size": 11},
+                line={"color": COLORS[name], "width": 1},
+                name=f"{LABELS[name]} by {letter}",
+                hovertext=[f"{label(r)}<br>{number(r['metrics'][metric])}" for r in group],
+                hoverinfo="text",
+            )
+        )
+    if mle:
+        figure.add_hline(y=_value(mle[0], metric), line={"color": COLORS["mle"], "dash": "dot"}, annotation_text="MLE")
+    figure.update_yaxes(title=AXES.get(metric, metric))
+    return _styled(figure, height=380)
+
+
+def training_curve(history: Sequence[dict]) -> go.Figure:
+    """Training nll and objective by step, and the validation nll at each evaluation; all in nats per token."""
+    figure = go.Figure()
+    for key, name, mode, color in (
+        ("loss", "objective (training)", "lines", "#999999"),
+        ("nll", "nll (training)", "lines", "#56B4E9"),
+        ("validation_nll", "nll (validation)", "lines+markers", "#D55E00"),
+    ):
+        points = [(line["step"], line[key]) for line in history if key in line]
+        if points:
+            x, y = zip(*points, strict=True)
+            figure.add_trace(go.Scatter(x=x, y=y, mode=mode, name=name, line={"color": color}))
+    figure.update_xaxes(title="optimizer step")
+    figure.update_yaxes(title="nats per token")
+    return _styled(figure, height=380)
+
+
+def _points(group: list[dict], quality: str, diversity: str, name: str, *, hollow: bool) -> go.Scatter:
+    coefficient = COEFFICIENT.get(name)
+    if hollow:
+        texts = [label(r).split(", ", 1)[-1].replace("temperature ", "T=") for r in group]
+    else:
+        texts = [f"{coefficient[1]}={r['parameters'][coefficient[0]]:g}" if coefficient else "MLE" for r in group]
+    return go.Scatter(
+        x=[_value(r, diversity) for r in group],
+        y=[_value(r, quality) for r in group],
+        error_x=_interval(group, diversity),
+        error_y=_interval(group, quality),
+        mode="markers+text",
+        text=texts,
+        textposition="bottom right" if hollow else PLACES[name],
+        textfont={"size": 11, "color": COLORS[name]},
+        marker={
+            "color": "white" if hollow else COLORS[name],
+            "symbol": SYMBOLS[name],
+            "size": 9 if hollow else 12,
+            "line": {"color": COLORS[name], "width": 1.5},
+        },
+        name=f"{LABELS[name]}, decoded otherwise" if hollow else LABELS[name],
+        customdata=[r["name"] for r in group],
+        hovertext=[
+            f"<b>{label(r)}</b><br>{quality} {number(r['metrics'][quality])}<br>"
+            f"{diversity} {number(r['metrics'][diversity])}<br>perplexity {number(r['metrics'].get('perplexity'))}"
+            for r in group
+        ],
+        hoverinfo="text",
+    )
+
+
+def _add_human(figure: go.Figure, records: list[dict], quality: str, diversity: str) -> None:
+    human = next((r["human"] for r in records if r.get("human")), {})
+    x, y = ((human.get(metric) or {}).get("value") for metric in (diversity, quality))
+    gray = {"color": "#666666", "width": 1, "dash": "dash"}
+    if y is not None:
+        ceiling = "human against human" if quality == "mauve" else "human texts"
+        figure.add_hline(y=y, line=gray, annotation_text=ceiling, annotation_position="bottom left")
+    if x is not None:
+        figure.add_vline(x=x, line=gray, annotation_text="human", annotation_position="bottom right")
+    if x is not None and y is not None:
+        figure.add_trace(
+            go.Scatter(
+                x=[x],
+                y=[y],
+                mode="markers",
+                name="human texts",
+                marker={"color": COLORS["human"], "symbol": SYMBOLS["human"], "size": 15},
+                hovertext="<b>human texts</b><br>"
+                f"{quality} {number(human[quality])}<br>{diversity} {number(human[diversity])}",
+                hoverinfo="text",
+            )
+        )
+
+
+def _value(record: dict, metric: str) -> float | None:
+    return (record["metrics"].get(metric) or {}).get("value")
+
+
+def _interval(group: list[dict], metric: str) -> dict:
+    estimates = [r["metrics"][metric] for r in group]
+    ends = [(e["value"], e["low"], e["high"]) for e in estimates]
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [0 if high is None else high - value for value, _, high in ends],
+        "arrayminus": [0 if low is None else value - low for value, low, _ in ends],
+        "thickness": 1,
+        "width": 3,
+    }
+
+
+def _styled(figure: go.Figure, height: int) -> go.Figure:
+    figure.update_layout(
+        template="plotly_white",
+        height=height,
+        margin={"l": 70, "r": 20, "t": 30, "b": 60},
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0},
+        font={"family": "system-ui, sans-serif", "size": 13},
+        hoverlabel={"align": "left"},
+    )
+    return figure

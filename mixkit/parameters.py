@@ -1,0 +1,109 @@
+"""What a run may be asked: names, types, ranges, defaults and help of the parameters of a notebook.
+The command line, study files, notebooks and controls all check through here."""
+
+import ast
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+from mixkit.errors import InputError, unknown
+from mixkit.objectives import OBJECTIVES, objective
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter: the type is the default's; a number must lie in [low, high], a string in `choices` where given."""
+
+    default: object
+    help: str
+    low: float = -math.inf
+    high: float = math.inf
+    choices: tuple[str, ...] = ()
+
+    def checked(self, name: str, value: object) -> object:
+        """`value` in the parameter's type; InputError where it has another type or lies outside the range."""
+        kind = type(self.default)
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if type(value) is not kind:
+            hint = ""
+            if isinstance(value, str) and kind in (int, float):
+                hint = "; in YAML write a number without quotes, 1.0e-5 rather than 1e-5"
+            raise InputError(f"{name} is {value!r}, a {type(value).__name__}; it must be a {kind.__name__}{hint}")
+        if self.choices and value not in self.choices:
+            raise unknown(name, value, self.choices)
+        if kind in (int, float) and not self.low <= value <= self.high:
+            above = f"at least {self.low:g}" if self.high == math.inf else f"in [{self.low:g}, {self.high:g}]"
+            raise InputError(f"{name} is {value!r}; it must be {above}")
+        return value
+
+
+FINETUNE = {
+    "study": Parameter("scratch", "the run is kept in runs/<study>/<run name>/"),
+    "name": Parameter("", "what the run's name begins with; by default the objective and its coefficient"),
+    "corpus": Parameter("tales", "tales, pydoc, wikitext, openwebtext, writingprompts, hub:NAME or a .txt/.jsonl/.csv"),
+    "train_texts": Parameter(2000, "at most so many texts to train on", 1),
+    "validation_texts": Parameter(200, "at most so many texts to choose the best checkpoint by", 1),
+    "test_texts": Parameter(500, "at most so many texts for perplexity, prompts and the human reference", 1),
+    "model": Parameter("tiny", "tiny, smollm2-135m, gpt2 ... gpt2-xl, run:NAME, a folder or a model of the hub"),
+    "objective": Parameter("mixce", "mle, mixce or tailr", choices=tuple(OBJECTIVES)),
+    "eta": Parameter(0.5, "MixCE: share of the forward cross-entropy in [0, 1]; 1 is MLE", 0, 1),
+    "gamma": Parameter(1e-7, "TaiLr: share of the one-hot target in the proxy in [0, 1]; 0 is MLE", 0, 1),
+    "w_min": Parameter(0.2, "TaiLr: the smallest weight of a token in [0, 1]; 1 is MLE", 0, 1),
+    "epochs": Parameter(3.0, "passes over the training texts; 0 only samples and judges", 0),
+    "max_steps": Parameter(-1, "stop after so many optimizer steps; -1 goes by epochs", -1),
+    "batch_size": Parameter(32, "texts in a batch, on each device", 1),
+    "accumulation": Parameter(1, "batches in an optimizer step", 1),
+    "learning_rate": Parameter(5e-4, "peak of AdamW's linear decay", 0, 1),
+    "max_tokens": Parameter(128, "texts are cut after so many tokens", 2),
+    "evaluations": Parameter(4, "validations during training", 1),
+    "patience": Parameter(0, "stop after so many validations without a better nll; 0 never stops early", 0),
+    "precision": Parameter(
+        "auto", "auto (bf16 where a GPU has it), bf16 or float32", choices=("auto", "bf16", "float32")
+    ),
+    "prompts": Parameter(250, "test texts whose beginnings are continued", 1),
+    "prompt_tokens": Parameter(10, "length of a prompt in tokens", 1),
+    "max_new_tokens": Parameter(100, "longest continuation in tokens", 1),
+    "sample_sets": Parameter(3, "independent sets of continuations; their spread is the interval of MAUVE", 1),
+    "temperature": Parameter(1.0, "divides the logits; 1 samples from the model as it is", 1e-3, 100),
+    "top_p": Parameter(1.0, "keep the likeliest tokens that together reach it; 1 keeps all", 1e-6, 1),
+    "top_k": Parameter(0, "keep so many likeliest tokens; 0 keeps all", 0),
+    "reader": Parameter("gpt2-large|start", "model whose features MAUVE compares: the first that needs no download"),
+    "seed": Parameter(0, "of training and sampling", 0, 2**31),
+    "keep_model": Parameter(True, "keep the weights, so that other runs can start from run:NAME"),
+}
+TRADEOFF = {
+    "study": Parameter("quick", "folder under runs/ that a study has filled"),
+    "quality": Parameter("mauve", "metric on the vertical axis"),
+    "diversity": Parameter("diversity", "metric on the horizontal axis"),
+}
+COEFFICIENTS = {"mle": (), "mixce": ("eta",), "tailr": ("gamma", "w_min")}
+
+
+def check(given: Mapping[str, object], spec: Mapping[str, Parameter] = FINETUNE) -> dict[str, object]:
+    """All parameters: those given, checked, and the defaults of the others. InputError names what is wrong with one."""
+    for name in given:
+        if name not in spec:
+            raise unknown("parameter", name, spec)
+    return {name: p.checked(name, given.get(name, p.default)) for name, p in spec.items()}
+
+
+def check_notebook(namespace: Mapping[str, object], spec: Mapping[str, Parameter] = FINETUNE) -> SimpleNamespace:
+    """A notebook's parameters out of its globals(), checked, as attributes.
+
+    papermill puts what it was given into a cell of its own, unknown names too, which would pass unnoticed: that cell,
+    the first that begins with `# Parameters`, is read for names that the notebook does not have.
+    """
+    injected = next((cell for cell in namespace.get("In", ()) if cell.startswith("# Parameters\n")), "")
+    assigned = {t.id for node in ast.parse(injected).body if isinstance(node, ast.Assign) for t in node.targets}
+    missing = [name for name in spec if name not in namespace]
+    if missing:
+        raise InputError(f"the parameters cell has no {', '.join(missing)}; put the line back")
+    return SimpleNamespace(**check({name: namespace[name] for name in [*spec, *sorted(assigned - set(spec))]}, spec))
+
+
+def make_objective(parameters: Mapping[str, object]):
+    """The objective that the parameters ask for, with its own coefficients only."""
+    name = parameters["objective"]
+    return objective(name, **{c: parameters[c] for c in COEFFICIENTS[name]})

@@ -1,0 +1,50 @@
+"""Shared fixtures; and with MIXKIT_NO_SKIPS=1 (as in CI) a skipped test fails the run, so that none goes unnoticed."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+SHARED = Path(os.environ.get("MIXKIT_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session")
+def wikitext_file() -> Path:
+    path = SHARED / "data" / "wikitext2" / "valid.txt"
+    if not path.is_file():
+        pytest.skip(f"WikiText-2's validation split is not at {path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def toy():
+    """A random GPT-2 of two layers and its byte-level BPE, with the texts that the tokenizer is made from."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from mixkit.corpora import load_corpus
+    from mixkit.models import byte_level_bpe
+
+    texts = load_corpus("tales", train=64, validation=8, test=8).train
+    tokenizer = byte_level_bpe(texts, 400)
+    torch.manual_seed(0)
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 256}
+    drop = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    config = GPT2Config(vocab_size=len(tokenizer), **sizes, **drop, bos_token_id=0, eos_token_id=0)
+    return GPT2LMHeadModel(config).eval(), tokenizer, texts
+
+
+def pytest_terminal_summary(terminalreporter):
+    skipped = terminalreporter.stats.get("skipped", [])
+    if skipped and os.environ.get("MIXKIT_NO_SKIPS"):
+        terminalreporter.write_line(
+            f"{len(skipped)} tests were skipped where none may be (MIXKIT_NO_SKIPS is set)", red=True
+        )
+
+
+def pytest_sessionfinish(session, exitstatus):
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter and reporter.stats.get("skipped") and os.environ.get("MIXKIT_NO_SKIPS") and exitstatus == 0:
+        session.exitstatus = 1

@@ -1,0 +1,197 @@
+"""Finetuning: the loss is the mean over all tokens of the global batch, however that is cut up."""
+
+import copy
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mixkit import MLE, MixCE, TokenScores
+from mixkit.training import check_head, collate, encode, finetune, text_nll
+
+CLONE = Path(__file__).parents[1]
+SMALL = {"max_tokens": 24, "learning_rate": 1e-3, "evaluations": 1, "precision": "float32", "progress": False}
+
+
+def train(toy, folder, objective=None, texts=16, dtype=torch.float64, **kwargs):
+    """A copy of the toy model, trained. float64: Adam's first steps turn float32's rounding into whole steps."""
+    model, tokenizer, all_texts = toy
+    model = copy.deepcopy(model).to(dtype)
+    done = finetune(
+        model, tokenizer, objective or MixCE(0.3), all_texts[:texts], all_texts[-8:], folder=folder, **(SMALL | kwargs)
+    )
+    return model, done
+
+
+def parameters(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_encode_begins_with_the_start_and_ends_uncut_texts(toy):
+    _, tokenizer, texts = toy
+    ids = tokenizer(texts[0])["input_ids"]
+    whole, cut = encode(tokenizer, [texts[0]], len(ids)), encode(tokenizer, [texts[0]], len(ids) - 1)
+    assert whole == [[tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]]
+    assert cut == [[tokenizer.bos_token_id, *ids[:-1]]]
+
+
+def test_text_nll_equals_each_text_alone(toy):
+    model, tokenizer, texts = toy
+    nats, tokens = text_nll(model, tokenizer, texts[:7], max_tokens=40, batch_size=3)
+    for i, row in enumerate(encode(tokenizer, texts[:7], 40)):
+        logits = model(torch.tensor([row[:-1]])).logits[0].double()
+        assert nats[i].item() == pytest.approx(F.cross_entropy(logits, torch.tensor(row[1:]), reduction="sum").item())
+        assert tokens[i] == len(row) - 1
+
+
+def test_one_step_is_the_gradient_of_the_objective_on_the_full_logits(toy, tmp_path):
+    """One AdamW step from our loss and from the plain formula lead to the same parameters."""
+    model, tokenizer, texts = toy
+    trained, done = train(toy, tmp_path, max_steps=1, batch_size=16)
+    reference = copy.deepcopy(model).double().train()
+    batch = collate(encode(tokenizer, texts[:16], SMALL["max_tokens"]))
+    logits = reference(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+    labels = batch["labels"][:, 1:]
+    mask = labels != -100
+    loss = MixCE(0.3)(TokenScores.from_logits(logits, labels.clamp(min=0)), mask)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(reference.parameters(), 1.0)
+    torch.optim.AdamW(reference.parameters(), lr=SMALL["learning_rate"], weight_decay=0.0).step()
+    assert (parameters(trained) - parameters(model)).abs().max() > 5e-4
+    torch.testing.assert_close(parameters(trained), parameters(reference), rtol=0, atol=1e-9)
+    assert done.history[0]["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert done.history[0]["nll"] > done.history[0]["loss"]
+
+
+def test_accumulation_does_not_change_the_training(toy, tmp_path):
+    """Texts differ in length, so a mean of batch means would differ from the mean over all tokens."""
+    one, _ = train(toy, tmp_path / "one", epochs=2, batch_size=8, max_tokens=200)
+    eight, _ = train(toy, tmp_path / "eight", epochs=2, batch_size=1, accumulation=8, max_tokens=200)
+    assert (parameters(one) - parameters(toy[0])).abs().max() > 1e-3
+    assert (parameters(one) - parameters(eight)).abs().max() < 1e-5
+
+
+def test_two_processes_follow_the_same_losses(toy, tmp_path):
+    model, tokenizer, texts = toy
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "texts.json").write_text(json.dumps(texts))
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import json, sys\n"
+        "from mixkit import MixCE\n"
+        "from mixkit.models import load_model\n"
+        "from mixkit.training import finetune\n"
+        "folder, batch_size = sys.argv[1], int(sys.argv[2])\n"
+        f"model, tokenizer = load_model({str(tmp_path / 'model')!r})\n"
+        f"texts = json.load(open({str(tmp_path / 'texts.json')!r}))\n"
+        "finetune(model, tokenizer, MixCE(0.3), texts[:32], texts[-9:], folder=folder, epochs=2.0,\n"
+        "         batch_size=batch_size, max_tokens=200, learning_rate=1e-3, evaluations=2, precision='float32',\n"
+        "         progress=False)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(CLONE), "OMP_NUM_THREADS": "1"}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for command in (
+        [sys.executable, str(script), str(tmp_path / "one"), "8"],
+        [*torchrun, str(script), str(tmp_path / "two"), "4"],
+    ):
+        out = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert out.returncode == 0, out.stderr[-2000:]
+    one, two = (
+        [json.loads(line) for line in (tmp_path / which / "training.jsonl").read_text().splitlines()]
+        for which in ("one", "two")
+    )
+    assert len(one) == len(two) == 10
+    gaps = []
+    for single, double in zip(one, two, strict=True):
+        for key in {"loss", "nll", "validation_nll"} & single.keys():
+            assert double[key] == pytest.approx(single[key], rel=1e-4)
+            gaps.append(double[key] - single[key])
+    assert any(g > 0 for g in gaps) and any(g < 0 for g in gaps)  # noise, not a drift to one side
+
+
+def test_a_cut_off_training_goes_on_where_it_stopped(toy, tmp_path, monkeypatch):
+    whole, done = train(toy, tmp_path / "whole", epochs=2, batch_size=4, evaluations=4)
+
+    from mixkit import training
+
+    class Stopped(Exception):
+        pass
+
+    original = training.ObjectiveTrainer.training_step
+
+    def stops(self, *args, **kwargs):
+        if self.state.global_step == 5:
+            raise Stopped
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(training.ObjectiveTrainer, "training_step", stops)
+    with pytest.raises(Stopped):
+        train(toy, tmp_path / "cut", epochs=2, batch_size=4, evaluations=4)
+    monkeypatch.setattr(training.ObjectiveTrainer, "training_step", original)
+    resumed, again = train(toy, tmp_path / "cut", epochs=2, batch_size=4, evaluations=4)
+    torch.testing.assert_close(parameters(resumed), parameters(whole), rtol=0, atol=1e-9)
+    losses = [[line["loss"] for line in d.history if "loss" in line] for d in (done, again)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    kept = [json.loads(line) for line in (tmp_path / "cut" / "training.jsonl").read_text().splitlines()]
+    assert kept == again.history
+
+
+def test_the_best_checkpoint_is_kept_and_patience_stops(toy, tmp_path):
+    """A learning rate that destroys the model: the first evaluation stays the best, and is what remains."""
+    model, done = train(
+        toy, tmp_path, MLE(), epochs=40, batch_size=16, learning_rate=0.3, evaluations=20, patience=3, texts=16
+    )
+    validated = [line for line in done.history if "validation_nll" in line]
+    assert done.steps < 40
+    assert done.validation_nll == min(line["validation_nll"] for line in validated)
+    nats, tokens = text_nll(model, toy[1], toy[2][-8:], max_tokens=SMALL["max_tokens"])
+    assert (nats.sum() / tokens.sum()).item() == pytest.approx(done.validation_nll, rel=1e-4)
+    assert not model.training
+
+
+def test_the_evaluation_is_the_plain_nll_whatever_the_objective(toy, tmp_path):
+    model, done = train(toy, tmp_path, MixCE(0.0), max_steps=2, batch_size=5)
+    nats, tokens = text_nll(model, toy[1], toy[2][-8:], max_tokens=SMALL["max_tokens"])
+    assert done.validation_nll == pytest.approx((nats.sum() / tokens.sum()).item(), rel=1e-5)
+    assert done.tokens_per_second > 0 and math.isfinite(done.seconds)
+
+
+def test_bf16_trains_to_nearly_the_same_loss(toy, tmp_path):
+    _, full = train(toy, tmp_path / "full", dtype=torch.float32, max_steps=3, batch_size=8)
+    _, half = train(toy, tmp_path / "half", dtype=torch.float32, max_steps=3, batch_size=8, precision="bf16")
+    losses = [[line["loss"] for line in d.history if "loss" in line] for d in (full, half)]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-2) and losses[0] != losses[1]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_the_head_is_checked(toy, architecture):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    model = toy[0]
+    if architecture == "llama":
+        sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=50, **sizes, bos_token_id=0, eos_token_id=0))
+    check_head(model)
+
+
+def test_a_model_that_caps_its_logits_is_refused():
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    sizes = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "head_dim": 8,
+    }
+    config = Gemma2Config(vocab_size=50, **sizes, num_key_value_heads=1, final_logit_softcapping=0.1)
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match="Gemma2ForCausalLM changes its logits"):
+        check_head(Gemma2ForCausalLM(config))
