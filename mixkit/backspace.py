@@ -3,6 +3,7 @@ it, correction noise, undo, and the token itself. Sampling such sequences and le
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -236,6 +237,23 @@ def undo(actions: Sequence[int], backspace_id: int) -> tuple[list[int], int]:
         else:
             raise InputError(f"<backspace> at position {at} has nothing to take back")
     return text, taken_back
+
+
+def written(actions: Sequence[int], backspace_id: int) -> list[tuple[list[int], bool]]:
+    """All token ids in the order in which they were written, in runs: (ids, whether they were left standing).
+
+    equals, for the runs left standing joined together: undo(actions, backspace_id)[0]
+    """
+    tokens, kept, stack = [], [], []
+    for action in actions:
+        if action == backspace_id:
+            kept[stack.pop()] = False
+        else:
+            stack.append(len(tokens))
+            tokens.append(action)
+            kept.append(True)
+    runs = groupby(zip(tokens, kept, strict=True), key=lambda pair: pair[1])
+    return [([token for token, _ in run], stands) for stands, run in runs]
 
 
 class TreePicture(NamedTuple):

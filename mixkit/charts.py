@@ -6,11 +6,42 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 # Okabe and Ito's palette: told apart by colour-blind readers too; the symbols tell them apart without colour.
-COLORS = {"mle": "#0072B2", "mixce": "#D55E00", "tailr": "#009E73", "human": "#000000"}
-SYMBOLS = {"mle": "circle", "mixce": "square", "tailr": "triangle-up", "human": "star"}
-PLACES = {"mle": "bottom center", "mixce": "top left", "tailr": "top right"}  # of the labels, so that few overlap
-LABELS = {"mle": "MLE", "mixce": "MixCE", "tailr": "TaiLr"}
-COEFFICIENT = {"mixce": ("eta", "η"), "tailr": ("gamma", "γ")}
+COLORS = {
+    "mle": "#0072B2",
+    "mixce": "#D55E00",
+    "tailr": "#009E73",
+    "sequencematch": "#CC79A7",
+    "mle-backspace": "#56B4E9",
+    "human": "#000000",
+}
+SYMBOLS = {
+    "mle": "circle",
+    "mixce": "square",
+    "tailr": "triangle-up",
+    "sequencematch": "diamond",
+    "mle-backspace": "circle-x",
+    "human": "star",
+}
+PLACES = {  # of the labels, so that few overlap
+    "mle": "bottom center",
+    "mixce": "top left",
+    "tailr": "top right",
+    "sequencematch": "bottom left",
+    "mle-backspace": "bottom right",
+}
+LABELS = {
+    "mle": "MLE",
+    "mixce": "MixCE",
+    "tailr": "TaiLr",
+    "sequencematch": "SequenceMatch",
+    "mle-backspace": "MLE with backspace",
+}
+COEFFICIENT = {
+    "mixce": ("eta", "η"),
+    "tailr": ("gamma", "γ"),
+    "sequencematch": ("alpha", "α"),
+    "mle-backspace": ("noise_rate", "noise"),
+}
 AXES = {
     "perplexity": "perplexity on held-out texts",
     "mauve": "MAUVE (1 = as the human texts)",
@@ -26,6 +57,8 @@ def label(record: dict) -> str:
     if parameters["objective"] in COEFFICIENT:
         name, letter = COEFFICIENT[parameters["objective"]]
         text += f" {letter}={parameters[name]:g}"
+    if parameters["objective"] == "sequencematch" and parameters["divergence"] != "chi2-mixture":
+        text += f", {parameters['divergence']}"
     if parameters["temperature"] != 1:
         text += f", temperature {parameters['temperature']:g}"
     if parameters["top_p"] != 1:
@@ -64,7 +97,7 @@ def frontier(records: Sequence[dict], quality: str = "mauve", diversity: str = "
                 hoverinfo="skip",
             )
         )
-    for part, name in (("decoding", "mle"), ("grid", "mle"), ("grid", "mixce"), ("grid", "tailr")):
+    for part, name in (("decoding", "mle"), *(("grid", name) for name in LABELS)):
         group = [r for r in trained if r.get("part", "grid") == part and r["parameters"]["objective"] == name]
         if group:
             figure.add_trace(_points(group, quality, diversity, name, hollow=part == "decoding"))
@@ -75,7 +108,7 @@ def frontier(records: Sequence[dict], quality: str = "mauve", diversity: str = "
 
 
 def against_coefficient(records: Sequence[dict], metric: str) -> go.Figure:
-    """A metric against the coefficient of each objective, MixCE by eta and TaiLr by gamma, with MLE as a line."""
+    """A metric against the coefficient of each objective, as MixCE's eta and TaiLr's gamma, with MLE as a line."""
     figure = go.Figure()
     trained = [r for r in records if r.get("part", "grid") == "grid" and _value(r, metric) is not None]
     mle = [r for r in trained if r["parameters"]["objective"] == "mle"]

@@ -34,7 +34,7 @@ td.n { white-space: nowrap; } .interval { color: #777; font-size: .85em; }
 .sample { border: 1px solid #e3e3e3; border-radius: 6px; padding: .6rem .8rem; font-size: .92rem;
   overflow-wrap: anywhere; }
 .sample b { display: block; font-size: .8rem; margin-bottom: .2rem; }
-.prompt { color: #777; }
+.prompt { color: #777; } .sample s { color: #b00020; }
 code { font-size: .88em; background: #f4f4f4; padding: .1em .3em; border-radius: 3px; }
 @media print { body { max-width: none; margin: 0; } .sample, table, .plotly-graph-div { break-inside: avoid; } }
 """
@@ -116,19 +116,24 @@ def _samples(done: Sequence[dict], samples: dict[str, list[dict]]) -> str:
     blocks = []
     for i in sorted(random.Random(0).sample(range(count), min(SHOWN_PROMPTS, count))):
         human = first[shown[0]["name"]][i]
-        cards = [_card("human", "human", human["prompt"], human["human"])]
+        cards = [_card("human", "human", human["prompt"], _text(human["human"]))]
         cards += [
-            _card(label(r), r["parameters"]["objective"], human["prompt"], first[r["name"]][i]["generated"])
-            for r in shown
+            _card(label(r), r["parameters"]["objective"], human["prompt"], _written(first[r["name"]][i])) for r in shown
         ]
         blocks.append(f'<div class="samples">{"".join(cards)}</div><br>')
     return "".join(blocks)
 
 
+def _written(sample: dict) -> str:
+    """The continuation as HTML, with what the model took back struck through."""
+    runs = sample.get("written") or [(sample["generated"], True)]
+    return "".join(_text(text) if stands else f"<s>{_text(text)}</s>" for text, stands in runs)
+
+
 def _card(title: str, color: str, prompt: str, continuation: str) -> str:
     return (
         f'<div class="sample" style="border-left:4px solid {COLORS[color]}"><b>{_text(title)}</b>'
-        f'<span class="prompt">{_text(prompt)}</span>{_text(continuation)}</div>'
+        f'<span class="prompt">{_text(prompt)}</span>{continuation}</div>'
     )
 
 

@@ -31,6 +31,7 @@ from mixkit.backspace import (
     tree_picture,
     tree_text,
     undo,
+    written,
 )
 from mixkit.errors import InputError
 
@@ -337,6 +338,12 @@ def test_undo():
     assert undo([], BACK) == ([], 0)
     with pytest.raises(InputError, match="<backspace> at position 2 has nothing to take back"):
         undo([1, BACK, BACK], BACK)
+
+
+def test_written_keeps_the_order_and_marks_what_was_taken_back():
+    b = 9
+    assert written([1, 2, 3, b, 4, 5, b, b, 6], b) == [([1, 2], True), ([3, 4, 5], False), ([6], True)]
+    assert written([1, b], b) == [([1], False)] and written([], b) == []
 
 
 def test_doctests():

