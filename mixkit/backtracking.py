@@ -7,11 +7,10 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from mixkit.backspace import prefix_tree, score_actions, splice_corrections
+from mixkit.backspace import ActionScores, prefix_tree, score_actions, splice_corrections
 from mixkit.errors import InputError
 from mixkit.likelihood import IGNORED
 from mixkit.objectives import MLEShare, SequenceMatch
-from mixkit.scores import TokenScores
 
 
 @dataclass(frozen=True)
@@ -106,36 +105,31 @@ class BacktrackingLoss:
     def __call__(self, model, batch: dict[str, torch.Tensor], step: int, *, tokens, discounted):
         """(loss, nll of the labelled actions), scalars, at optimizer step `step`; the nll is detached.
 
-        batch: of collate_actions. tokens, discounted: labelled actions and discounted tokens of the global batch. The
-        data's rows and as many of the model's own share one forward pass.
+        batch: of collate_actions. tokens, discounted: labelled actions and discounted tokens of the global batch. There
+        are as many of the model's own texts as of data; each side is one forward pass, padded to its own longest row.
         """
-        ids, mask, labels = batch["input_ids"], batch["attention_mask"].bool(), batch["labels"] != IGNORED
-        texts, share = len(ids), self.share(step)
-        if share < 1:
-            self.replay.refresh(model, step)
-            own, own_ended = self.replay.draw(step, batch["rows"].tolist())
-            ids = _stacked([*ids.unbind(), *(x.to(ids.device) for x in own)])
-            mask = _stacked([*mask.unbind(), *(torch.ones_like(x, dtype=torch.bool, device=mask.device) for x in own)])
-        scores, following, taken = score_actions(model, prefix_tree(ids, self.backspace_id, mask=mask))
-        data, length = TokenScores(scores.logit[:texts], scores.log_partition[:texts]), labels.shape[1]
-        nll = data.nll[:, :length][labels].sum() / tokens
+        share, learned = self.share(step), batch["labels"] != IGNORED
+        data = self._score(model, batch["input_ids"], batch["attention_mask"])
+        nll = data.scores.nll[learned].sum() / tokens
         if share == 1:
             return nll, nll.detach()
-        learned = torch.nn.functional.pad(labels, (0, ids.shape[1] - length))
+        self.replay.refresh(model, step)
+        own, own_ended = self.replay.draw(step, batch["rows"].tolist())
+        ids, mask = (pad_sequence(x, batch_first=True) for x in (own, [torch.ones_like(x) for x in own]))
+        played = self._score(model, ids.to(nll.device), mask)
         matched = self.objective(
-            data,
-            following[:texts],
-            TokenScores(scores.logit[texts:], scores.log_partition[texts:]),
-            following[texts:],
-            data_mask=taken[:texts],
+            data.scores,
+            data.following,
+            played.scores,
+            played.following,
+            data_mask=data.mask,
             data_labels=learned,
             data_ended=batch["ended"],
-            model_mask=taken[texts:],
-            model_ended=own_ended.to(ids.device),
+            model_mask=played.mask,
+            model_ended=own_ended.to(nll.device),
             denominator=discounted,
         )
         return share * nll + (1 - share) * matched, nll.detach()
 
-
-def _stacked(rows: list[torch.Tensor]) -> torch.Tensor:
-    return pad_sequence(rows, batch_first=True)
+    def _score(self, model, ids: torch.Tensor, mask: torch.Tensor) -> ActionScores:
+        return score_actions(model, prefix_tree(ids, self.backspace_id, mask=mask))

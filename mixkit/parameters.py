@@ -105,6 +105,18 @@ TRADEOFF = {
     "quality": Parameter("mauve", "metric on the vertical axis"),
     "diversity": Parameter("diversity", "metric on the horizontal axis"),
 }
+BACKTRACKING = {
+    "actions": Parameter("the cat sat < ran away", "an action sequence: words, and < for <backspace>"),
+    "alpha": Parameter(0.1, "SequenceMatch in the small world: above 0", 0, math.inf, open=True),
+    "discount": Parameter(0.9, "the small world's discount, in (0, 1)", 0, 1, open=True),
+    "base": Parameter(7, "of the arithmetic", 2, 10),
+    "digits": Parameter(2, "longest number of a question", 1, 4),
+    "train_questions": Parameter(3000, "questions to learn from", 1),
+    "test_questions": Parameter(300, "questions never seen in training", 2),
+    "steps": Parameter(1500, "optimizer steps of each objective", 1),
+    "noise_rate": Parameter(0.05, "wrong tokens spliced in, a position, in [0, 0.5]", 0, 0.5),
+    "seed": Parameter(0, "of questions, training and sampling", 0, 2**31),
+}
 COEFFICIENTS = {  # what else bears on an objective's outcome; the first is always part of a run's name
     "mle": (),
     "mixce": ("eta",),

@@ -30,6 +30,14 @@ class World:
     def end(self) -> int:
         return self.allowed.shape[1] - 1
 
+    def action_name(self, action: int) -> str:
+        """a, b, ... for the tokens, ⌫ for backspace, ∎ for end."""
+        return {self.backspace: "⌫", self.end: "∎"}.get(action, chr(ord("a") + action))
+
+    def state_name(self, state: int) -> str:
+        """The sequence in those letters, ∅ the empty one."""
+        return "".join(map(self.action_name, self.texts[state])) or "∅"
+
 
 def build_world(tokens: int, longest: int) -> World:
     """The world of all sequences up to `longest` tokens: 2 (1 + k + ... + k^longest) states, k = `tokens`."""
