@@ -36,7 +36,7 @@ def in_base(number: int, base: int) -> str:
 
 
 def questions(count: int, *, base: int, digits: int, seed: int = 0) -> list[Question]:
-    """`count` different questions on numbers of up to `digits` digits, sums and differences evenly.
+    """`count` different questions on numbers of `digits` digits, zeros in front; sums and differences evenly.
 
     Raises InputError for a base outside 2..10 and where there are fewer questions than asked for.
     """
@@ -49,8 +49,8 @@ def questions(count: int, *, base: int, digits: int, seed: int = 0) -> list[Ques
     for number in random.Random(seed).sample(range(2 * largest**2), count):
         first, second = divmod(number // 2, largest)
         sign, result = ("-", first - second) if number % 2 else ("+", first + second)
-        left, right, answer = (in_base(x, base) for x in (first, second, result))
-        asked.append(Question(f"{left}{sign}{right}=", answer))
+        left, right = (in_base(x, base).zfill(digits) for x in (first, second))
+        asked.append(Question(f"{left}{sign}{right}=", in_base(result, base)))
     return asked
 
 
