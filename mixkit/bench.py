@@ -1,6 +1,7 @@
-"""python -m mixkit bench: what the vocabulary head costs, each way beside the others in one run.
+"""python -m mixkit bench: what the vocabulary head and SequenceMatch cost, each way beside the others in one run.
 Timings on a shared machine are noisy: read the ratios of the medians."""
 
+import math
 import resource
 import statistics
 import subprocess
@@ -9,7 +10,14 @@ import time
 
 import torch
 
-from mixkit import MixCE, TokenScores, token_scores, weighted_cross_entropy
+from mixkit import MLE, MixCE, SequenceMatch, TokenScores, token_scores, weighted_cross_entropy
+from mixkit.backspace import add_backspace
+from mixkit.backtracking import Backtracking, BacktrackingLoss, CorrectedTexts, collate_actions
+from mixkit.corpora import load_corpus
+from mixkit.likelihood import IGNORED, collate, encode, last_hidden
+from mixkit.models import load_model
+from mixkit.replay import Replay
+from mixkit.sampling_backspace import sample_with_backspace
 
 OBJECTIVE = MixCE(0.1)
 WAYS = {
@@ -35,6 +43,68 @@ def head(positions: int, width: int, vocabulary: int, rounds: int = 5) -> list[t
     return [(way, statistics.median(seconds[way]), megabytes[way]) for way in WAYS]
 
 
+def steps(rounds: int = 8, texts: int = 8, max_tokens: int = 160) -> list[tuple[str, float]]:
+    """(what, median seconds) of the loss and its gradients on `tiny` and tales, on the same texts: MLE; MLE with
+    <backspace>; SequenceMatch, with as many texts again for the model's own, sampling left out. They take turns.
+    """
+    model, _, data, replay = _practice(texts * rounds, max_tokens)
+    own = {"backspace_id": model.config.backspace_token_id, "steps": 1, "asked": replay.asked, "replay": replay}
+    losses = {
+        "MLE with backspace": BacktrackingLoss(MLE(), **own),
+        "SequenceMatch": BacktrackingLoss(SequenceMatch(), **own),
+    }
+    seconds: dict[str, list[float]] = {"MLE": [], **{way: [] for way in losses}}
+    for first in range(0, texts * rounds, texts):
+        plain = collate(data.rows[first : first + texts])
+        batch = collate_actions([data[i] for i in range(first, first + texts)])
+        labels = plain["labels"][:, 1:]
+        began = time.perf_counter()
+        hidden = last_hidden(model, plain["input_ids"], plain["attention_mask"])[:, :-1]
+        weighted_cross_entropy(
+            hidden, model.get_output_embeddings().weight, labels, MLE(), mask=labels != IGNORED
+        ).backward()
+        seconds["MLE"].append(time.perf_counter() - began)
+        for way, loss in losses.items():
+            began = time.perf_counter()
+            tokens, discounted = (batch["labels"] != IGNORED).sum(), loss.discounted(batch)
+            loss(model, batch, 1, tokens=tokens, discounted=discounted)[0].backward()
+            seconds[way].append(time.perf_counter() - began)
+    return [(way, statistics.median(found)) for way, found in seconds.items()]
+
+
+def sampling(rounds: int = 3, texts: int = 32, max_new_tokens: int = 100) -> list[tuple[str, float]]:
+    """(what, median seconds a step) of one loop without and with <backspace>, which this model draws one time in 20."""
+    model, tokenizer, *_ = _practice(1, 8)
+    head = torch.nn.Linear(*model.lm_head.weight.shape[::-1])
+    head.weight, head.bias.data[:] = model.lm_head.weight, 0.0
+    head.bias.data[model.config.backspace_token_id] = math.log(0.05 * len(tokenizer))
+    model.set_output_embeddings(head)
+    asked = {"backspace_id": model.config.backspace_token_id, "end_id": None, "max_new_tokens": max_new_tokens}
+    seconds: dict[str, list[float]] = {"without <backspace>": [], "with <backspace>": []}
+    for seed in range(rounds):
+        for way, found in seconds.items():
+            began = time.perf_counter()
+            drawn = sample_with_backspace(
+                model, [[tokenizer.bos_token_id]] * texts, **asked, seed=seed, allow_backspace=way.startswith("with ")
+            )
+            found.append((time.perf_counter() - began) / max(len(t.actions) for t in drawn))
+    return [(way, statistics.median(found)) for way, found in seconds.items()]
+
+
+def _practice(texts: int, max_tokens: int):
+    """`tiny` from a random start that knows <backspace>, corrected tales, and a buffer of its own texts."""
+    words = load_corpus("tales", train=max(texts, 500), validation=1, test=1).train
+    model, tokenizer = load_model("tiny", texts=words)
+    ids = {"backspace_id": add_backspace(model, tokenizer), "end_id": tokenizer.eos_token_id}
+    rows = encode(tokenizer, words[:texts], max_tokens)
+    data = CorrectedTexts(rows, 0.03, vocabulary=len(tokenizer), never=tokenizer.all_special_ids, **ids)
+    asked = Backtracking(mle_alone=0, mle_fall=0, refill_every=2**31)
+    replay = Replay(asked, start_id=tokenizer.bos_token_id, max_tokens=max_tokens, **ids)
+    # the data's texts stand for the model's own, of their length: a random start would write on to the cut
+    replay.texts, replay.refilled = [(row, row[-1] == ids["end_id"]) for row in rows], 0
+    return model, tokenizer, data, replay
+
+
 def _inputs(positions: int, width: int, vocabulary: int):
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(positions, width, generator=generator).requires_grad_()
@@ -55,7 +125,7 @@ def _peak(way: str, *sizes: int) -> float:
 
 
 def main() -> None:
-    """Prints the table for GPT-2's head."""
+    """Prints the table for GPT-2's head, and those of SequenceMatch's steps."""
     sizes = (2048, 768, 50257)
     print(
         f"MixCE loss and gradients, {sizes[0]} positions x {sizes[1]} -> {sizes[2]}, float32, "
@@ -64,3 +134,7 @@ def main() -> None:
     rows = head(*sizes)
     for way, seconds, megabytes in rows:
         print(f"{way:24} {seconds:6.2f} s  {seconds / rows[0][1]:5.2f} x  {megabytes:6.0f} MB")
+    for title, rows in (("a training step of tiny on 8 tales", steps()), ("a step of sampling 32 texts", sampling())):
+        print(f"\n{title}")
+        for way, seconds in rows:
+            print(f"{way:24} {1000 * seconds:6.1f} ms {seconds / rows[0][1]:5.2f} x")

@@ -11,11 +11,42 @@ from mixkit.comparisons import decoding_curves, undominated
 pio.templates.default = "plotly_white"  # once: naming it in every figure costs more than the rest of the figure
 
 # Okabe and Ito's palette: told apart by colour-blind readers too; the symbols tell them apart without colour.
-COLORS = {"mle": "#0072B2", "mixce": "#D55E00", "tailr": "#009E73", "human": "#000000"}
-SYMBOLS = {"mle": "circle", "mixce": "square", "tailr": "triangle-up", "human": "star"}
-PLACES = {"mle": "bottom center", "mixce": "top left", "tailr": "top right"}  # of the labels, so that few overlap
-LABELS = {"mle": "MLE", "mixce": "MixCE", "tailr": "TaiLr"}
-COEFFICIENT = {"mixce": ("eta", "η"), "tailr": ("gamma", "γ")}
+COLORS = {
+    "mle": "#0072B2",
+    "mixce": "#D55E00",
+    "tailr": "#009E73",
+    "sequencematch": "#CC79A7",
+    "mle-backspace": "#56B4E9",
+    "human": "#000000",
+}
+SYMBOLS = {
+    "mle": "circle",
+    "mixce": "square",
+    "tailr": "triangle-up",
+    "sequencematch": "diamond",
+    "mle-backspace": "circle-x",
+    "human": "star",
+}
+PLACES = {  # of the labels, so that few overlap
+    "mle": "bottom center",
+    "mixce": "top left",
+    "tailr": "top right",
+    "sequencematch": "bottom left",
+    "mle-backspace": "bottom right",
+}
+LABELS = {
+    "mle": "MLE",
+    "mixce": "MixCE",
+    "tailr": "TaiLr",
+    "sequencematch": "SequenceMatch",
+    "mle-backspace": "MLE with backspace",
+}
+COEFFICIENT = {
+    "mixce": ("eta", "η"),
+    "tailr": ("gamma", "γ"),
+    "sequencematch": ("alpha", "α"),
+    "mle-backspace": ("noise_rate", "noise"),
+}
 AXES = {
     "perplexity": "perplexity on held-out texts",
     "mauve": "MAUVE (1 = as the human texts)",
@@ -43,6 +74,8 @@ def label(record: dict) -> str:
     if parameters["objective"] in COEFFICIENT:
         name, letter = COEFFICIENT[parameters["objective"]]
         text += f" {letter}={parameters[name]:g}"
+    if parameters["objective"] == "sequencematch" and parameters["divergence"] != "chi2-mixture":
+        text += f", {parameters['divergence']}"
     if parameters["temperature"] != 1:
         text += f", temperature {parameters['temperature']:g}"
     if parameters["top_p"] != 1:
@@ -106,7 +139,7 @@ def frontier(records: Sequence[dict], quality: str = "mauve", diversity: str = "
 
 
 def against_coefficient(records: Sequence[dict], metric: str) -> go.Figure:
-    """A metric against the coefficient of each objective, MixCE by eta and TaiLr by gamma, with MLE as a line."""
+    """A metric against the coefficient of each objective, as MixCE's eta and TaiLr's gamma, with MLE as a line."""
     figure = go.Figure()
     trained = [r for r in records if r.get("part", "grid") == "grid" and _value(r, metric) is not None]
     mle = [r for r in trained if r["parameters"]["objective"] == "mle"]
@@ -158,11 +191,7 @@ def parallel(records: Sequence[dict], metrics: Sequence[str] = PARALLEL) -> go.F
                 labelfont={"size": 13},
             )
         )
-<<<<<<< HEAD
-    return _styled(figure, height=420).update_layout(margin={"l": 60, "r": 60, "t": 60, "b": 40})
-=======
-    return styled(figure, height=420)
->>>>>>> main
+    return styled(figure, height=420).update_layout(margin={"l": 60, "r": 60, "t": 60, "b": 40})
 
 
 def training_curve(history: Sequence[dict]) -> go.Figure:

@@ -11,7 +11,12 @@ import plotly.io as pio
 import torch
 from IPython.display import display
 
-from mixkit.sampling import Prompt
+from mixkit.backspace import prefix_tree, tree_picture, undo
+from mixkit.errors import InputError
+from mixkit.objectives import SequenceMatch
+from mixkit.pictures import occupancies, tree_and_mask
+from mixkit.sampling import Continuation, Prompt
+from mixkit.worlds import World, fit, occupancy, policy_and_value, total_variation
 
 # The default renderer of plotly would write its 5 MB of JavaScript into every notebook.
 pio.renderers.default = "colab" if "google.colab" in sys.modules else "plotly_mimetype"
@@ -79,6 +84,64 @@ def explore(draw: Callable[..., go.Figure], **inputs: widgets.ValueWidget) -> wi
         widget.observe(redraw, "value")
     redraw()
     return widgets.VBox([widgets.HBox(list(inputs.values())), output])
+
+
+def edit_actions(actions: str) -> widgets.VBox:
+    """A line to edit, words and `<` for <backspace>; below it the tree of prefixes that they visit, and its mask."""
+    line = widgets.Text(actions, description="actions", continuous_update=False, layout={"width": "95%"})
+    output = widgets.Output()
+
+    def redraw(change=None) -> None:
+        words = line.value.split()
+        known = ["<", "start", *sorted(set(words) - {"<", "start"})]
+        ids = [1, *map(known.index, words)]
+        output.clear_output(wait=True)
+        with output:
+            try:
+                tree = prefix_tree(torch.tensor([ids]), 0)
+                display(tree_and_mask(tree_picture(tree, 0, lambda i: html.escape(known[i]))))
+                print(
+                    f"{len(words)} actions, {len(tree.tokens[0])} nodes; left standing: {' '.join(undo(words, '<')[0])}"
+                )
+            except InputError as error:
+                print(error)
+
+    line.observe(redraw, "value")
+    redraw()
+    return widgets.VBox([line, output])
+
+
+def match_occupancies(world: World, policy: torch.Tensor, alpha: float, discount: float) -> widgets.VBox:
+    """Sliders for alpha and the discount over a world: SequenceMatch's table is fitted anew, exactly, at each move."""
+    sliders = [
+        widgets.FloatLogSlider(alpha, base=10, min=-2, max=1, step=0.25, description="alpha", continuous_update=False),
+        widgets.FloatSlider(discount, min=0.5, max=0.95, step=0.05, description="discount", continuous_update=False),
+    ]
+    names = [f"{world.state_name(state)} → {world.action_name(a)}" for state, a in world.allowed.nonzero().tolist()]
+    output = widgets.Output()
+
+    def redraw(change=None) -> None:
+        asked = SequenceMatch(*(slider.value for slider in sliders))
+        data = occupancy(world, policy, asked.discount)
+        found = occupancy(world, policy_and_value(world, fit(world, asked, data))[0], asked.discount)
+        output.clear_output(wait=True)
+        with output:
+            display(occupancies(names, data[world.allowed].tolist(), found[world.allowed].tolist()))
+            print(f"total variation between the two: {total_variation(data, found):.4f}")
+
+    for slider in sliders:
+        slider.observe(redraw, "value")
+    redraw()
+    return widgets.VBox([widgets.HBox(sliders), output])
+
+
+def show_written(asked: Sequence[str], given: Sequence[Continuation]) -> widgets.HTML:
+    """Prompts and what was written after them, with what was taken back struck through."""
+    rows = []
+    for prompt, continuation in zip(asked, given, strict=True):
+        runs = [html.escape(text) if stands else f"<s>{html.escape(text)}</s>" for text, stands in continuation.written]
+        rows.append(f"<p style='margin:0'><span style='color:#777'>{html.escape(prompt)}</span>{''.join(runs)}</p>")
+    return widgets.HTML("".join(rows))
 
 
 def check_answer(answer: object, truth: Callable[[], object], hint: str) -> None:

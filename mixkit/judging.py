@@ -11,10 +11,10 @@ from mixkit import oracle
 from mixkit.embeddings import Reader, coherence, judge_perplexity, mauve, mauve_by_sets, prdc, windows
 from mixkit.errors import InputError
 from mixkit.estimates import Estimate, bootstrap, one_more, over_sets
+from mixkit.likelihood import encode
 from mixkit.metrics import score_texts
 from mixkit.readers import ReadTexts, load_reader
 from mixkit.sampling import Prompt
-from mixkit.training import encode
 
 KMEANS_SEEDS = (25, 26, 27)
 CEILING_SPLITS = 5

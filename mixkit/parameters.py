@@ -4,22 +4,27 @@ The command line, study files, notebooks and controls all check through here."""
 import ast
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import SimpleNamespace
 
+from mixkit.backtracking import Backtracking
 from mixkit.errors import InputError, unknown
-from mixkit.objectives import OBJECTIVES, objective
+from mixkit.objectives import DIVERGENCES, OBJECTIVES, objective
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter: the type is the default's; a number must lie in [low, high], a string in `choices` where given."""
+    """One parameter: the type is the default's; a number must lie in [low, high], a string in `choices` where given.
+
+    open: the ends of the range are left out.
+    """
 
     default: object
     help: str
     low: float = -math.inf
     high: float = math.inf
     choices: tuple[str, ...] = ()
+    open: bool = False
 
     def checked(self, name: str, value: object) -> object:
         """`value` in the parameter's type; InputError where it has another type or lies outside the range."""
@@ -33,12 +38,20 @@ class Parameter:
             raise InputError(f"{name} is {value!r}, a {type(value).__name__}; it must be a {kind.__name__}{hint}")
         if self.choices and value not in self.choices:
             raise unknown(name, value, self.choices)
-        if kind in (int, float) and not self.low <= value <= self.high:
-            above = f"at least {self.low:g}" if self.high == math.inf else f"in [{self.low:g}, {self.high:g}]"
-            raise InputError(f"{name} is {value!r}; it must be {above}")
+        if kind in (int, float) and not self._holds(value):
+            raise InputError(f"{name} is {value!r}; it must be {self._range()}")
         return value
 
+    def _holds(self, value: float) -> bool:
+        return self.low <= value <= self.high and not (self.open and value in (self.low, self.high))
 
+    def _range(self) -> str:
+        if self.high == math.inf:
+            return f"a finite number above {self.low:g}" if self.open else f"at least {self.low:g}"
+        return f"in ({self.low:g}, {self.high:g})" if self.open else f"in [{self.low:g}, {self.high:g}]"
+
+
+NAMES = (*OBJECTIVES, "mle-backspace")  # the last: MLE that learns <backspace> from corrections, without SequenceMatch
 FINETUNE = {
     "study": Parameter("scratch", "the run is kept in runs/<study>/<run name>/"),
     "name": Parameter("", "what the run's name begins with; by default the objective and its coefficient"),
@@ -47,10 +60,24 @@ FINETUNE = {
     "validation_texts": Parameter(200, "at most so many texts to choose the best checkpoint by", 1),
     "test_texts": Parameter(500, "at most so many texts for perplexity, prompts and the human reference", 1),
     "model": Parameter("tiny", "tiny, smollm2-135m, gpt2 ... gpt2-xl, run:NAME, a folder or a model of the hub"),
-    "objective": Parameter("mixce", "mle, mixce or tailr", choices=tuple(OBJECTIVES)),
+    "objective": Parameter("mixce", ", ".join(NAMES), choices=NAMES),
     "eta": Parameter(0.5, "MixCE: share of the forward cross-entropy in [0, 1]; 1 is MLE", 0, 1),
     "gamma": Parameter(1e-7, "TaiLr: share of the one-hot target in the proxy in [0, 1]; 0 is MLE", 0, 1),
     "w_min": Parameter(0.2, "TaiLr: the smallest weight of a token in [0, 1]; 1 is MLE", 0, 1),
+    "alpha": Parameter(0.01, "SequenceMatch: above 0; the smaller, the closer the occupancies", 0, math.inf, open=True),
+    "discount": Parameter(0.998, "SequenceMatch: in (0, 1); about 1 / (1 - discount) tokens matter", 0, 1, open=True),
+    "divergence": Parameter("chi2-mixture", f"SequenceMatch: {', '.join(DIVERGENCES)}", choices=tuple(DIVERGENCES)),
+    "noise_rate": Parameter(
+        Backtracking.noise_rate, "with <backspace>: wrong tokens spliced in, a position, in [0, 0.5]", 0, 0.5
+    ),
+    "mle_alone": Parameter(Backtracking.mle_alone, "SequenceMatch: share of the steps with MLE alone, at first", 0, 1),
+    "mle_fall": Parameter(Backtracking.mle_fall, "SequenceMatch: share of the steps in which MLE's part falls", 0, 1),
+    "mle_floor": Parameter(Backtracking.mle_floor, "SequenceMatch: MLE's part of the loss from then on", 0, 1),
+    "buffer_texts": Parameter(
+        Backtracking.buffer_texts, "SequenceMatch: how many of the model's own texts are kept", 1
+    ),
+    "refill_texts": Parameter(Backtracking.refill_texts, "SequenceMatch: how many of them are sampled anew", 1),
+    "refill_every": Parameter(Backtracking.refill_every, "SequenceMatch: every so many steps of training", 1),
     "epochs": Parameter(3.0, "passes over the training texts; 0 only samples and judges", 0),
     "max_steps": Parameter(-1, "stop after so many optimizer steps; -1 goes by epochs", -1),
     "batch_size": Parameter(32, "texts in a batch, on each device", 1),
@@ -93,7 +120,28 @@ KNOWN_TRUTH = {
     "eta": Parameter(0.99, "the eta shown first: the nearest of 0, 0.01, 0.1, 0.5, 0.9, 0.99 and 1", 0, 1),
     "study": Parameter("quick", "folder under runs/ of a study on tales"),
 }
-COEFFICIENTS = {"mle": (), "mixce": ("eta",), "tailr": ("gamma", "w_min")}
+BACKTRACKING = {
+    "actions": Parameter("the cat sat < ran away", "an action sequence: words, and < for <backspace>"),
+    "alpha": Parameter(0.1, "SequenceMatch in the small world: above 0", 0, math.inf, open=True),
+    "discount": Parameter(0.9, "the small world's discount, in (0, 1)", 0, 1, open=True),
+    "base": Parameter(7, "of the arithmetic", 2, 10),
+    "digits": Parameter(2, "longest number of a question", 1, 4),
+    "train_questions": Parameter(3000, "questions to learn from", 1),
+    "test_questions": Parameter(300, "questions never seen in training", 2),
+    "steps": Parameter(1500, "optimizer steps of each objective", 1),
+    "noise_rate": Parameter(0.05, "wrong tokens spliced in, a position, in [0, 0.5]", 0, 0.5),
+    "seed": Parameter(0, "of questions, training and sampling", 0, 2**31),
+}
+COEFFICIENTS = {  # what else bears on an objective's outcome; the first is always part of a run's name
+    "mle": (),
+    "mixce": ("eta",),
+    "tailr": ("gamma", "w_min"),
+    "sequencematch": (
+        *("alpha", "discount", "divergence", "noise_rate", "mle_alone", "mle_fall", "mle_floor"),
+        *("buffer_texts", "refill_texts", "refill_every"),
+    ),
+    "mle-backspace": ("noise_rate",),
+}
 
 
 def check(given: Mapping[str, object], spec: Mapping[str, Parameter] = FINETUNE) -> dict[str, object]:
@@ -120,5 +168,13 @@ def check_notebook(namespace: Mapping[str, object], spec: Mapping[str, Parameter
 
 def make_objective(parameters: Mapping[str, object]):
     """The objective that the parameters ask for, with its own coefficients only."""
-    name = parameters["objective"]
-    return objective(name, **{c: parameters[c] for c in COEFFICIENTS[name]})
+    name = parameters["objective"].removesuffix("-backspace")
+    own = {field.name for field in fields(OBJECTIVES[name])}
+    return objective(name, **{c: parameters[c] for c in COEFFICIENTS[name] if c in own})
+
+
+def make_backtracking(parameters: Mapping[str, object]) -> Backtracking | None:
+    """How the model learns to take tokens back; None for the objectives that know no <backspace>."""
+    asked = COEFFICIENTS[parameters["objective"]]
+    own = [field.name for field in fields(Backtracking) if field.name in asked]
+    return Backtracking(**{name: parameters[name] for name in own}) if own else None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from mixkit.parameters import COEFFICIENTS
+from mixkit.parameters import COEFFICIENTS, FINETUNE
 from mixkit.paths import RUNS
 
 NOT_HASHED = ("study", "name", "keep_model")  # do not change what comes out
@@ -31,10 +31,15 @@ def run_hash(parameters: Mapping[str, object]) -> str:
 
 
 def run_name(parameters: Mapping[str, object]) -> str:
-    """A readable name that ends in the run's hash: `mixce-eta0.1-3fa81c90`."""
+    """A readable name that ends in the run's hash: `mixce-eta0.1-3fa81c90`.
+
+    It tells the objective's first coefficient, and those of the others that are not the default.
+    """
     parts = [parameters["name"] or parameters["objective"]]
     if not parameters["name"]:
-        parts += [f"{c.replace('_', '')}{parameters[c]:g}" for c in COEFFICIENTS[parameters["objective"]]]
+        own = COEFFICIENTS[parameters["objective"]]
+        told = [c for c in own if c == own[0] or parameters[c] != FINETUNE[c].default]
+        parts += [c.replace("_", "") + format(parameters[c], "" if c == "divergence" else "g") for c in told]
     parts += [f"T{parameters['temperature']:g}"] * (parameters["temperature"] != 1)
     parts += [f"top-p{parameters['top_p']:g}"] * (parameters["top_p"] != 1)
     parts += [f"top-k{parameters['top_k']}"] * (parameters["top_k"] != 0)
@@ -52,7 +57,7 @@ class Run:
     began: float = field(default_factory=time.time)
 
     def write_samples(self, samples: Iterable[Mapping[str, object]]) -> None:
-        """samples.jsonl: one continuation a line (prompt, human, generated, set, sampler, seed)."""
+        """samples.jsonl: one continuation a line (prompt, human, generated, taken_back, set, sampler, seed)."""
         write_atomically(self.folder / "samples.jsonl", "".join(json.dumps(s) + "\n" for s in samples))
 
     def finish(self, metrics: Mapping[str, object], **facts: object) -> dict[str, object]:

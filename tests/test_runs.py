@@ -4,8 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from mixkit import MixCE
-from mixkit.parameters import FINETUNE, check, check_notebook, make_objective
+from mixkit import MLE, MixCE, SequenceMatch
+from mixkit.backtracking import Backtracking
+from mixkit.parameters import FINETUNE, check, check_notebook, make_backtracking, make_objective
 from mixkit.runs import RunStore, run_hash, run_name, write_atomically
 
 DEFAULTS = check({})
@@ -29,6 +30,18 @@ def test_defaults_lie_in_their_own_ranges():
         ({"batch_size": 8.0}, "batch_size is 8.0, a float; it must be a int"),
         ({"objective": "mixec"}, r"unknown objective 'mixec' \(did you mean 'mixce'\?\); allowed: mle, mixce, tailr"),
         ({"keep_model": 1}, "keep_model is 1, a int; it must be a bool"),
+        ({"alpha": 0.0}, "alpha is 0.0; it must be a finite number above 0"),
+        ({"alpha": float("inf")}, "alpha is inf; it must be a finite number above 0"),
+        ({"discount": 1.0}, r"discount is 1.0; it must be in \(0, 1\)"),
+        ({"discount": 0}, r"discount is 0.0; it must be in \(0, 1\)"),
+        (
+            {"divergence": "chi"},
+            r"unknown divergence 'chi' \(did you mean 'chi2'\?\); allowed: chi2-mixture, chi2, js, rkl",
+        ),
+        ({"noise_rate": 0.6}, r"noise_rate is 0.6; it must be in \[0, 0.5\]"),
+        ({"noise_rate": -0.1}, r"noise_rate is -0.1; it must be in \[0, 0.5\]"),
+        ({"mle_floor": 2.0}, r"mle_floor is 2.0; it must be in \[0, 1\]"),
+        ({"refill_every": 0}, "refill_every is 0; it must be at least 1"),
     ],
 )
 def test_parameters_that_are_refused(given, message):
@@ -55,6 +68,23 @@ def test_make_objective_takes_its_own_coefficients_only():
     assert make_objective({**DEFAULTS, "objective": "mixce", "eta": 0.3}) == MixCE(0.3)
 
 
+def test_who_learns_to_take_tokens_back():
+    asked = {**DEFAULTS, "noise_rate": 0.1, "mle_floor": 0.5}
+    match = {**asked, "objective": "sequencematch", "alpha": 0.1}
+    assert make_objective(match) == SequenceMatch(alpha=0.1)
+    assert make_backtracking(match) == Backtracking(noise_rate=0.1, mle_floor=0.5)
+    noisy = {**asked, "objective": "mle-backspace"}
+    assert make_objective(noisy) == MLE() and make_backtracking(noisy) == Backtracking(noise_rate=0.1)
+    assert make_backtracking({**asked, "objective": "mle"}) is None
+    for objective in ("mle", "mixce", "tailr"):
+        assert run_hash({**asked, "objective": objective}) == run_hash({**DEFAULTS, "objective": objective})
+    assert run_hash(noisy) == run_hash({**noisy, "mle_floor": 0.1, "alpha": 0.5})
+    assert run_hash(noisy) != run_hash({**noisy, "noise_rate": 0.2})
+    assert (
+        len({run_hash({**match, c: v}) for c, v in (("buffer_texts", 9), ("divergence", "js"), ("mle_fall", 0.0))}) == 3
+    )
+
+
 def test_the_hash_follows_what_bears_on_the_outcome(tmp_path):
     mle = {**DEFAULTS, "objective": "mle"}
     same = [{"eta": 0.9}, {"gamma": 0.5}, {"study": "other"}, {"name": "n"}, {"keep_model": False}]
@@ -73,6 +103,8 @@ def test_the_hash_follows_what_bears_on_the_outcome(tmp_path):
 def test_names_are_readable_and_end_in_the_hash():
     parameters = check({"objective": "mixce", "eta": 0.1, "temperature": 0.7, "seed": 3})
     assert run_name(parameters) == f"mixce-eta0.1-T0.7-seed3-{run_hash(parameters)}"
+    match = check({"objective": "sequencematch", "alpha": 0.1, "divergence": "js", "mle_fall": 0.5})
+    assert run_name(match) == f"sequencematch-alpha0.1-divergencejs-mlefall0.5-{run_hash(match)}"
     named = check({"objective": "mle", "name": "base"})
     assert run_name(named) == f"base-{run_hash(named)}"
 

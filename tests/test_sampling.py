@@ -1,9 +1,12 @@
 """Sampling: unbiased by default, the samplers, seeds, sets, and batches of one prompt length."""
 
+import copy
+
 import pytest
 import torch
 
-from mixkit.sampling import Sampler, cut_prompts, sample_texts
+from mixkit.backspace import add_backspace
+from mixkit.sampling import Sampler, cut_prompts, sample_continuations, sample_texts
 
 
 def first_tokens(model, tokenizer, prompt, count, **kwargs):
@@ -15,8 +18,6 @@ def first_tokens(model, tokenizer, prompt, count, **kwargs):
 @pytest.fixture(scope="module")
 def sharp(toy):
     """The toy model with sharper logits, so that a few hundred samples tell distributions apart."""
-    import copy
-
     model, tokenizer, _ = toy
     model = copy.deepcopy(model)
     with torch.no_grad():
@@ -81,6 +82,35 @@ def test_prompts_of_different_lengths_are_continued_as_if_alone(toy):
         for _ in range(6):
             ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], 1)
         assert tokenizer.decode(ids[0]).endswith(prompt + text)
+
+
+def test_a_model_that_knows_backspace_takes_tokens_back(toy):
+    model, tokenizer, texts = copy.deepcopy(toy)
+    backspace_id = add_backspace(model, tokenizer)
+    with torch.no_grad():
+        bias = torch.zeros(backspace_id + 1)
+        bias[backspace_id] = 5.0
+        model.lm_head.bias = torch.nn.Parameter(bias)
+    prompts = [
+        "Once",
+        "A fox",
+        *(p.ids for p in cut_prompts(tokenizer, texts, prompts=3, prompt_tokens=4, max_new_tokens=1)),
+    ]
+    asked = {"max_new_tokens": 8, "sets": 2, "seed": 1, "batch_size": 3}
+    drawn = sample_continuations(model, tokenizer, prompts, **asked)
+    assert [len(one_set) for one_set in drawn] == [5, 5] and drawn[0] != drawn[1]
+    for continuation in (c for one_set in drawn for c in one_set):
+        assert "<backspace>" not in str(continuation)
+        assert all(stands for _, stands in continuation.written) == (continuation.taken_back == 0)
+        whole = "".join(text for text, stands in continuation.written if stands)
+        assert (
+            whole == continuation.text or "\ufffd" in whole
+        )  # a character of two tokens, parted by what was taken back
+    assert sum(c.taken_back for one_set in drawn for c in one_set) > 20
+    assert sample_texts(model, tokenizer, prompts, **asked) == [[c.text for c in one_set] for one_set in drawn]
+    before = torch.random.get_rng_state()
+    sample_texts(model, tokenizer, prompts, **asked)
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_cut_prompts_join_to_the_text(toy):

@@ -29,7 +29,11 @@ STUDY = {
     "about": "A study for tests.",
     "parameters": TINY,
     "base": {"objective": "mle"},
-    "grid": [{"objective": "mle"}, {"objective": "mixce", "eta": [0.0, 0.5]}],
+    "grid": [
+        {"objective": "mle"},
+        {"objective": "mixce", "eta": [0.0, 0.5]},
+        {"objective": "sequencematch", "refill_texts": 4},
+    ],
     "decoding": [{"temperature": [0.5]}],
 }
 
@@ -43,16 +47,16 @@ def write(tmp_path, content, name="own.yaml"):
 def test_a_study_is_its_base_its_grid_and_the_mle_run_decoded_otherwise(tmp_path):
     study = load_study(write(tmp_path, {**STUDY, "seeds": [0, 1]}))
     assert study.name == "own" and study.about == "A study for tests."
-    assert [r.part for r in study.runs] == 2 * ["base", "grid", "grid", "grid", "decoding"]
-    base, mle, first, second, decoded = study.runs[:5]
+    assert [r.part for r in study.runs] == 2 * ["base", "grid", "grid", "grid", "grid", "decoding"]
+    base, mle, first, second, match, decoded = study.runs[:6]
     assert base.needs is None and base.name.startswith("base-")
-    assert {r.needs for r in (mle, first, second)} == {base.name}
+    assert {r.needs for r in (mle, first, second, match)} == {base.name}
     assert first.parameters["model"] == f"run:{base.name}"
     assert [r.parameters["eta"] for r in (first, second)] == [0.0, 0.5]
     assert decoded.needs == mle.name and decoded.parameters["epochs"] == 0 and decoded.parameters["temperature"] == 0.5
-    assert {r.parameters["reader"] for r in study.runs[1:5]} == {f"gpt2-large|run:{base.name}"}
-    assert len({r.name for r in study.runs}) == 10
-    assert {r.parameters["seed"] for r in study.runs[5:]} == {1}
+    assert {r.parameters["reader"] for r in study.runs[1:6]} == {f"gpt2-large|run:{base.name}"}
+    assert len({r.name for r in study.runs}) == 12
+    assert {r.parameters["seed"] for r in study.runs[6:]} == {1}
 
 
 def test_a_change_of_the_base_changes_the_names_of_what_starts_from_it(tmp_path):
@@ -115,6 +119,10 @@ def test_study_files_that_are_refused(tmp_path, content, message):
         (["quick", "--set", "objective=mixec"], "unknown objective 'mixec' (did you mean 'mixce'?)"),
         (["quick", "--set", "eta=1.5"], "eta is 1.5; it must be in [0, 1]"),
         (["quick", "--set", "gamma=-1"], "gamma is -1.0; it must be in [0, 1]"),
+        (["quick", "--set", "discount=1.0"], "discount is 1.0; it must be in (0, 1)"),
+        (["quick", "--set", "alpha=0"], "alpha is 0.0; it must be a finite number above 0"),
+        (["quick", "--set", "divergence=chi3"], "unknown divergence 'chi3' (did you mean 'chi2'?)"),
+        (["quick", "--set", "noise_rate=0.7"], "noise_rate is 0.7; it must be in [0, 0.5]"),
         (["quick", "--set", "eta=half"], "eta is 'half', a str; it must be a float"),
         (["quick", "--set", "etta=0.5"], "unknown parameter 'etta' (did you mean 'eta'?)"),
         (["quick", "--set", "eta"], "write NAME=VALUE"),
@@ -151,7 +159,8 @@ def test_a_study_runs_from_text_to_scores(finished):
             assert estimate["low"] <= estimate["value"] <= estimate["high"]
         assert record["human"]["mauve"]["value"] > record["metrics"]["mauve"]["value"]
         folder = store.folder(study.name, record["name"])
-        assert len(store.samples(study.name, record["name"])) == 2 * 100
+        samples = store.samples(study.name, record["name"])
+        assert len(samples) == 2 * 100 and all("".join(t for t, stands in s["written"] if stands) for s in samples)
         assert not (folder / "checkpoints").exists()
         notebook = json.loads((folder / "notebook.ipynb").read_text())
         assert not any(o["output_type"] == "error" for c in notebook["cells"] for o in c.get("outputs", []))
@@ -175,7 +184,7 @@ def test_a_finished_study_is_not_run_again_and_a_damaged_run_is(finished, monkey
 def test_a_study_is_reported_from_its_folder(finished):
     study, store, *_ = finished
     assert read_study(study.name, store) == study
-    assert len(records(study, store)) == 5
+    assert len(records(study, store)) == 6
     with pytest.raises(ValueError, match=r"unknown study under runs/ 'owm' \(did you mean 'own'\?\)"):
         read_study("owm", store)
 
@@ -215,4 +224,4 @@ def test_a_failed_run_is_said_kept_and_what_needs_it_is_skipped(tmp_path):
     record = store.read(study.name, base.name)
     assert record["status"] == "failed" and "nothing to continue" in record["error"]
     assert any("FAILED" in line and base.name in line for line in said)
-    assert sum(line.startswith("skipped") for line in said) == 4
+    assert sum(line.startswith("skipped") for line in said) == 5

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from mixkit import MLE, MixCE, TokenScores
-from mixkit.training import check_head, collate, encode, finetune, text_nll
+from mixkit.likelihood import check_head, collate, encode, text_nll
+from mixkit.training import finetune
 
 CLONE = Path(__file__).parents[1]
 SMALL = {"max_tokens": 24, "learning_rate": 1e-3, "evaluations": 1, "precision": "float32", "progress": False}
@@ -85,15 +86,19 @@ def test_two_processes_follow_the_same_losses(toy, tmp_path):
     script = tmp_path / "train.py"
     script.write_text(
         "import json, sys\n"
-        "from mixkit import MixCE\n"
+        "from mixkit import MixCE, SequenceMatch\n"
+        "from mixkit.backtracking import Backtracking\n"
         "from mixkit.models import load_model\n"
         "from mixkit.training import finetune\n"
         "folder, batch_size = sys.argv[1], int(sys.argv[2])\n"
-        f"model, tokenizer = load_model({str(tmp_path / 'model')!r})\n"
         f"texts = json.load(open({str(tmp_path / 'texts.json')!r}))\n"
-        "finetune(model, tokenizer, MixCE(0.3), texts[:32], texts[-9:], folder=folder, epochs=2.0,\n"
-        "         batch_size=batch_size, max_tokens=200, learning_rate=1e-3, evaluations=2, precision='float32',\n"
-        "         progress=False)\n"
+        "asked = Backtracking(0.2, 0.25, 0.5, 0.1, buffer_texts=6, refill_texts=4, refill_every=2)\n"
+        "for name, objective, asked in ('/mixce', MixCE(0.3), None), ('/match', SequenceMatch(0.1, 0.95), asked):\n"
+        f"    model, tokenizer = load_model({str(tmp_path / 'model')!r})\n"
+        "    model = model.double() if asked else model\n"  # one text sampled otherwise, and the two part ways
+        "    finetune(model, tokenizer, objective, texts[:32], texts[-9:], folder=folder + name, epochs=2.0,\n"
+        "             batch_size=batch_size, max_tokens=60 if asked else 200, learning_rate=1e-3, evaluations=2,\n"
+        "             precision='float32', progress=False, backtracking=asked)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(CLONE), "OMP_NUM_THREADS": "1"}
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -103,17 +108,19 @@ def test_two_processes_follow_the_same_losses(toy, tmp_path):
     ):
         out = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert out.returncode == 0, out.stderr[-2000:]
-    one, two = (
-        [json.loads(line) for line in (tmp_path / which / "training.jsonl").read_text().splitlines()]
-        for which in ("one", "two")
-    )
-    assert len(one) == len(two) == 10
-    gaps = []
-    for single, double in zip(one, two, strict=True):
-        for key in {"loss", "nll", "validation_nll"} & single.keys():
-            assert double[key] == pytest.approx(single[key], rel=1e-4)
-            gaps.append(double[key] - single[key])
-    assert any(g > 0 for g in gaps) and any(g < 0 for g in gaps)  # noise, not a drift to one side
+    for name, tolerance in (("mixce", 1e-4), ("match", 1e-8)):  # float32, float64
+        one, two = (
+            [json.loads(line) for line in (tmp_path / which / name / "training.jsonl").read_text().splitlines()]
+            for which in ("one", "two")
+        )
+        assert len(one) == len(two) == 10
+        gaps = []
+        for single, double in zip(one, two, strict=True):
+            for key in {"loss", "nll", "validation_nll"} & single.keys():
+                assert double[key] == pytest.approx(single[key], rel=tolerance)
+                gaps.append(double[key] - single[key])
+        if name == "mixce":
+            assert any(g > 0 for g in gaps) and any(g < 0 for g in gaps)  # noise, not a drift to one side
 
 
 def test_a_cut_off_training_goes_on_where_it_stopped(toy, tmp_path, monkeypatch):
