@@ -55,16 +55,34 @@ class Learner:
     def logits(self, masks: int | None = None) -> torch.Tensor:
         """Of every transition, (objectives, seeds, masks, V, V + 1); without `masks` one, and no dropout."""
         embedding, inner, inner_bias, outer, outer_bias = self.parameters
-        hidden = torch.baddbmm(inner_bias, embedding, inner).relu()  # (cells, V, WIDTH)
+        active = torch.baddbmm(inner_bias, embedding, inner).relu()  # (cells, V, WIDTH)
+        hidden = active
         if masks is not None:  # drawn for each seed, shared by objectives: what runs beside changes no result
             kept = torch.stack([_dropout((masks, self.vocab, WIDTH), generator) for generator in self.generators])
-            hidden = (hidden.view(*self.shape, 1, self.vocab, WIDTH) * kept).view(-1, masks * self.vocab, WIDTH)
+            hidden = (active.view(*self.shape, 1, self.vocab, WIDTH) * kept).view(-1, masks * self.vocab, WIDTH)
+            self._pass = active, kept, hidden
         return torch.baddbmm(outer_bias, hidden, outer).view(*self.shape, -1, self.vocab, self.vocab + 1)
+
+    @torch.no_grad()
+    def backward(self, slope: torch.Tensor) -> None:
+        """equals: self.logits(masks).backward(slope), for the masks drawn last, into fresh .grad of the parameters.
+
+        By hand: autograd's bookkeeping costs more than products as small as these.
+        """
+        embedding, inner, _, outer, _ = self.parameters
+        active, kept, hidden = self._pass
+        slope = slope.view(*hidden.shape[:2], -1)  # (cells, masks * V, V + 1)
+        back = ((slope @ outer.mT).view(*self.shape, -1, self.vocab, WIDTH) * kept).sum(2).view_as(active)
+        back = back * (active > 0)
+        sums = back.sum(1, keepdim=True), slope.sum(1, keepdim=True)
+        gradients = back @ inner.mT, embedding.mT @ back, sums[0], hidden.mT @ slope, sums[1]
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
 
 
 def _dropout(size: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
     """0 with probability 0.1, else 1 / 0.9."""
-    return (torch.rand(size, generator=generator) > DROPOUT).float().div_(1 - DROPOUT)
+    return (torch.rand(size, generator=generator) > DROPOUT) * (1 / (1 - DROPOUT))
 
 
 def token_weights(objectives: Sequence, q: torch.Tensor, frequency: torch.Tensor) -> torch.Tensor:
@@ -94,6 +112,33 @@ def reverse_terms(objectives: Sequence, log_q: torch.Tensor, log_p: torch.Tensor
     visits = visits_of(chain)
     held = torch.tensor([objective.estimator == "local" for objective in objectives])[:, None, None]
     return share[..., 0] * (torch.where(held, visits.detach(), visits) * costs).sum(-1)
+
+
+def reverse_slope(objectives: Sequence, logits: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
+    """The gradient of reverse_terms(...).sum() in the logits, by hand: logits' shape.
+
+    A transition costs -log P (and log Q, of the KL) at once; "exact" adds what the text then costs until it ends: the
+    linear system of the visits, transposed.
+    """
+    share, of_entropy = _coefficients(objectives)
+    log_q = logits.log_softmax(-1)
+    q = log_q.exp()
+    chain = _padding_goes_on_as_the_start(q.mean(2))  # (objectives, seeds, V + 1, V + 1)
+    among = chain[..., 1:, :-1]
+    inverse = torch.linalg.inv(torch.eye(among.shape[-1]) - among)
+    visits = F.pad((chain[..., :1, :-1] @ inverse)[..., 0, :], (1, 0), value=1.0)
+    costs = -(chain * log_p).sum(-1)
+    if of_entropy.any():
+        costs = costs + of_entropy * _padding_goes_on_as_the_start((q * log_q).mean(2)).sum(-1)
+    later = F.pad((inverse @ costs[..., 1:, None])[..., 0], (0, 1))  # nothing comes after the end
+    later = later * torch.tensor([float(x.estimator == "exact") for x in objectives])[:, None, None]
+    price = visits[..., None] * (later[..., None, :] - log_p)
+    price = torch.cat([price[..., :1, :] + price[..., -1:, :], price[..., 1:-1, :]], -2)[:, :, None]
+    if of_entropy.any():
+        visits = torch.cat([visits[..., :1] + visits[..., -1:], visits[..., 1:-1]], -1)
+        price = price + (of_entropy * visits)[:, :, None, :, None] * log_q
+    slope = q * (price - (q * price).sum(-1, keepdim=True))
+    return slope.mul_(share[..., None, None] / q.shape[2])
 
 
 def gumbel_terms(

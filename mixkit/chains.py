@@ -8,11 +8,19 @@ from typing import Literal
 
 import torch
 
-from mixkit.bigrams import Learner, Texts, forward_slope, gumbel_terms, log_with_padding, reverse_terms, token_weights
-from mixkit.errors import InputError, unknown
+from mixkit.bigrams import (
+    Learner,
+    Texts,
+    forward_slope,
+    gumbel_terms,
+    log_with_padding,
+    reverse_slope,
+    reverse_terms,
+    token_weights,
+)
+from mixkit.errors import InputError, check_unit_interval, unknown
 from mixkit.markov import (
     MarkovChain,
-    check_unit_interval,
     forward_cross_entropy,
     forward_kl,
     jensen_shannon,
@@ -129,7 +137,7 @@ def fit(
     development: int = DEVELOPMENT,
     batch: int = BATCH,
     patience: int = PATIENCE,
-    masks: int = 8,
+    masks: int = 4,
     progress: Callable[[int, int], None] | None = None,
 ) -> Fitted:
     """The published study's learner, fitted to texts of `gold` under each objective and seed, in one batched program.
@@ -181,13 +189,12 @@ def fit(
     best = torch.zeros(*shape, vocab, vocab + 1).double()
     for epoch in range(1, epochs + 1):
         for frequency in torch.stack([x.shuffled() for x in data], 1):  # (seeds, V, V + 1) a step
-            logits = learner.logits(masks)
-            slope = forward_slope(objectives, logits.detach(), frequency)
+            with torch.no_grad():
+                logits = learner.logits(masks)
+            slope = forward_slope(objectives, logits, frequency)
             if exact:
-                some = logits.detach()[exact].requires_grad_()
-                slope[exact] += torch.autograd.grad(reverse_terms(by_exact, some.log_softmax(-1), log_p).sum(), some)[0]
-            optimizer.zero_grad()
-            logits.backward(slope)
+                slope[exact] += reverse_slope(by_exact, logits[exact], log_p)
+            learner.backward(slope)
             if gumbel:
                 gumbel_terms(by_gumbel, learner, gumbel, log_p, batch, noise).sum().backward()
             optimizer.step()
@@ -226,14 +233,18 @@ def study(
 ) -> list[dict]:
     """The published table: `fit` on a random chain a seed (MarkovChain.random), as records.
 
-    objectives: by default MLE; MixCE, and MixCE* and the mix of KLs with exact and with local gradients, at seven eta;
-    TaiLr at seven gamma (w_min 0.2). `fitting` is passed on to `fit`.
+    objectives: by default those of `objectives_of_study`. `fitting` is passed on to `fit`.
     """
-    if objectives is None:
-        objectives = [MLE(), *(MixCE(eta) for eta in ETAS)]
-        objectives += [kind(eta, x) for kind in (MixCEStar, KLMix) for x in ("exact", "local") for eta in ETAS]
-        objectives += [TaiLr(gamma, 0.2) for gamma in GAMMAS]
+    objectives = objectives_of_study() if objectives is None else objectives
     return fit(MarkovChain.random(vocab, zeros, seeds), objectives, seeds, **fitting).records()
+
+
+def objectives_of_study() -> list[Objective]:
+    """MLE; MixCE, and MixCE* and the mix of KLs with exact and with local gradients, at seven eta; TaiLr at seven gamma
+    (w_min 0.2)."""
+    objectives = [MLE(), *(MixCE(eta) for eta in ETAS)]
+    objectives += [kind(eta, x) for kind in (MixCEStar, KLMix) for x in ("exact", "local") for eta in ETAS]
+    return objectives + [TaiLr(gamma, 0.2) for gamma in GAMMAS]
 
 
 def average_js(gold: torch.Tensor, learned: torch.Tensor) -> torch.Tensor:

@@ -4,8 +4,11 @@ Nothing here reads files, computes metrics or knows of widgets."""
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
+import plotly.io as pio
 
 from mixkit.comparisons import decoding_curves, undominated
+
+pio.templates.default = "plotly_white"  # once: naming it in every figure costs more than the rest of the figure
 
 # Okabe and Ito's palette: told apart by colour-blind readers too; the symbols tell them apart without colour.
 COLORS = {"mle": "#0072B2", "mixce": "#D55E00", "tailr": "#009E73", "human": "#000000"}
@@ -22,6 +25,9 @@ AXES = {
     "recall": "recall: human texts among the generated ones",
     "coherence": "coherence: cosine of prompt and continuation",
     "judge_perplexity": "perplexity under the judge",
+    "tales_valid_prefix": "words before a text's first mistake, share of all",
+    "tales_inside": "texts without a mistake, share of all",
+    "tales_forward_kl": "forward KL from the true distribution, nats a text",
 }
 LOWER_IS_BETTER = ("perplexity", "judge_perplexity", "frontier_integral", "rep_2", "rep_3", "rep_4", "repetition_loops")
 LOWER_IS_BETTER += ("self_bleu_2", "self_bleu_3", "self_bleu_4", "compression_ratio")
@@ -96,7 +102,7 @@ def frontier(records: Sequence[dict], quality: str = "mauve", diversity: str = "
     _add_human(figure, shown, quality, diversity)
     figure.update_xaxes(title=AXES.get(diversity, diversity))
     figure.update_yaxes(title=AXES.get(quality, quality))
-    return _styled(figure, height=560)
+    return styled(figure, height=560)
 
 
 def against_coefficient(records: Sequence[dict], metric: str) -> go.Figure:
@@ -126,7 +132,7 @@ def against_coefficient(records: Sequence[dict], metric: str) -> go.Figure:
     if mle:
         figure.add_hline(y=_value(mle[0], metric), line={"color": COLORS["mle"], "dash": "dot"}, annotation_text="MLE")
     figure.update_yaxes(title=AXES.get(metric, metric))
-    return _styled(figure, height=380)
+    return styled(figure, height=380)
 
 
 def parallel(records: Sequence[dict], metrics: Sequence[str] = PARALLEL) -> go.Figure:
@@ -152,7 +158,7 @@ def parallel(records: Sequence[dict], metrics: Sequence[str] = PARALLEL) -> go.F
                 labelfont={"size": 13},
             )
         )
-    return _styled(figure, height=420).update_layout(margin={"l": 60, "r": 60, "t": 60, "b": 40})
+    return styled(figure, height=420).update_layout(margin={"l": 60, "r": 60, "t": 60, "b": 40})
 
 
 def training_curve(history: Sequence[dict]) -> go.Figure:
@@ -169,7 +175,7 @@ def training_curve(history: Sequence[dict]) -> go.Figure:
             figure.add_trace(go.Scatter(x=x, y=y, mode=mode, name=name, line={"color": color}))
     figure.update_xaxes(title="optimizer step")
     figure.update_yaxes(title="nats per token")
-    return _styled(figure, height=380)
+    return styled(figure, height=380)
 
 
 def _points(group: list[dict], quality: str, diversity: str, name: str, *, hollow: bool) -> go.Scatter:
@@ -249,9 +255,9 @@ def _interval(group: list[dict], metric: str) -> dict:
     }
 
 
-def _styled(figure: go.Figure, height: int) -> go.Figure:
+def styled(figure: go.Figure, height: int) -> go.Figure:
+    """The figure in the kit's looks."""
     figure.update_layout(
-        template="plotly_white",
         height=height,
         margin={"l": 70, "r": 20, "t": 30, "b": 60},
         legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0},

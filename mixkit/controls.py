@@ -65,6 +65,22 @@ def choose_axes(draw: Callable[[str, str], go.Figure], records: Sequence[dict], 
     return widgets.VBox([widgets.HBox(menus), output])
 
 
+def explore(draw: Callable[..., go.Figure], **inputs: widgets.ValueWidget) -> widgets.VBox:
+    """The widgets in a row and under them draw(**their values), drawn again whenever one changes."""
+    output = widgets.Output()
+
+    def redraw(change=None) -> None:
+        with output:
+            figure = draw(**{name: widget.value for name, widget in inputs.items()})
+            output.clear_output(wait=True)
+            display(figure)
+
+    for widget in inputs.values():
+        widget.observe(redraw, "value")
+    redraw()
+    return widgets.VBox([widgets.HBox(list(inputs.values())), output])
+
+
 def check_answer(answer: object, truth: Callable[[], object], hint: str) -> None:
     """Says whether an exercise's answer is right; the truth is computed, not stored. None shows the hint only."""
     if answer is None:

@@ -5,6 +5,7 @@ import csv
 import hashlib
 import itertools
 import json
+import math
 import os
 import platform
 import random
@@ -40,9 +41,10 @@ def load_corpus(
 ) -> Corpus:
     """The corpus of that name, each split cut to at most so many texts; the same texts in the same order every time.
 
-    name: `tales` (stories of the built-in grammar, whose probabilities are known), `pydoc` (the language reference
-    inside Python), `wikitext`, `openwebtext`, `writingprompts`, `hub:NAME` or `hub:NAME:CONFIG` (Hugging Face; also a
-    local folder in the hub's layout), or the path of a .txt, .jsonl or .csv file.
+    name: `tales` (stories of the built-in grammar, whose probabilities are known), `tales-noisy` or `tales-noisy:RATE`
+    (the same, 5 % or that share of the training and validation stories damaged, the test stories clean), `pydoc` (the
+    language reference inside Python), `wikitext`, `openwebtext`, `writingprompts`, `hub:NAME` or `hub:NAME:CONFIG`
+    (Hugging Face; also a local folder in the hub's layout), or the path of a .txt, .jsonl or .csv file.
     A .txt file is cut into paragraphs (at empty lines, or at line ends where there are none), joined until a text has
     50 words; one in WikiText's own format is prepared as the MixCE paper does. .jsonl and .csv hold one text a record
     in the field `text`. What comes without splits is shuffled once and cut 80/10/10, with up to 150 test texts (at most
@@ -54,10 +56,13 @@ def load_corpus(
     for split, count in limits.items():
         if count is not None and count < 1:
             raise InputError(f"{split} is {count}; at least 1 text is needed")
-    defaults = TALES_SIZES if name == "tales" else SIZES
+    defaults = TALES_SIZES if name.partition(":")[0] in ("tales", "tales-noisy") else SIZES
     limits = {split: defaults[split] if count is None else count for split, count in limits.items()}
     if name == "tales":
         splits, origin = _tales(limits), "stories sampled from mixkit's own grammar"
+    elif name.partition(":")[0] == "tales-noisy":
+        rate = _noise(name)
+        splits, origin = _tales(limits, rate), f"mixkit's own stories, {rate:.3g} of those to learn from damaged"
     elif name == "pydoc":
         splits, origin = _split(_pydoc(), limits), f"the language reference of Python {platform.python_version()} (PSF)"
     elif name in HUB or name.startswith("hub:"):
@@ -69,14 +74,29 @@ def load_corpus(
     return Corpus(name, origin, **splits)
 
 
-BUILT_IN = ("tales", "pydoc")
+BUILT_IN = ("tales", "tales-noisy", "pydoc")
+NOISE = 0.05
 
 
-def _tales(limits: dict[str, int]) -> dict[str, list[str]]:
+def _tales(limits: dict[str, int], noise: float = 0.0) -> dict[str, list[str]]:
     from mixkit.tales import Grammar
 
     grammar = Grammar()
-    return {split: grammar.sample(count, seed) for seed, (split, count) in enumerate(limits.items())}
+    splits = {split: grammar.sample(count, seed) for seed, (split, count) in enumerate(limits.items())}
+    for seed, split in enumerate(("train", "validation") if noise else ()):
+        splits[split], _ = grammar.corrupt(splits[split], noise, seed)
+    return splits
+
+
+def _noise(name: str) -> float:
+    rate = name.partition(":")[2]
+    try:
+        value = float(rate) if ":" in name else NOISE
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise InputError(f"corpus {name!r}: {rate!r} is no share of damaged texts; write tales-noisy:RATE, 0 to 1")
+    return value
 
 
 def _pydoc() -> list[str]:

@@ -7,12 +7,14 @@ from dataclasses import asdict
 
 import numpy as np
 
+from mixkit import oracle
 from mixkit.embeddings import Reader, coherence, judge_perplexity, mauve, mauve_by_sets, prdc, windows
 from mixkit.errors import InputError
 from mixkit.estimates import Estimate, bootstrap, one_more, over_sets
 from mixkit.metrics import score_texts
 from mixkit.readers import ReadTexts, load_reader
 from mixkit.sampling import Prompt
+from mixkit.training import encode
 
 KMEANS_SEEDS = (25, 26, 27)
 CEILING_SPLITS = 5
@@ -105,6 +107,22 @@ def judge_by_models(
         metrics |= _over_sets([{metric: result[0]} for result in results], reader=name, prompts=_by_prompt(results))
         reference |= _over_sets([{metric: human[0]}], reader=name, prompts=_by_prompt([human]))
     return metrics, reference
+
+
+def judge_tales(
+    prompts: Sequence[Prompt], sets: Sequence[Sequence[str]], nats, texts: Sequence[str], tokenizer, *, max_tokens: int
+) -> tuple[dict[str, dict], dict[str, dict]]:
+    """What the grammar says of a run on tales, and of the same human texts: {name: {value, low, high, ...}} of each.
+
+    oracle.score_texts of all sets together, each prompt with its continuation; oracle.coverage, of the run alone, by
+    its nll `nats` (N,) of the test `texts`, of which it read `max_tokens` tokens.
+    """
+    given = [prompt.text for prompt in prompts]
+    written = [prompt.text + text for continued in sets for prompt, text in zip(prompts, continued, strict=True)]
+    cut = sum(row[-1] != tokenizer.eos_token_id for row in encode(tokenizer, list(texts), max_tokens))
+    scores = oracle.score_texts(written, given * len(sets)) | oracle.coverage(nats, texts, cut=cut)
+    human = oracle.score_texts([prompt.text + prompt.human for prompt in prompts], given)
+    return tuple({name: _record(e, "texts") for name, e in found.items()} for found in (scores, human))
 
 
 def _perplexity(nats, tokens) -> Estimate:

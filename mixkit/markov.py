@@ -5,12 +5,11 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from numbers import Real
 
 import numpy as np
 import torch
 
-from mixkit.errors import InputError
+from mixkit.errors import InputError, check_unit_interval
 
 FLOOR = 1e-30  # log P is taken no lower than log of this, where a chain does what P never does: the published study's
 
@@ -256,12 +255,6 @@ def as_padded(texts: torch.Tensor | Sequence[Sequence[int]], vocab: int) -> torc
     if texts.ndim != 2 or (texts.numel() and not 0 <= int(texts.min()) <= int(texts.max()) < vocab):
         raise InputError(f"texts must be (n, length) token ids from 0 to {vocab - 1}; shape {tuple(texts.shape)}")
     return texts
-
-
-def check_unit_interval(name: str, value: float) -> None:
-    """Raises InputError unless value is a number in [0, 1]."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
-        raise InputError(f"{name} is {value!r}; it must be a number in [0, 1]")
 
 
 def _rows(texts: torch.Tensor, vocab: int) -> tuple[torch.Tensor, torch.Tensor]:

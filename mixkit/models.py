@@ -99,7 +99,10 @@ def _smollm2() -> tuple[Path, str]:
 def _gguf(folder: Path, file: str):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
+    read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
+    config = type(read.config).from_dict({k: v for k, v in read.config.to_dict().items() if k != "quantization_config"})
+    model = AutoModelForCausalLM.from_config(config)  # the same weights in a model that is not marked as quantized:
+    model.load_state_dict(read.state_dict())  # the Trainer refuses those, though float32 is all that is left in it
     return model.eval(), AutoTokenizer.from_pretrained(folder, gguf_file=file)
 
 

@@ -2,11 +2,10 @@
 Each takes TokenScores and gives a scalar loss in nats per token. Knows torch only."""
 
 from dataclasses import dataclass, fields
-from numbers import Real
 
 import torch
 
-from mixkit.errors import InputError, unknown
+from mixkit.errors import InputError, check_unit_interval, unknown
 from mixkit.scores import TokenScores
 
 
@@ -53,7 +52,7 @@ class MixCE(TokenWeighted):
     eta: float
 
     def __post_init__(self):
-        _check_unit_interval("eta", self.eta)
+        check_unit_interval("eta", self.eta)
 
     def weight(self, prob: torch.Tensor) -> torch.Tensor:
         return self.eta + (1 - self.eta) * prob
@@ -74,8 +73,8 @@ class TaiLr(TokenWeighted):
     w_min: float = 0.0
 
     def __post_init__(self):
-        _check_unit_interval("gamma", self.gamma)
-        _check_unit_interval("w_min", self.w_min)
+        check_unit_interval("gamma", self.gamma)
+        check_unit_interval("w_min", self.w_min)
 
     def weight(self, prob: torch.Tensor) -> torch.Tensor:
         if self.gamma == 0:  # q / q, also where q has underflowed to 0
@@ -101,8 +100,3 @@ def objective(name: str, **coefficients: float) -> TokenWeighted:
         return OBJECTIVES[name](**coefficients)
     except TypeError as error:
         raise InputError(f"{name} needs {', '.join(allowed)}; given: {coefficients or 'nothing'}") from error
-
-
-def _check_unit_interval(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
-        raise InputError(f"{name} is {value!r}; it must be a number in [0, 1]")

@@ -81,6 +81,18 @@ TRADEOFF = {
     "quality": Parameter("mauve", "metric on the vertical axis"),
     "diversity": Parameter("diversity", "metric on the horizontal axis"),
 }
+WEIGHTS = {
+    **{name: FINETUNE[name] for name in ("eta", "gamma", "w_min")},
+    "mix": Parameter(0.5, "share of the forward KL in the mix of two KLs, in [0, 1]", 0, 1),
+}
+KNOWN_TRUTH = {
+    "vocab": Parameter(20, "tokens of the random chain, the end among them", 2),
+    "zeros": Parameter(0.5, "share of its transitions that are forbidden, in [0, 1]", 0, 1),
+    "seeds": Parameter(5, "how many of the published study's five seeds", 1, 5),
+    "epochs": Parameter(50, "passes over the training texts, at most", 1),
+    "eta": Parameter(0.99, "the eta shown first: the nearest of 0, 0.01, 0.1, 0.5, 0.9, 0.99 and 1", 0, 1),
+    "study": Parameter("quick", "folder under runs/ of a study on tales"),
+}
 COEFFICIENTS = {"mle": (), "mixce": ("eta",), "tailr": ("gamma", "w_min")}
 
 

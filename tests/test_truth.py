@@ -1,0 +1,147 @@
+"""The table of the bigram study from the command line: what is kept, what is printed, and the charts of known truth."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from statistics import mean, stdev
+
+import pytest
+import torch
+
+from mixkit import MLE, MixCE, TaiLr, chains, oracle, truth, truth_charts
+from mixkit.__main__ import main
+from mixkit.corpora import load_corpus
+from mixkit.errors import InputError
+from mixkit.gaussians import fit_gaussian
+from mixkit.paths import CLONE
+from mixkit.runs import RunStore
+
+ASKED = {"vocab": 5, "zeros": 0.3, "objectives": ["mle", "mixce*"], "seeds": [3, 1], "epochs": 2}
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory):
+    """What the command prints, twice in a row, and where it keeps its run."""
+    runs = tmp_path_factory.mktemp("runs")
+    words = [f"--{name}={value}" for name, value in ASKED.items() if not isinstance(value, list)]
+    words += [str(x) for name in ("objectives", "seeds") for x in (f"--{name}", *ASKED[name])]
+    command = [sys.executable, "-m", "mixkit", "truth", *words]
+    environment = {**os.environ, "MIXKIT_RUNS": str(runs)}
+    done = [subprocess.run(command, capture_output=True, text=True, env=environment, cwd=CLONE) for _ in range(2)]
+    assert [(d.returncode, d.stderr) for d in done] == [(0, ""), (0, "")]
+    return [d.stdout for d in done], RunStore(runs)
+
+
+def test_the_command_keeps_the_table_as_a_run(printed):
+    (first, second), store = printed
+    (folder,) = (store.root / truth.STUDY).iterdir()
+    record = store.read(truth.STUDY, folder.name)
+    assert record["status"] == "done" and record["parameters"]["seeds"] == [3, 1]
+    assert "is done already" in second and first.splitlines()[-1] == second.splitlines()[-1]
+    objectives = [x for x in chains.objectives_of_study() if chains.NAMES[type(x)] in ASKED["objectives"]]
+    rows = chains.study(5, 0.3, objectives, (3, 1), epochs=2)
+    assert len(record["rows"]) == len(rows) == 15 * 2
+    for found, expected in zip(record["rows"], rows, strict=True):
+        for name in ("objective", "eta", "estimator", "seed"):
+            assert found.get(name) == expected.get(name)
+        assert found["avg_js"] == pytest.approx(expected["avg_js"], rel=1e-4)
+    with open(folder / "table.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["objective"] for line in lines] == ["mle", *["mixce*"] * 14]
+    values = [row["avg_0s"] for row in rows[-2:]]
+    assert float(lines[-1]["avg_0s"]) == pytest.approx(mean(values), rel=1e-4)
+    assert float(lines[-1]["avg_0s_sd"]) == pytest.approx(stdev(values), rel=1e-3)
+    assert "MixCE* η=0.99 (local)" in first and not (folder / "run.json").read_text().count("NaN")
+
+
+def test_what_the_command_refuses(capsys):
+    assert main(["truth", "--objectives", "mixec"]) == 2
+    assert "did you mean 'mixce'" in capsys.readouterr().err
+    assert main(["truth", "--vocab", "1"]) == 2
+    assert "vocab is 1" in capsys.readouterr().err
+
+
+def test_released_figures_stand_beside_the_same_objective_only():
+    line = {"objective": "mixce*", "eta": 0.99, "estimator": "local"}
+    assert truth.published_row(line, 20, 0.5)["avg_0s"] == 7.76e-5
+    assert truth.published_row(line, 50, 0.5) is None
+    assert truth.published_row({**line, "estimator": "exact"}, 20, 0.5) is None
+    assert truth.published_row({"objective": "mle"}, 20, 0.5)["seconds"] == 210
+    for part in truth.published().values():
+        assert part["source"] and all(p["trust"] for p in (part, *part.values()) if isinstance(p, dict) and "rows" in p)
+
+
+def test_runs_on_tales_are_judged_by_the_grammar(tmp_path, monkeypatch):
+    store = RunStore(tmp_path)
+    with pytest.raises(InputError, match="unknown study"):
+        truth.judged("nothing", store)
+    stories = oracle.stories().sample(3, seed=1)
+    samples = [{"prompt": story[:20], "generated": story[20:]} for story in stories]
+    folder = tmp_path / "mine" / "run"
+    folder.mkdir(parents=True)
+    (folder / "samples.jsonl").write_text("".join(json.dumps(s) + "\n" for s in samples))
+    kept = {"name": "run", "parameters": {"corpus": "tales-noisy"}, "metrics": {}}
+    monkeypatch.setattr("mixkit.sweeps.read_study", lambda study, store: study)
+    monkeypatch.setattr("mixkit.sweeps.records", lambda study, store: [kept])
+    (record,) = truth.judged("mine", store)
+    assert record["metrics"]["tales_valid_prefix"]["value"] == record["metrics"]["tales_inside"]["value"] == 1
+    kept["parameters"]["corpus"] = "pydoc"
+    with pytest.raises(InputError, match="no finished run on tales"):
+        truth.judged("mine", store)
+
+
+def test_noisy_tales_are_the_tales_with_damage():
+    clean, noisy, half = (
+        load_corpus(x, train=60, validation=20, test=5) for x in ("tales", "tales-noisy", "tales-noisy:0.5")
+    )
+    assert clean.test == noisy.test == half.test
+    for split, damaged in (("train", 3), ("validation", 1)):
+        assert sum(a != b for a, b in zip(getattr(clean, split), getattr(noisy, split), strict=True)) == damaged
+    assert sum(oracle.stories().log_prob(text) == -float("inf") for text in half.train) == 30
+    for name in ("tales-noisy:", "tales-noisy:2", "tales-noisy:much"):
+        with pytest.raises(InputError, match="no share of damaged texts"):
+            load_corpus(name)
+
+
+def test_curves_are_the_weights_and_the_pulls():
+    figure = truth_charts.weight_curves({"MLE": MLE(), "a": MixCE(0.2), "b": TaiLr(0.1, 0.3), "c": MixCE(0.5)})
+    assert [trace.name for trace in figure.data] == ["MLE", "MLE", "a", "a", "b", "b", "c", "c"]
+    weight, pull = figure.data[2:4]
+    q = torch.tensor(weight.x)
+    torch.testing.assert_close(torch.tensor(weight.y), 0.2 + 0.8 * q)
+    torch.testing.assert_close(torch.tensor(pull.y), (0.2 + 0.8 * q) * (1 - q))
+    assert figure.data[2].line.dash != figure.data[6].line.dash
+
+
+def test_heat_maps_mark_every_forbidden_transition():
+    gold = chains.MarkovChain.random(6, 0.5, 4)
+    figure = truth_charts.transitions(gold, chains.MarkovChain.random(6, 0.0, 5), "MLE")
+    truth_map, crosses, learned, same = figure.data
+    assert len(crosses.x) == len(same.x) == int((gold.probs == 0).sum())
+    marked = {(row, column) for row, column in zip(crosses.y, crosses.x, strict=True)}
+    assert all((gold.probs[truth_map.y.index(r), truth_map.x.index(c)] == 0) for r, c in marked)
+    assert learned.customdata.shape == (6, 6) and learned.z.min() >= -6
+
+
+def test_gaussians_and_tradeoff_are_drawn():
+    figure = truth_charts.gaussian_fits({"forward KL": fit_gaussian("forward_kl"), "tv": fit_gaussian("tv")})
+    assert figure.data[1].name == "forward KL: N(1.80, 1.67²)" and max(figure.data[1].y) < max(figure.data[2].y)
+    rows = [
+        {
+            "objective": "mixce",
+            "eta": eta,
+            "seed": seed,
+            "avg_js": 0.1,
+            "avg_0s": 0.1 + seed,
+            "forward_kl": 1,
+            "reverse_kl": 1,
+        }
+        for eta in (0.0, 0.5)
+        for seed in (1, 2)
+    ]
+    lines = truth.summary([{**row, "seconds": 1.0} for row in rows])
+    figure = truth_charts.bigram_tradeoff(lines, truth.published()["bigrams"]["random"]["rows"], chosen=0.5)
+    assert list(figure.data[0].y) == pytest.approx([1.6, 1.6]) and list(figure.data[0].marker.size) == [8, 16]
+    assert len(figure.data[1].x) == 6
