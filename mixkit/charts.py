@@ -292,7 +292,7 @@ def styled(figure: go.Figure, height: int) -> go.Figure:
     """The figure in the kit's looks."""
     figure.update_layout(
         height=height,
-        margin={"l": 70, "r": 20, "t": 30, "b": 60},
+        margin={"l": 70, "r": 20, "t": 70, "b": 60},
         legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0},
         font={"family": "system-ui, sans-serif", "size": 13},
         hoverlabel={"align": "left"},

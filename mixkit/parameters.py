@@ -106,7 +106,7 @@ FINETUNE = {
 TRADEOFF = {
     "study": Parameter("quick", "folder under runs/ that a study has filled"),
     "quality": Parameter("mauve", "metric on the vertical axis"),
-    "diversity": Parameter("diversity", "metric on the horizontal axis"),
+    "diversity": Parameter("distinct_2", "metric on the horizontal axis"),
 }
 WEIGHTS = {
     **{name: FINETUNE[name] for name in ("eta", "gamma", "w_min")},
