@@ -9,7 +9,6 @@ import ipywidgets as widgets
 import plotly.graph_objects as go
 import plotly.io as pio
 import torch
-from IPython.display import display
 
 from mixkit.backspace import prefix_tree, tree_picture, undo
 from mixkit.errors import InputError
@@ -30,6 +29,17 @@ def device() -> torch.device:
 def device_name() -> str:
     """The GPU's name, or how many threads of the CPU are used."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+
+
+def _fill(output: widgets.Output, *shown: go.Figure | str) -> None:
+    """Figures and texts into an Output at once. Not by `with output`: that redirects the kernel's messages, and a
+    headless run (nbclient) then now and then waits for ever for a cell that has long ended."""
+    output.outputs = tuple(
+        {"output_type": "stream", "name": "stdout", "text": f"{x}\n"}
+        if isinstance(x, str)
+        else {"output_type": "display_data", "data": x._repr_mimebundle_(), "metadata": {}}
+        for x in shown
+    )
 
 
 def show_samples(prompts: Sequence[Prompt], sets: Sequence[Sequence[str]]) -> widgets.VBox:
@@ -60,9 +70,7 @@ def choose_axes(draw: Callable[[str, str], go.Figure], records: Sequence[dict], 
     output = widgets.Output()
 
     def redraw(change=None) -> None:
-        output.clear_output(wait=True)
-        with output:
-            display(draw(*(menu.value for menu in menus)))
+        _fill(output, draw(*(menu.value for menu in menus)))
 
     for menu in menus:
         menu.observe(redraw, "value")
@@ -75,10 +83,7 @@ def explore(draw: Callable[..., go.Figure], **inputs: widgets.ValueWidget) -> wi
     output = widgets.Output()
 
     def redraw(change=None) -> None:
-        with output:
-            figure = draw(**{name: widget.value for name, widget in inputs.items()})
-            output.clear_output(wait=True)
-            display(figure)
+        _fill(output, draw(**{name: widget.value for name, widget in inputs.items()}))
 
     for widget in inputs.values():
         widget.observe(redraw, "value")
@@ -95,16 +100,16 @@ def edit_actions(actions: str) -> widgets.VBox:
         words = line.value.split()
         known = ["<", "start", *sorted(set(words) - {"<", "start"})]
         ids = [1, *map(known.index, words)]
-        output.clear_output(wait=True)
-        with output:
-            try:
-                tree = prefix_tree(torch.tensor([ids]), 0)
-                display(tree_and_mask(tree_picture(tree, 0, lambda i: html.escape(known[i]))))
-                print(
-                    f"{len(words)} actions, {len(tree.tokens[0])} nodes; left standing: {' '.join(undo(words, '<')[0])}"
-                )
-            except InputError as error:
-                print(error)
+        try:
+            tree = prefix_tree(torch.tensor([ids]), 0)
+        except InputError as error:
+            return _fill(output, str(error))
+        left = " ".join(undo(words, "<")[0])
+        _fill(
+            output,
+            tree_and_mask(tree_picture(tree, 0, lambda i: html.escape(known[i]))),
+            f"{len(words)} actions, {len(tree.tokens[0])} nodes; left standing: {left}",
+        )
 
     line.observe(redraw, "value")
     redraw()
@@ -124,10 +129,11 @@ def match_occupancies(world: World, policy: torch.Tensor, alpha: float, discount
         asked = SequenceMatch(*(slider.value for slider in sliders))
         data = occupancy(world, policy, asked.discount)
         found = occupancy(world, policy_and_value(world, fit(world, asked, data))[0], asked.discount)
-        output.clear_output(wait=True)
-        with output:
-            display(occupancies(names, data[world.allowed].tolist(), found[world.allowed].tolist()))
-            print(f"total variation between the two: {total_variation(data, found):.4f}")
+        _fill(
+            output,
+            occupancies(names, data[world.allowed].tolist(), found[world.allowed].tolist()),
+            f"total variation between the two: {total_variation(data, found):.4f}",
+        )
 
     for slider in sliders:
         slider.observe(redraw, "value")

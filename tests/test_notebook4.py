@@ -23,7 +23,9 @@ SMALL = {"train_questions": 40, "test_questions": 12, "steps": 6, "base": 4}
 @pytest.mark.filterwarnings("ignore")  # of papermill's and jupyter's own
 def test_it_runs_from_its_parameters(tmp_path):
     out = tmp_path / "out.ipynb"
-    papermill.execute_notebook(NOTEBOOK, out, SMALL, kernel_name="python3", progress_bar=False, cwd=NOTEBOOK.parents[1])
+    papermill.execute_notebook(
+        NOTEBOOK, out, SMALL, kernel_name="python3", progress_bar=False, execution_timeout=300, cwd=NOTEBOOK.parents[1]
+    )
     notebook = json.loads(out.read_text())
     printed = [o for cell in notebook["cells"] for o in cell.get("outputs", [])]
     assert not any(o["output_type"] == "error" for o in printed)

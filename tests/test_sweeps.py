@@ -201,6 +201,7 @@ def test_the_tradeoff_notebook_shows_a_finished_study(finished, tmp_path, monkey
         str(out),
         {"study": study.name},
         progress_bar=False,
+        execution_timeout=300,
         cwd=str(CLONE),
     )
     outputs = [o for c in json.loads(out.read_text())["cells"] for o in c.get("outputs", [])]
@@ -214,7 +215,12 @@ def test_the_tradeoff_notebook_shows_a_finished_study(finished, tmp_path, monkey
     assert not any("error" in (o["output_type"], o.get("name")) for o in outputs)
     with pytest.raises(papermill.PapermillExecutionError, match="unknown parameter 'studdy'"):
         papermill.execute_notebook(
-            str(CLONE / "notebooks" / "6_tradeoff.ipynb"), str(out), {"studdy": "x"}, progress_bar=False, cwd=str(CLONE)
+            str(CLONE / "notebooks" / "6_tradeoff.ipynb"),
+            str(out),
+            {"studdy": "x"},
+            progress_bar=False,
+            execution_timeout=300,
+            cwd=str(CLONE),
         )
 
 
