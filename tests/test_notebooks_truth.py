@@ -17,7 +17,13 @@ def execute(name, tmp_path, monkeypatch, **parameters):
     monkeypatch.setenv("MIXKIT_RUNS", str(tmp_path / "runs"))
     out = tmp_path / f"{name}.ipynb"
     papermill.execute_notebook(
-        CLONE / "notebooks" / f"{name}.ipynb", out, parameters, kernel_name="python3", cwd=CLONE, progress_bar=False
+        CLONE / "notebooks" / f"{name}.ipynb",
+        out,
+        parameters,
+        kernel_name="python3",
+        cwd=CLONE,
+        progress_bar=False,
+        execution_timeout=300,
     )
     return json.loads(out.read_text(encoding="utf-8"))
 
