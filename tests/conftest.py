@@ -39,8 +39,6 @@ def toy():
 
 
 def pytest_terminal_summary(terminalreporter):
-    for report in terminalreporter.stats.get("skipped", []):
-        terminalreporter.write_line(f"skipped: {report.nodeid}: {report.longrepr[-1]}", yellow=True)
     if forbidden := _forbidden_skips(terminalreporter):
         terminalreporter.write_line(f"{forbidden} tests were skipped where none may be (MIXKIT_NO_SKIPS)", red=True)
 
