@@ -8,7 +8,7 @@ import torch
 
 from mixkit.errors import InputError
 from mixkit.estimates import Estimate, proportion
-from mixkit.models import byte_level_bpe
+from mixkit.models import FUSED_GELU, byte_level_bpe
 from mixkit.sampling import Continuation, sample_continuations
 
 
@@ -59,7 +59,7 @@ def small_model(texts: list[str], *, seed: int = 0, width: int = 96, layers: int
     from transformers import GPT2Config, GPT2LMHeadModel
 
     tokenizer = byte_level_bpe(texts, 257)
-    sizes = {"n_embd": width, "n_layer": layers, "n_head": 4, "n_positions": 64}
+    sizes = {"n_embd": width, "n_layer": layers, "n_head": 4, "n_positions": 64, "activation_function": FUSED_GELU}
     drop = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     with torch.random.fork_rng():

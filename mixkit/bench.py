@@ -59,7 +59,7 @@ def steps(rounds: int = 8, texts: int = 8, max_tokens: int = 160) -> list[tuple[
         batch = collate_actions([data[i] for i in range(first, first + texts)])
         labels = plain["labels"][:, 1:]
         began = time.perf_counter()
-        hidden = last_hidden(model, plain["input_ids"], plain["attention_mask"])[:, :-1]
+        hidden = last_hidden(model, plain["input_ids"])[:, :-1]
         weighted_cross_entropy(
             hidden, model.get_output_embeddings().weight, labels, MLE(), mask=labels != IGNORED
         ).backward()

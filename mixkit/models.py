@@ -13,6 +13,7 @@ from mixkit.paths import RUNS
 GPT2 = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 NAMES = ("tiny", "smollm2-135m", *GPT2)
 END = "<|endoftext|>"
+FUSED_GELU = "gelu_pytorch_tanh"  # GPT-2's "gelu_new" to rounding, as one kernel instead of eight
 TINY = {"n_embd": 128, "n_layer": 4, "n_head": 4, "n_positions": 512, "vocabulary": 2048}
 
 
@@ -117,12 +118,15 @@ def _config(source, name: str):
 
 
 def _pretrained(source, name: str):
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        if getattr(config, "activation_function", None) == "gelu_new":
+            config.activation_function = FUSED_GELU
         model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+            source, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         )
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -144,6 +148,7 @@ def _tiny(texts: list[str] | None, seed: int):
     config = GPT2Config(
         vocab_size=len(tokenizer),
         **sizes,
+        activation_function=FUSED_GELU,
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,

@@ -120,7 +120,6 @@ class Reader:
         """
         device, training = self.model.device, self.model.training
         budget = CPU_BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS
-        without_cache = {} if self.is_encoder else {"use_cache": False}
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
         self.model.eval()
         try:
@@ -130,9 +129,11 @@ class Reader:
                 tokens = pad_sequence([torch.tensor(ids[i]) for i in at], batch_first=True).to(device)  # (B, T)
                 lengths = torch.tensor([len(ids[i]) for i in at], device=device)
                 mask = (torch.arange(tokens.shape[1], device=device) < lengths[:, None]).long()
+                # A causal model's tokens see nothing to their right, where the padding is: without a mask its attention
+                # takes the faster path.
+                seen = {"attention_mask": mask} if self.is_encoder else {"use_cache": False}
                 with self.autocast():
-                    # the model without its head: no logits
-                    output = self.model.base_model(input_ids=tokens, attention_mask=mask, **without_cache)
+                    output = self.model.base_model(input_ids=tokens, **seen)  # without the head: no logits
                 yield at, output.last_hidden_state, mask, tokens
         finally:
             self.model.train(training)

@@ -220,7 +220,7 @@ class ObjectiveTrainer(Trainer):
 
     def _token_weighted(self, model, inputs, tokens):
         labels = inputs["labels"][:, 1:]
-        hidden = last_hidden(model, inputs["input_ids"], inputs["attention_mask"])[:, :-1]
+        hidden = last_hidden(model, inputs["input_ids"])[:, :-1]
         head = self.accelerator.unwrap_model(model).get_output_embeddings()
         return weighted_cross_entropy(
             hidden,

@@ -43,6 +43,17 @@ def test_a_finished_runs_model_and_a_folder(toy, tmp_path):
         load_model("run:study/base-1243", runs=tmp_path)
 
 
+def test_gpt2s_activation_is_fused_and_the_same_function(toy, tmp_path):
+    model, tokenizer, _ = toy
+    assert model.config.activation_function == "gelu_new"
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    fused, _ = load_model(str(tmp_path))
+    assert type(fused.transformer.h[0].mlp.act) is not type(model.transformer.h[0].mlp.act)
+    ids = torch.arange(1, 99)[None]
+    torch.testing.assert_close(fused(ids).logits, model(ids).logits, rtol=1e-5, atol=1e-6)
+
+
 def test_pickled_weights_are_refused(toy, tmp_path):
     model, tokenizer, _ = toy
     model.config.save_pretrained(tmp_path)
