@@ -1,6 +1,7 @@
 """python -m mixkit bench damages FILE: which metric notices which damage, on human texts that are spoiled on purpose.
 Damages live in damages.py, metrics in metrics.py and embeddings.py; here they meet."""
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from mixkit.charts import LOWER_IS_BETTER
 from mixkit.corpora import load_corpus
 from mixkit.damages import DAMAGES
-from mixkit.embeddings import MIN_TEXTS, Reader, coherence, judge_perplexity, mauve, prdc
+from mixkit.embeddings import MIN_TEXTS, Reader, SmallSampleWarning, coherence, judge_perplexity, mauve, prdc
 from mixkit.errors import InputError
 from mixkit.estimates import Estimate, bootstrap, one_more
 from mixkit.metrics import score_texts
@@ -98,7 +99,9 @@ def main(file: str) -> None:
         except InputError as error:
             print(f"without {name}: {error}")
             readers.append(None)
-    print(markdown(damage_table([*corpus.train, *corpus.validation, *corpus.test], *readers)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SmallSampleWarning)  # the table's text says it, once
+        print(markdown(damage_table([*corpus.train, *corpus.validation, *corpus.test], *readers)))
 
 
 def _against(others: list[str], texts: list[str], read: ReadTexts) -> dict[str, Estimate]:
