@@ -1,13 +1,15 @@
 # make study   set up, run the study and print its table      STUDY=quick  SET="corpus=my.txt"  NAME=folder
 # make test    set up, run all tests and the linter
 # make lab     set up, open JupyterLab on the notebooks
+# make colab   set up the oldest versions that are supported (tests/colab.txt), run the notebooks' tests on them
 PYTHON ?= python3
 STUDY ?= quick
 SET ?=
 NAME ?=
 BIN := .venv/bin
+NOTEBOOK_TESTS := tests/test_notebooks.py tests/test_notebooks_truth.py tests/test_notebook4.py tests/test_sweeps.py
 
-.PHONY: study test lab clean
+.PHONY: study test lab colab clean
 .DEFAULT_GOAL := study
 
 study: .venv/installed
@@ -21,6 +23,9 @@ test: .venv/installed-test
 lab: .venv/installed
 	$(BIN)/jupyter lab notebooks
 
+colab: .venv/colab/installed
+	.venv/colab/bin/python -m pytest -W default $(NOTEBOOK_TESTS)
+
 .venv/installed: requirements.txt constraints.txt pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements.txt -e .
@@ -28,6 +33,11 @@ lab: .venv/installed
 
 .venv/installed-test: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .[test]
+	touch $@
+
+.venv/colab/installed: requirements.txt tests/colab.txt pyproject.toml
+	$(PYTHON) -m venv .venv/colab
+	.venv/colab/bin/pip install --quiet --disable-pip-version-check -c tests/colab.txt -r requirements.txt -e . pytest
 	touch $@
 
 clean:

@@ -128,7 +128,7 @@ BACKTRACKING = {
     "digits": Parameter(2, "longest number of a question", 1, 4),
     "train_questions": Parameter(900, "questions to learn from", 1),
     "test_questions": Parameter(150, "questions never seen in training; as many again choose the checkpoint", 2),
-    "steps": Parameter(1500, "optimizer steps of each objective", 1),
+    "steps": Parameter(1000, "optimizer steps of each objective", 1),
     "noise_rate": Parameter(0.05, "wrong tokens spliced in, a position, in [0, 0.5]", 0, 0.5),
     "seed": Parameter(0, "of questions, training and sampling", 0, 2**31),
 }
