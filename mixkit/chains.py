@@ -201,20 +201,22 @@ def fit(
     by_counts, by_reverse, by_exact, by_gumbel, by_mixture, by_matching = (
         [objectives[i] for i in which] for which in (counted, reverse, exact, gumbel, mixed, matched)
     )
-    mixture, matching = MixtureTerms(by_mixture, gold, data), MatchingTerms(by_matching, data)
-    slopes = (
+    slopes = [
         (counted, lambda logits, step: forward_slope(by_counts, logits, frequency[step])),
         (exact, lambda logits, step: reverse_slope(by_exact, logits, log_p)),
-        (mixed, mixture.slope),
-        (matched, matching.slope),
-    )
-    values = (
+    ]
+    values = [
         (counted, lambda logits: forward_terms(by_counts, logits.log_softmax(-1), held_out)),
         (reverse, lambda logits: reverse_terms(by_reverse, logits.log_softmax(-1), log_p.double())),
-        (mixed, mixture.value),
-        (matched, matching.value),
-    )
-    parameters = [*learner.parameters, matching.ended]
+    ]
+    parameters = [*learner.parameters]
+    if mixed:
+        mixture = MixtureTerms(by_mixture, gold, data)
+        slopes, values = [*slopes, (mixed, mixture.slope)], [*values, (mixed, mixture.value)]
+    if matched:
+        matching = MatchingTerms(by_matching, data)
+        slopes, values = [*slopes, (matched, matching.slope)], [*values, (matched, matching.value)]
+        parameters.append(matching.ended)
     optimizer = torch.optim.Adam(parameters, LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
 
     best_loss, best_epoch = torch.full(shape, torch.inf).double(), torch.zeros(shape, dtype=torch.long)

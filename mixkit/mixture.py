@@ -16,6 +16,7 @@ from mixkit.markov import MarkovChain
 # Nodes s > 0 of the integral. Steps of h err by what the function is at log Q/P +- 2 pi / h, an end at S by exp(-pi S).
 FINE = 0.1 * (torch.arange(60, dtype=torch.float64) + 0.5)  # 1e-8
 COARSE = 0.2 * (torch.arange(20, dtype=torch.float64) + 0.5)  # 1e-5, for slopes
+LARGEST = 20_000_000  # complex numbers held at a time
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def exact_jensen_shannon(p: MarkovChain, q: MarkovChain, eta: float = 0.5) -> to
     if eta in (0, 1):
         return torch.zeros(torch.broadcast_shapes(p.probs.shape, q.probs.shape)[:-2], dtype=p.probs.dtype)
     share = torch.tensor(eta, dtype=p.probs.dtype)
-    overlap = _ways(_powers(p.probs, q.probs, FINE))[1][..., 0]
+    overlap = _overlaps(p.probs, q.probs)
     entropy = -eta * math.log(eta) - (1 - eta) * math.log(1 - eta)
     weights = _turns(share, FINE) / _beside(FINE.square() + 0.25, share)  # 1 / (1/2 - is) + 1 / (1/2 + is), halves' sum
     return entropy - torch.tensordot(weights, overlap, 1).real
@@ -95,6 +96,15 @@ def _ways(powers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return F.pad(before[..., 0, :], (1, 0), value=1.0), torch.cat([first, after], -2)[..., 0]
 
 
+def _overlaps(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """The sum over texts of P^(1/2 - is) Q^(1/2 + is), for each node of FINE: (nodes, ...)."""
+    return torch.cat([_ways(_powers(p, q, s))[1][..., 0] for s in FINE.split(_at_once(q))])
+
+
+def _at_once(q: torch.Tensor) -> int:
+    return max(1, LARGEST // q.numel())
+
+
 class MixtureTerms:
     """Of the learners under JensenShannon objectives: value and slope, with one half's texts from the data.
 
@@ -112,7 +122,7 @@ class MixtureTerms:
         q = logits.softmax(-1).mean(2)
         odds = self._log_odds(q, self.held_out)
         of_data = torch.stack([F.logsigmoid(-x).mean(-1) for x in odds], 1) - self.share.log()
-        overlap = _ways(_powers(self.p, _without_padding(q).double(), FINE))[1][..., 0]
+        overlap = _overlaps(self.p, _without_padding(q).double())
         exact = (_turns(self.share, FINE) / _beside(0.5 - 1j * FINE, self.share) * overlap).sum(0).real
         return self.share * of_data - (1 - self.share) * (1 - self.share).log() - exact
 
@@ -130,13 +140,14 @@ class MixtureTerms:
             1,
         ).view(*q.shape[:2], *self.p.shape[-2:])
         share, p = self.share.to(q.dtype), self.p.to(q.dtype)
-        powers = _powers(p, _without_padding(q), COARSE)
-        before, after = _ways(powers)
+        price = -share[..., None, None] * visited  # of log Q of each transition
         exponent = 0.5 + 1j * COARSE  # of Q in the powers, which differentiation brings down
-        factors = _turns(share, COARSE) * _beside(exponent / exponent.conj(), share)
-        onwards = torch.cat([after[..., 1:], torch.ones_like(after[..., :1])], -1)  # nothing comes after the end
-        exact = ((factors[..., None] * before)[..., None] * powers * onwards[..., None, :]).sum(0).real
-        price = -(share[..., None, None] * visited + exact)  # of log Q of each transition
+        factors, at_once = _turns(share, COARSE) * _beside(exponent / exponent.conj(), share), _at_once(q)
+        for s, factor in zip(COARSE.split(at_once), factors.split(at_once), strict=True):
+            powers = _powers(p, _without_padding(q), s)
+            before, after = _ways(powers)
+            onwards = torch.cat([after[..., 1:], torch.ones_like(after[..., :1])], -1)  # nothing comes after the end
+            price -= ((factor[..., None] * before)[..., None] * powers * onwards[..., None, :]).sum(0).real
         price = torch.cat([price[..., :-1], torch.zeros_like(price[..., :1]), price[..., -1:]], -1)
         price = (price / q.clamp_min(torch.finfo(q.dtype).tiny))[:, :, None]
         slope = by_mask * (price - (by_mask * price).sum(-1, keepdim=True))

@@ -137,7 +137,7 @@ def published_row(line: dict, vocab: int, zeros: float) -> dict | None:
 
 def table(rows: Sequence[dict], vocab: int, zeros: float) -> str:
     """The summary as plain text, mean ± spread over seeds, beside what the released script gives where it is known."""
-    lines = [("objective", "avg. js", "avg. 0s", "fwd KL", "rev KL", "s", "released: js", "0s", "s")]
+    lines = [("objective", "avg. js", "avg. 0s", "fwd KL", "rev KL", "s", "released js", "0s", "s")]
     for line in summary(rows):
         released = published_row(line, vocab, zeros) or {}
         lines.append(
@@ -168,7 +168,7 @@ def title(line: dict) -> str:
 
 def _spread(line: dict, figure: str) -> str:
     sd = line[f"{figure}_sd"]
-    return f"{line[figure]:.2e}" + ("" if sd is None else f" ± {sd:.1e}")
+    return f"{line[figure]:.2e}" + ("" if sd is None else f" ± {sd:.0e}")
 
 
 def _csv(lines: Sequence[dict]) -> str:
