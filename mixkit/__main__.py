@@ -30,7 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     truth = commands.add_parser("truth", help="the bigram study, where the truth is known: the whole table")
     truth.add_argument("--vocab", type=int, default=20, help="tokens of the chain, the end among them")
     truth.add_argument("--zeros", type=float, default=0.5, help="share of the transitions that are forbidden")
-    truth.add_argument("--objectives", nargs="+", default=[], metavar="NAME", help="mle mixce mixce* kls tailr")
+    names = "mle mixce mixce* kls js tailr sequencematch"
+    truth.add_argument("--objectives", nargs="+", default=[], metavar="NAME", help=names)
     truth.add_argument("--seeds", type=int, nargs="+", help="by default the five of the published study")
     truth.add_argument("--epochs", type=int, default=50, help="passes over the training texts")
     truth.add_argument("--patience", type=int, default=5, help="epochs without a better development loss")

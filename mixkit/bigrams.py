@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from scipy.sparse import csr_array
 
 from mixkit.markov import FLOOR, MarkovChain, visits_of
 
@@ -16,18 +17,28 @@ class Texts:
     """Training and development texts of one seed, kept as transitions."""
 
     def __init__(self, gold: MarkovChain, train: int, development: int, batch: int, seed: int):
-        self.vocab, self.train, self.batch = gold.vocab, train, batch
+        self.vocab, self.train, self.development, self.batch = gold.vocab, train, development, batch
         text, pair = gold.sample_transitions(development + train, seed, CAP)
         held_out = text < development
         self.held_out = self._frequencies(pair[held_out], 1)[0] / development
-        self.text, self.pair = text[~held_out] - development, pair[~held_out]
+        self.text, self.pair = text, pair
         self.generator = torch.Generator().manual_seed(seed)
 
+    def matrix(self, discount: float = 1.0, *, held_out: bool = False) -> csr_array:
+        """Transitions of each text, the i-th of a text counting discount^i: (texts, V * V), float32."""
+        step = F.pad((self.text.diff() <= 0).cumsum(0), (1, 0))  # the texts' first transitions come first, in order
+        kept = (self.text < self.development) == held_out
+        row, weight = self.text[kept] - (0 if held_out else self.development), discount ** step[kept].double()
+        shape = self.development if held_out else self.train, self.vocab**2
+        return csr_array((weight.float().numpy(), (row.numpy(), self.pair[kept].numpy())), shape=shape)
+
     def shuffled(self) -> torch.Tensor:
-        """Transitions per text of an epoch's batches, in a new order: (batches, V, V + 1)."""
+        """Transitions per text of an epoch's batches, in a new order, `order` (batches, batch): (batches, V, V + 1)."""
         batches = self.train // self.batch
-        place = torch.empty(self.train, dtype=torch.int32)
-        place[torch.randperm(self.train, generator=self.generator)] = torch.arange(self.train, dtype=torch.int32)
+        order = torch.randperm(self.train, generator=self.generator)
+        place = torch.full((self.development + self.train,), self.train, dtype=torch.int32)  # held-out texts fall off
+        place[self.development + order] = torch.arange(self.train, dtype=torch.int32)
+        self.order = order[: batches * self.batch].view(batches, self.batch).numpy()
         bins = (place // self.batch * self.vocab**2).index_select(0, self.text).add_(self.pair)
         return self._frequencies(bins, batches) / self.batch
 
@@ -91,8 +102,13 @@ def token_weights(objectives: Sequence, q: torch.Tensor, frequency: torch.Tensor
     return weights.mul_(frequency[:, None] / q.shape[2])
 
 
+def forward_terms(objectives: Sequence, log_q: torch.Tensor, frequency: torch.Tensor) -> torch.Tensor:
+    """sum sg(w(q)) * nll over the texts' transitions: (objectives, seeds), nats a text."""
+    return -(token_weights(objectives, log_q.exp(), frequency) * log_q).sum((-3, -2, -1))
+
+
 def forward_slope(objectives: Sequence, logits: torch.Tensor, frequency: torch.Tensor) -> torch.Tensor:
-    """The gradient of sum sg(w(q)) * nll in the logits: sum over targets of w(q) (softmax - one-hot)."""
+    """The gradient of forward_terms(...).sum() in the logits: sum over targets of w(q) (softmax - one-hot)."""
     q = logits.softmax(-1)
     weights = token_weights(objectives, q, frequency)
     return torch.addcmul(-weights, q, weights.sum(-1, keepdim=True))

@@ -26,8 +26,8 @@ from mixkit.runs import RunStore, versions, write_atomically
 STUDY = "truth"
 PUBLISHED = CLONE / "data" / "published.yaml"
 LARGEST = 30_000_000  # logits that one batch of fits may hold at a time: 120 MB
-LABELS = charts.LABELS | {"mixce*": "MixCE*", "kls": "mix of KLs"}
-COEFFICIENTS = ("eta", "gamma", "estimator")
+LABELS = charts.LABELS | {"mixce*": "MixCE*", "kls": "mix of KLs", "js": "Jensen-Shannon"}
+COEFFICIENTS = ("eta", "gamma", "alpha", "estimator", "discount", "divergence")
 
 
 def run_truth(
@@ -44,8 +44,9 @@ def run_truth(
 ) -> dict[str, object]:
     """chains.study, kept in runs/truth/<name>/ (run.json, table.csv); returns the run's record. Done once, it is read.
 
-    objectives: names out of mle, mixce, mixce*, kls, tailr; none means all, each at all its coefficients. slots:
-    processes of one thread, by default one a core: a batch of small matrices gains nothing from a second thread.
+    objectives: names out of mle, mixce, mixce*, kls, js, tailr, sequencematch; none means all, each at all its
+    coefficients. slots: processes of one thread, by default one a core: a batch of small matrices gains nothing from
+    a second thread.
     The record's `rows` hold one dict an (objective, seed). Raises InputError for what cannot be fitted.
     """
     store = store or RunStore()
@@ -136,7 +137,7 @@ def published_row(line: dict, vocab: int, zeros: float) -> dict | None:
 
 def table(rows: Sequence[dict], vocab: int, zeros: float) -> str:
     """The summary as plain text, mean ± spread over seeds, beside what the released script gives where it is known."""
-    lines = [("objective", "avg. js", "avg. 0s", "fwd KL", "rev KL", "s", "released: js", "0s", "s")]
+    lines = [("objective", "avg. js", "avg. 0s", "fwd KL", "rev KL", "s", "released js", "0s", "s")]
     for line in summary(rows):
         released = published_row(line, vocab, zeros) or {}
         lines.append(
@@ -161,12 +162,13 @@ def title(line: dict) -> str:
     text = LABELS[line["objective"]]
     text += f" η={line['eta']:g}" if "eta" in line else ""
     text += f" γ={line['gamma']:g}" if "gamma" in line else ""
+    text += f" α={line['alpha']:g}" if "alpha" in line else ""
     return text + (f" ({line['estimator']})" if "estimator" in line else "")
 
 
 def _spread(line: dict, figure: str) -> str:
     sd = line[f"{figure}_sd"]
-    return f"{line[figure]:.2e}" + ("" if sd is None else f" ± {sd:.1e}")
+    return f"{line[figure]:.2e}" + ("" if sd is None else f" ± {sd:.0e}")
 
 
 def _csv(lines: Sequence[dict]) -> str:

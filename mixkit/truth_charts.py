@@ -15,7 +15,8 @@ from mixkit.truth import LABELS, title
 
 NAMES = {MLE: "mle", MixCE: "mixce", TaiLr: "tailr"}
 DASHES = ("solid", "dash", "dot", "dashdot")
-BIGRAM_COLORS = COLORS | {"mixce*": "#CC79A7", "kls": "#E69F00"}
+BIGRAM_COLORS = COLORS | {"mixce*": "#8B5FBF", "kls": "#E69F00", "js": "#56B4E9"}
+BIGRAM_SYMBOLS = SYMBOLS | {"mixce*": "star", "kls": "hexagon", "js": "pentagon"}
 TARGET = Mixture()
 LEAST = 1e-6  # probabilities below are drawn as this
 
@@ -126,7 +127,7 @@ def bigram_tradeoff(lines: Sequence[dict], published: Sequence[dict] = (), chose
     for line in lines:
         groups.setdefault((line["objective"], line.get("estimator")), []).append(line)
     for number, ((objective, estimator), group) in enumerate(groups.items()):
-        values = [line.get("eta", line.get("gamma")) for line in group]
+        values = [line.get("eta", line.get("gamma", line.get("alpha"))) for line in group]
         figure.add_scatter(
             x=[line["avg_js"] for line in group],
             y=[line["avg_0s"] for line in group],
@@ -141,7 +142,7 @@ def bigram_tradeoff(lines: Sequence[dict], published: Sequence[dict] = (), chose
             marker={
                 "color": BIGRAM_COLORS[objective],
                 "size": [16 if chosen is not None and value == chosen else 8 for value in values],
-                "symbol": SYMBOLS.get(objective, "diamond"),
+                "symbol": BIGRAM_SYMBOLS[objective],
             },
             line={"color": BIGRAM_COLORS[objective], "width": 1, "dash": DASHES[number % 4]},
             name=LABELS[objective] + (f" ({estimator})" if estimator else ""),
