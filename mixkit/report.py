@@ -4,7 +4,6 @@ Figures come from charts.py, numbers and sentences from comparisons.py; nothing 
 import base64
 import csv
 import gzip
-import html
 import io
 import random
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from mixkit.charts import COLORS, LABELS, against_coefficient, frontier, label, number, parallel
 from mixkit.comparisons import LEVEL, MODEL_METRICS, TEXT_METRICS, compare_with_mle, findings
+from mixkit.escaping import as_html
 from mixkit.runs import RunStore, write_atomically
 from mixkit.sweeps import Study, records
 
@@ -59,8 +59,8 @@ def page(study: Study, done: Sequence[dict], samples: dict[str, list[dict]]) -> 
     names = {r["name"]: label(r) for r in done}
     compared = compare_with_mle(done, samples)
     body = [
-        f"<h1>{_text(study.name)}: quality against diversity</h1>",
-        f'<p class="about">{_text(study.about)}</p>',
+        f"<h1>{as_html(study.name)}: quality against diversity</h1>",
+        f'<p class="about">{as_html(study.about)}</p>',
         f'<p class="note">{len(done)} of {len(study.runs)} runs are done. {_facts(done)}</p>',
         "<h2>The trade-off</h2>",
         '<p class="note">Up is quality, right is diversity; more diversity is not better beyond the human texts\' own. '
@@ -70,11 +70,11 @@ def page(study: Study, done: Sequence[dict], samples: dict[str, list[dict]]) -> 
         _figure(frontier(done, "mauve", "distinct_2"), "MAUVE against distinct 2-grams across texts, as in the table."),
         _figure(frontier(done, "mauve", "diversity"), "MAUVE against diversity within a text, as in the table."),
         "<h2>What the intervals support, and what not</h2>",
-        f'<ul class="findings">{"".join(f"<li>{_text(line)}</li>" for line in findings(done, compared, names))}</ul>',
+        f'<ul class="findings">{"".join(f"<li>{as_html(line)}</li>" for line in findings(done, compared, names))}</ul>',
         "<h2>Numbers</h2>",
         table(done),
         f'<p class="note">{INTERVALS} Click on a heading to sort. '
-        f'<a class="controls" download="{_text(study.name)}.csv" href="{_data_uri(table_csv(done))}">'
+        f'<a class="controls" download="{as_html(study.name)}.csv" href="{_data_uri(table_csv(done))}">'
         "All numbers as CSV</a></p>",
         "<h2>Beside MLE on the same prompts</h2>",
         compared_table(compared, names),
@@ -97,7 +97,7 @@ def page(study: Study, done: Sequence[dict], samples: dict[str, list[dict]]) -> 
     here = Path(__file__).parent
     packed = base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode()
     return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{_text(study.name)} · mixkit'
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{as_html(study.name)} · mixkit'
         '</title>\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<link rel="icon" href="data:,">\n'
         f"<style>\n{(here / 'report.css').read_text(encoding='utf-8')}</style>\n</head>\n<body>\n"
@@ -141,7 +141,7 @@ def compared_table(compared: Sequence[dict], names: dict[str, str]) -> str:
     rows = []
     for run in dict.fromkeys(c["run"] for c in compared):
         row = "".join(_difference(cells.get((run, m))) for m in metrics)
-        rows.append(f'<tr><td data-value="{_text(names[run])}">{_text(names[run])}</td>{row}</tr>')
+        rows.append(f'<tr><td data-value="{as_html(names[run])}">{as_html(names[run])}</td>{row}</tr>')
     return (
         f'<div class="wide"><table class="compared"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
@@ -149,7 +149,7 @@ def compared_table(compared: Sequence[dict], names: dict[str, str]) -> str:
 
 
 def _heading(title: str) -> str:
-    return f'<th scope="col"><button type="button">{_text(title)}</button></th>'
+    return f'<th scope="col"><button type="button">{as_html(title)}</button></th>'
 
 
 def _difference(c: dict | None) -> str:
@@ -168,7 +168,7 @@ def _row(name: str, color: str, metrics: dict, columns: Sequence[str]) -> str:
     estimates = [metrics.get(metric) or {"value": None} for metric in columns]
     values = ("" if e["value"] is None else e["value"] for e in estimates)
     cells = "".join(f'<td class="n" data-value="{v}">{_number(e)}</td>' for v, e in zip(values, estimates, strict=True))
-    return f'<tr><td data-value="{_text(name)}">{_dot(color)}{_text(name)}</td>{cells}</tr>'
+    return f'<tr><td data-value="{as_html(name)}">{_dot(color)}{as_html(name)}</td>{cells}</tr>'
 
 
 def _dot(color: str) -> str:
@@ -177,7 +177,7 @@ def _dot(color: str) -> str:
 
 def _key(done: Sequence[dict]) -> str:
     present = {r["parameters"]["objective"] for r in done}
-    return "".join(f"<span>{_dot(o)}{_text(name)}</span>" for o, name in LABELS.items() if o in present)
+    return "".join(f"<span>{_dot(o)}{as_html(name)}</span>" for o, name in LABELS.items() if o in present)
 
 
 def _data_uri(text: str) -> str:
@@ -187,9 +187,9 @@ def _data_uri(text: str) -> str:
 def _number(estimate: dict | None) -> str:
     text, _, interval = number(estimate).partition(" ")
     why = (estimate or {}).get("why")
-    title = f' title="{_text(why)}"' if why else ""
-    return f"<span{title}>{_text(text)}</span>" + (
-        f' <span class="interval">{_text(interval)}</span>' if interval else ""
+    title = f' title="{as_html(why)}"' if why else ""
+    return f"<span{title}>{as_html(text)}</span>" + (
+        f' <span class="interval">{as_html(interval)}</span>' if interval else ""
     )
 
 
@@ -203,14 +203,14 @@ def _samples(done: Sequence[dict], samples: dict[str, list[dict]]) -> str:
         return "<p>No run has samples.</p>"
     first = {r["name"]: [s for s in samples[r["name"]] if s["set"] == 0] for r in shown}
     count = min(map(len, first.values()))
-    options = "".join(f'<option value="{_text(r["name"])}">{_text(label(r))}</option>' for r in shown)
+    options = "".join(f'<option value="{as_html(r["name"])}">{as_html(label(r))}</option>' for r in shown)
     blocks = [
         f'<p class="note controls"><label>Show <select id="run"><option value="">every trained run</option>{options}'
         "</select> beside the human text</label></p>"
     ]
     for i in sorted(random.Random(0).sample(range(count), min(SHOWN_PROMPTS, count))):
         human = first[shown[0]["name"]][i]
-        cards = [_card("human", "human", human["prompt"], _text(human["human"]), "human", "human")]
+        cards = [_card("human", "human", human["prompt"], as_html(human["human"]), "human", "human")]
         cards += [
             _card(
                 label(r),
@@ -229,15 +229,15 @@ def _samples(done: Sequence[dict], samples: dict[str, list[dict]]) -> str:
 def _written(sample: dict) -> str:
     """The continuation as HTML, with what the model took back struck through."""
     runs = sample.get("written") or [(sample["generated"], True)]
-    return "".join(_text(text) if stands else f"<s>{_text(text)}</s>" for text, stands in runs)
+    return "".join(as_html(text) if stands else f"<s>{as_html(text)}</s>" for text, stands in runs)
 
 
 def _card(title: str, color: str, prompt: str, continuation: str, run: str, part: str) -> str:
     hidden = " hidden" if part == "decoding" else ""
     return (
-        f'<div class="sample" data-run="{_text(run)}" data-part="{_text(part)}"{hidden} '
-        f'style="border-left:4px solid {COLORS[color]}"><b>{_text(title)}</b>'
-        f'<span class="prompt">{_text(prompt)}</span>{continuation}</div>'
+        f'<div class="sample" data-run="{as_html(run)}" data-part="{as_html(part)}"{hidden} '
+        f'style="border-left:4px solid {COLORS[color]}"><b>{as_html(title)}</b>'
+        f'<span class="prompt">{as_html(prompt)}</span>{continuation}</div>'
     )
 
 
@@ -246,9 +246,9 @@ def _facts(done: Sequence[dict]) -> str:
         return ""
     parameters, facts = done[-1]["parameters"], done[-1].get("resolved", {})
     return (
-        f"Corpus <code>{_text(Path(parameters['corpus']).name)}</code>; MAUVE on features of "
-        f"<code>{_text(facts.get('reader', '?'))}</code>, {_text(facts.get('prompts', '?'))} prompts, "
-        f"{_text(parameters['sample_sets'])} sample sets."
+        f"Corpus <code>{as_html(Path(parameters['corpus']).name)}</code>; MAUVE on features of "
+        f"<code>{as_html(facts.get('reader', '?'))}</code>, {as_html(facts.get('prompts', '?'))} prompts, "
+        f"{as_html(parameters['sample_sets'])} sample sets."
     )
 
 
@@ -260,20 +260,14 @@ def _provenance(study: Study, done: Sequence[dict]) -> str:
     device = done[0].get("resolved", {}).get("device", "?")
     return (
         f'<p class="note">Each run is <code>notebooks/3_finetune.ipynb</code> executed by papermill; its folder '
-        f"<code>runs/{_text(study.name)}/&lt;name&gt;/</code> holds the executed notebook, every parameter, all "
-        f"samples and the training log. {minutes:.1f} minutes of runs on {_text(device)}. {_text(versions)}.</p>"
+        f"<code>runs/{as_html(study.name)}/&lt;name&gt;/</code> holds the executed notebook, every parameter, all "
+        f"samples and the training log. {minutes:.1f} minutes of runs on {as_html(device)}. {as_html(versions)}.</p>"
     )
 
 
 def _figure(figure: go.Figure, alternative: str) -> str:
     content = figure.to_json().replace("<", "\\u003c")  # no name of a run can end the script
     return (
-        f'<figure><div class="plot" role="img" aria-label="{_text(alternative)}"></div>'
+        f'<figure><div class="plot" role="img" aria-label="{as_html(alternative)}"></div>'
         f'<script type="application/json">{content}</script></figure>'
     )
-
-
-def _text(value: object) -> str:
-    """Whatever a model, a file or a user wrote, as text: control characters out, HTML's own characters escaped."""
-    plain = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in str(value))
-    return html.escape(plain)
