@@ -100,42 +100,40 @@ def frontier(records: Sequence[dict], quality: str = "mauve", diversity: str = "
     top-p, and the human texts' own point with the human-against-human ceiling; a ring around each run that no other
     surpasses on both axes, by value. The honest question is what lies beyond those curves."""
     shown = [r for r in records if _value(r, quality) is not None and _value(r, diversity) is not None]
-    figure = go.Figure()
     trained = [r for r in shown if r.get("part") != "base"]
-    for knob, _, curve in decoding_curves(shown):
-        name, dash = KNOBS[knob]
-        figure.add_trace(
-            go.Scatter(
-                x=[_value(r, diversity) for r in curve],
-                y=[_value(r, quality) for r in curve],
-                mode="lines",
-                line={"color": COLORS["mle"], "width": 1.5, "dash": dash},
-                name=f"MLE, only its {name} turned",
-                legendgroup=knob,
-                showlegend=knob not in [trace.legendgroup for trace in figure.data],
-                hoverinfo="skip",
-            )
-        )
+    curves = decoding_curves(shown)
+    traces = [
+        {
+            "x": [_value(r, diversity) for r in curve],
+            "y": [_value(r, quality) for r in curve],
+            "mode": "lines",
+            "line": {"color": COLORS["mle"], "width": 1.5, "dash": KNOBS[knob][1]},
+            "name": f"MLE, only its {KNOBS[knob][0]} turned",
+            "legendgroup": knob,
+            "showlegend": knob not in [earlier for earlier, *_ in curves[:i]],
+            "hoverinfo": "skip",
+        }
+        for i, (knob, _, curve) in enumerate(curves)
+    ]
     best = undominated(trained, quality, diversity, LOWER_IS_BETTER)
     if best:
-        figure.add_trace(
-            go.Scatter(
-                x=[_value(r, diversity) for r in best],
-                y=[_value(r, quality) for r in best],
-                mode="markers",
-                marker={"size": 21, "symbol": "circle-open", "color": "#999999", "line": {"width": 1.5}},
-                name="no run is better on both axes",
-                hoverinfo="skip",
-            )
+        traces.append(
+            {
+                "x": [_value(r, diversity) for r in best],
+                "y": [_value(r, quality) for r in best],
+                "mode": "markers",
+                "marker": {"size": 21, "symbol": "circle-open", "color": "#999999", "line": {"width": 1.5}},
+                "name": "no run is better on both axes",
+                "hoverinfo": "skip",
+            }
         )
     for part, name in (("decoding", "mle"), *(("grid", name) for name in LABELS)):
         group = [r for r in trained if r.get("part", "grid") == part and r["parameters"]["objective"] == name]
         if group:
-            figure.add_trace(_points(group, quality, diversity, name, hollow=part == "decoding"))
-    _add_human(figure, shown, quality, diversity)
-    figure.update_xaxes(title=AXES.get(diversity, diversity))
-    figure.update_yaxes(title=AXES.get(quality, quality))
-    return styled(figure, height=560)
+            traces.append(_points(group, quality, diversity, name, hollow=part == "decoding"))
+    human, layout = _human(shown, quality, diversity)
+    layout |= {"xaxis": {"title": AXES.get(diversity, diversity)}, "yaxis": {"title": AXES.get(quality, quality)}}
+    return styled(go.Figure(data=[*traces, *human], layout=layout), height=560)  # at once: additions cost most of it
 
 
 def against_coefficient(records: Sequence[dict], metric: str) -> go.Figure:
@@ -194,81 +192,72 @@ def parallel(records: Sequence[dict], metrics: Sequence[str] = PARALLEL) -> go.F
     return styled(figure, height=420).update_layout(margin={"l": 60, "r": 60, "t": 60, "b": 40})
 
 
-def training_curve(history: Sequence[dict]) -> go.Figure:
-    """Training nll and objective by step, and the validation nll at each evaluation; all in nats per token."""
-    figure = go.Figure()
-    for key, name, mode, color in (
-        ("loss", "objective (training)", "lines", "#999999"),
-        ("nll", "nll (training)", "lines", "#56B4E9"),
-        ("validation_nll", "nll (validation)", "lines+markers", "#D55E00"),
-    ):
-        points = [(line["step"], line[key]) for line in history if key in line]
-        if points:
-            x, y = zip(*points, strict=True)
-            figure.add_trace(go.Scatter(x=x, y=y, mode=mode, name=name, line={"color": color}))
-    figure.update_xaxes(title="optimizer step")
-    figure.update_yaxes(title="nats per token")
-    return styled(figure, height=380)
-
-
-def _points(group: list[dict], quality: str, diversity: str, name: str, *, hollow: bool) -> go.Scatter:
+def _points(group: list[dict], quality: str, diversity: str, name: str, *, hollow: bool) -> dict:
     coefficient = COEFFICIENT.get(name)
     if hollow:
         texts = [label(r).split(", ", 1)[-1].replace("temperature ", "T=") for r in group]
     else:
         texts = [f"{coefficient[1]}={r['parameters'][coefficient[0]]:g}" if coefficient else "MLE" for r in group]
-    return go.Scatter(
-        x=[_value(r, diversity) for r in group],
-        y=[_value(r, quality) for r in group],
-        error_x=_interval(group, diversity),
-        error_y=_interval(group, quality),
-        mode="markers+text",
-        text=texts,
-        textposition="bottom right" if hollow else PLACES[name],
-        textfont={"size": 11, "color": COLORS[name]},
-        marker={
+    return {
+        "x": [_value(r, diversity) for r in group],
+        "y": [_value(r, quality) for r in group],
+        "error_x": _interval(group, diversity),
+        "error_y": _interval(group, quality),
+        "mode": "markers+text",
+        "text": texts,
+        "textposition": "bottom right" if hollow else PLACES[name],
+        "textfont": {"size": 11, "color": COLORS[name]},
+        "marker": {
             "color": "white" if hollow else COLORS[name],
             "symbol": SYMBOLS[name],
             "size": 9 if hollow else 12,
             "line": {"color": COLORS[name], "width": 1.5},
         },
-        name=f"{LABELS[name]}, decoded otherwise" if hollow else LABELS[name],
-        customdata=[r["name"] for r in group],
-        hovertext=[
+        "name": f"{LABELS[name]}, decoded otherwise" if hollow else LABELS[name],
+        "customdata": [r["name"] for r in group],
+        "hovertext": [
             f"<b>{label(r)}</b><br>{quality} {number(r['metrics'][quality])}<br>"
             f"{diversity} {number(r['metrics'][diversity])}<br>perplexity {number(r['metrics'].get('perplexity'))}"
             for r in group
         ],
-        hoverinfo="text",
-    )
+        "hoverinfo": "text",
+    }
 
 
-def _add_human(figure: go.Figure, records: list[dict], quality: str, diversity: str) -> None:
+def _human(records: list[dict], quality: str, diversity: str) -> tuple[list[dict], dict]:
+    """The human texts' point, and the layout's lines through it, with the band of human against human."""
     human = next((r["human"] for r in records if r.get("human")), {})
     x, y = ((human.get(metric) or {}).get("value") for metric in (diversity, quality))
-    gray = {"color": "#666666", "width": 1, "dash": "dash"}
+    shapes, notes = [], []
+    across = {"xref": "x domain", "x0": 0, "x1": 1, "yref": "y"}
+    gray = {"type": "line", "line": {"color": "#666666", "width": 1, "dash": "dash"}}
     if y is not None:
         against = human[quality].get("over") == "halvings"
         low, high = (human[quality].get(end) for end in ("low", "high"))
         if against and low is not None:
-            figure.add_hrect(y0=low, y1=high, fillcolor="#666666", opacity=0.1, line_width=0)
-        ceiling = "human against human" if against else "human texts"
-        figure.add_hline(y=y, line=gray, annotation_text=ceiling, annotation_position="bottom left")
+            band = {"type": "rect", "fillcolor": "#666666", "opacity": 0.1, "line": {"width": 0}}
+            shapes.append({**band, **across, "y0": low, "y1": high})
+        shapes.append({**gray, **across, "y0": y, "y1": y})
+        ceiling = {"text": "human against human" if against else "human texts", "x": 0, "xref": "x domain", "y": y}
+        notes.append({**ceiling, "xanchor": "left", "yanchor": "top", "showarrow": False})
     if x is not None:
-        figure.add_vline(x=x, line=gray, annotation_text="human", annotation_position="bottom right")
-    if x is not None and y is not None:
-        figure.add_trace(
-            go.Scatter(
-                x=[x],
-                y=[y],
-                mode="markers",
-                name="human texts",
-                marker={"color": COLORS["human"], "symbol": SYMBOLS["human"], "size": 15},
-                hovertext="<b>human texts</b><br>"
-                f"{quality} {number(human[quality])}<br>{diversity} {number(human[diversity])}",
-                hoverinfo="text",
-            )
-        )
+        shapes.append({**gray, "yref": "y domain", "y0": 0, "y1": 1, "xref": "x", "x0": x, "x1": x})
+        own = {"text": "human", "x": x, "y": 0, "yref": "y domain"}
+        notes.append({**own, "xanchor": "left", "yanchor": "bottom", "showarrow": False})
+    layout = {"shapes": shapes, "annotations": notes}
+    if x is None or y is None:
+        return [], layout
+    point = {
+        "x": [x],
+        "y": [y],
+        "mode": "markers",
+        "name": "human texts",
+        "marker": {"color": COLORS["human"], "symbol": SYMBOLS["human"], "size": 15},
+        "hovertext": f"<b>human texts</b><br>{quality} {number(human[quality])}<br>"
+        f"{diversity} {number(human[diversity])}",
+        "hoverinfo": "text",
+    }
+    return [point], layout
 
 
 def _value(record: dict, metric: str) -> float | None:
