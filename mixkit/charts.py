@@ -54,14 +54,28 @@ AXES = {
     "distinct_2": "diversity across texts: distinct 2-grams in equally many words",
     "precision": "precision: generated texts among the human ones",
     "recall": "recall: human texts among the generated ones",
+    "self_bleu_4": "self-BLEU-4 (lower is more diverse)",
+    "ngram_entropy_2": "entropy of 2-grams",
     "coherence": "coherence: cosine of prompt and continuation",
     "judge_perplexity": "perplexity under the judge",
     "tales_valid_prefix": "words before a text's first mistake, share of all",
     "tales_inside": "texts without a mistake, share of all",
     "tales_forward_kl": "forward KL from the true distribution, nats a text",
 }
-LOWER_IS_BETTER = ("perplexity", "judge_perplexity", "frontier_integral", "rep_2", "rep_3", "rep_4", "repetition_loops")
-LOWER_IS_BETTER += ("self_bleu_2", "self_bleu_3", "self_bleu_4", "compression_ratio")
+QUALITIES = ("mauve", "precision", "perplexity", "coherence", "judge_perplexity", "tales_valid_prefix", "tales_inside")
+QUALITIES += ("tales_forward_kl",)
+DIVERSITIES = ("distinct_2", "diversity", "recall", "self_bleu_4", "ngram_entropy_2")
+LOWER_IS_BETTER = (
+    "perplexity",
+    "judge_perplexity",
+    "frontier_integral",
+    "tales_forward_kl",
+    "rep_2",
+    "rep_3",
+    "rep_4",
+    "repetition_loops",
+)
+LOWER_IS_BETTER += ("self_bleu_2", "self_bleu_3", "self_bleu_4", "compression_ratio", "tales_forward_kl")
 KNOBS = {"temperature": ("temperature", "dot"), "top_p": ("top-p", "dashdot")}  # how MLE is decoded: name, its line
 PARALLEL = ("perplexity", "mauve", "precision", "recall", "diversity", "distinct_2", "self_bleu_4", "coherence")
 PARALLEL += ("judge_perplexity",)
@@ -83,6 +97,13 @@ def label(record: dict) -> str:
     if parameters["top_k"]:
         text += f", top-k {parameters['top_k']}"
     return text + (f", seed {parameters['seed']}" if parameters["seed"] else "")
+
+
+def measured(records: Sequence[dict], metrics: Sequence[str] = ()) -> list[str]:
+    """Those of `metrics`, or all, that some trained run has a value of."""
+    trained = [r for r in records if r.get("part") != "base"]
+    names = metrics or sorted({m for r in trained for m in r["metrics"]})
+    return [m for m in names if any(_value(r, m) is not None for r in trained)]
 
 
 def number(estimate: dict | None, digits: int = 3) -> str:

@@ -51,7 +51,8 @@ def show_samples(prompts: Sequence[Prompt], sets: Sequence[Sequence[str]]) -> wi
         prompt = prompts[slider.value]
         rows = [("human", prompt.human), *((f"set {i}", texts[slider.value]) for i, texts in enumerate(sets))]
         view.value = "".join(
-            f"<p><b>{who}</b><br><span style='color:#777'>{as_html(prompt.text)}</span>{as_html(text)}</p>"
+            f"<p style='white-space:pre-wrap'><b>{who}</b><br>"
+            f"<span style='color:#777'>{as_html(prompt.text)}</span>{as_html(text)}</p>"
             for who, text in rows
         )
 

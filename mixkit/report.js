@@ -51,7 +51,21 @@
       });
     }
   }
-  drawFigures().catch((error) => {
+
+  const drawn = drawFigures();
+
+  // The frontier on other axes: every pair was drawn beforehand, and packed.
+  const menus = [document.getElementById("up"), document.getElementById("right")];
+  for (const menu of menus) {
+    menu.addEventListener("change", async () => {
+      await drawn;
+      const { data, layout } = JSON.parse(await unpack("pairs"))[menus.map((m) => m.value).join(" ")];
+      const plot = document.querySelector("#tradeoff .plot");
+      Plotly.react(plot, data, { ...layout, template: plot.layout.template });
+    });
+  }
+
+  drawn.catch((error) => {
     for (const plot of document.querySelectorAll(".plot")) {
       plot.textContent = `This browser cannot draw the figure (${error.message}); the table holds the same numbers.`;
     }

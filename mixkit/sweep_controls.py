@@ -19,10 +19,10 @@ from mixkit.charts import COLORS, frontier, label
 from mixkit.controls import fill
 from mixkit.errors import InputError
 from mixkit.escaping import as_html
-from mixkit.report import table
+from mixkit.fragments import table
 from mixkit.runs import RunStore
 from mixkit.sweep_files import estimated_seconds, load_sweep, write_sweep
-from mixkit.sweeps import RunState, Study, is_done, read_study, records, states
+from mixkit.sweeps import RunState, Study, read_study, records, states
 from mixkit.training_charts import training_curves
 
 STATUS_COLORS = {"done": "#009E73", "running": "#0072B2", "failed": "#b00020", "waiting": "#999999"}
@@ -209,16 +209,18 @@ def _plan(study: Study, store: RunStore) -> str:
     """What Run would do: how many runs, of what, how long, and the same from a shell."""
     at_a_time = torch.cuda.device_count() or min(2, os.cpu_count() or 1)
     seconds = estimated_seconds(study, store, at_a_time)
-    done = sum(is_done(store, run) for run in study.runs)
+    done = sum(state.status == "done" for state in states(study, store))
     time = "no run was timed here yet" if seconds is None else f"about {_duration(seconds)}"
     names = ", ".join(label({"parameters": run.parameters, "part": run.part}) for run in study.runs)
-    parameters = study.runs[-1].parameters
+    asked = study.runs[0].parameters
+    steps = f"{asked['max_steps']} steps" if asked["max_steps"] > 0 else f"{asked['epochs']:g} epochs"
+    facts = f"{Path(asked['corpus']).name}; {asked['model']}; {steps} of training; {asked['prompts']} prompts"
     file = store.root / study.name / "asked.yaml"
     return (
         f"<p style='margin:4px 0'><b>{len(study.runs)} runs</b>, {done} of them done; {at_a_time} at a time, "
-        f"<b>{as_html(time)}</b>. Corpus {as_html(Path(parameters['corpus']).name)}, "
-        f"{parameters['prompts']} prompts.<br><span style='color:#777'>{as_html(names)}</span><br>After Run, the same "
-        f"from a shell: <code>python -m mixkit study {as_html(file)} --name {as_html(study.name)}</code></p>"
+        f"<b>{as_html(time)}</b>. {as_html(facts)}.<br><span style='color:#777'>{as_html(names)}</span><br>"
+        f"After Run, the same from a shell: "
+        f"<code>python -m mixkit study {as_html(file)} --name {as_html(study.name)}</code></p>"
     )
 
 

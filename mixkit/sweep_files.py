@@ -13,7 +13,7 @@ from mixkit.charts import LABELS
 from mixkit.errors import InputError, unknown
 from mixkit.parameters import NAMES
 from mixkit.runs import RunStore, write_atomically
-from mixkit.sweeps import STUDIES, Study, is_done, load_study
+from mixkit.sweeps import STUDIES, Study, load_study, states
 
 REPLACED = ("corpus", "model", "train_texts", "epochs", "max_steps", "prompts")  # where neither empty nor 0
 OVERHEAD = 8.0  # seconds of a run that its record does not hold: a process, a kernel, imports
@@ -92,7 +92,7 @@ def estimated_seconds(study: Study, store: RunStore, slots: int) -> float | None
     """
     timed = [r for path in store.root.glob("*/*/run.json") if (r := store.read(path.parts[-3], path.parts[-2]))]
     timed = [r for r in timed if r["status"] == "done" and _work(r["parameters"]) is not None]
-    left = [run.parameters for run in study.runs if not is_done(store, run)]
+    left = [state.run.parameters for state in states(study, store) if state.status != "done"]
     if left and not timed:
         return None
     total = 0.0

@@ -20,7 +20,7 @@ ROWS = {  # what stands in a row, and the objectives that it belongs to
     ("alpha", "discount", "divergence"): ("sequencematch",),
     ("noise_rate",): ("sequencematch", "mle-backspace"),
     ("train_texts", "epochs", "max_steps"): (),
-    ("prompts", "seeds"): (),
+    ("prompts", "seeds", "unset"): (),
 }
 
 
@@ -35,13 +35,14 @@ def build(asked: Mapping[str, object]) -> dict[str, widgets.Widget]:
         for name, text in LABELS.items()
     }
     known = sorted(path.stem for path in STUDIES.glob("*.yaml"))
-    wide = {"layout": {"width": "420px"}, "style": {"description_width": "95px"}}
-    short = {"layout": {"width": "210px"}, "style": {"description_width": "95px"}}
+    wide, medium, short = (
+        {"layout": {"width": f"{width}px"}, "style": {"description_width": "90px"}} for width in (420, 310, 190)
+    )
 
     def words(name: str, text: str, options: tuple[str, ...] = ()) -> widgets.Combobox:
         hint = "as in the base study" if not SWEEP[name].default else ""
         facts = {"options": options, "placeholder": hint, "continuous_update": False, "ensure_option": False}
-        return widgets.Combobox(value=asked[name], description=text, **facts, **short)
+        return widgets.Combobox(value=asked[name], description=text, **facts, **medium)
 
     def number(name: str, text: str) -> widgets.BoundedIntText | widgets.BoundedFloatText:
         kind = widgets.BoundedIntText if isinstance(asked[name], int) else widgets.BoundedFloatText
@@ -70,7 +71,7 @@ def build(asked: Mapping[str, object]) -> dict[str, widgets.Widget]:
             asked["discount"], min=1e-6, max=1 - 1e-6, step=0.001, description="discount", **short
         ),
         "divergence": widgets.Dropdown(
-            options=tuple(DIVERGENCES), value=asked["divergence"], description="divergence", **short
+            options=tuple(DIVERGENCES), value=asked["divergence"], description="divergence", **medium
         ),
         "noise_rate": widgets.FloatSlider(
             asked["noise_rate"], min=0, max=0.5, step=0.01, description="noise rate", **wide
@@ -80,13 +81,14 @@ def build(asked: Mapping[str, object]) -> dict[str, widgets.Widget]:
         "max_steps": number("max_steps", "max steps"),
         "prompts": number("prompts", "prompts"),
         "seeds": number("seeds", "seeds"),
+        "unset": widgets.HTML("<span style='color:#777;margin-left:14px'>empty or 0: as in the base study</span>"),
     }
 
 
 def layout(inputs: Mapping[str, widgets.Widget]) -> widgets.VBox:
     """The widgets in rows; a row of an objective is there only while the objective is chosen."""
     chosen = {name: inputs[f"with {name}"] for name in LABELS}
-    boxes = widgets.HBox(list(chosen.values()), layout={"flex_flow": "row wrap", "margin": "0 0 0 12px"})
+    boxes = widgets.HBox(list(chosen.values()), layout={"flex_flow": "row wrap", "margin": "4px 0 4px 14px"})
     rows = {names: widgets.HBox([inputs[n] for n in names], layout={"flex_flow": "row wrap"}) for names in ROWS}
 
     def show(change=None) -> None:

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 from mixkit import controls
 from mixkit.escaping import as_html, visible
-from mixkit.report import _written
+from mixkit.fragments import written
 from mixkit.sampling import Continuation, Prompt
 from mixkit.sweep_controls import _red
 
@@ -44,7 +44,7 @@ def test_no_panel_holds_an_element_that_a_text_asked_for():
     shown = [
         controls.show_samples(prompts, [[EVIL]]).children[1].value,
         controls.show_written([EVIL], given).value,
-        _written({"written": [(EVIL, False)], "generated": EVIL}),
+        written({"written": [(EVIL, False)], "generated": EVIL}),
         _red(EVIL),
     ]
     for markup in shown:
