@@ -2,6 +2,7 @@
 Nothing here reads files, computes metrics or knows of widgets."""
 
 from collections.abc import Sequence
+from textwrap import wrap
 
 import plotly.graph_objects as go
 import plotly.io as pio
@@ -48,7 +49,7 @@ COEFFICIENT = {
     "mle-backspace": ("noise_rate", "noise"),
 }
 AXES = {
-    "perplexity": "perplexity on held-out texts",
+    "perplexity": "perplexity on held-out texts (lower is better)",
     "mauve": "MAUVE (1 = as the human texts)",
     "diversity": "diversity within a text: ∏(1 − rep-n), n = 2..4",
     "distinct_2": "diversity across texts: distinct 2-grams in equally many words",
@@ -57,10 +58,10 @@ AXES = {
     "self_bleu_4": "self-BLEU-4 (lower is more diverse)",
     "ngram_entropy_2": "entropy of 2-grams",
     "coherence": "coherence: cosine of prompt and continuation",
-    "judge_perplexity": "perplexity under the judge",
+    "judge_perplexity": "perplexity under the judge (lower is better)",
     "tales_valid_prefix": "words before a text's first mistake, share of all",
     "tales_inside": "texts without a mistake, share of all",
-    "tales_forward_kl": "forward KL from the true distribution, nats a text",
+    "tales_forward_kl": "forward KL from the true distribution, nats a text (lower is better)",
 }
 QUALITIES = ("mauve", "precision", "perplexity", "coherence", "judge_perplexity", "tales_valid_prefix", "tales_inside")
 QUALITIES += ("tales_forward_kl",)
@@ -171,7 +172,7 @@ def against_coefficient(records: Sequence[dict], metric: str) -> go.Figure:
             go.Scatter(
                 x=[f"{letter}={r['parameters'][coefficient]:g}" for r in group],
                 y=[_value(r, metric) for r in group],
-                error_y=_interval(group, metric),
+                error_y=_interval(group, metric, COLORS[name]),
                 mode="lines+markers",
                 marker={"color": COLORS[name], "symbol": SYMBOLS[name], "size": 11},
                 line={"color": COLORS[name], "width": 1},
@@ -183,7 +184,7 @@ def against_coefficient(records: Sequence[dict], metric: str) -> go.Figure:
         )
     if mle:
         figure.add_hline(y=_value(mle[0], metric), line={"color": COLORS["mle"], "dash": "dot"}, annotation_text="MLE")
-    figure.update_yaxes(title=AXES.get(metric, metric))
+    figure.update_yaxes(title="<br>".join(wrap(AXES.get(metric, metric), 32)))
     return styled(figure, height=380)
 
 
@@ -222,8 +223,8 @@ def _points(group: list[dict], quality: str, diversity: str, name: str, *, hollo
     return {
         "x": [_value(r, diversity) for r in group],
         "y": [_value(r, quality) for r in group],
-        "error_x": _interval(group, diversity),
-        "error_y": _interval(group, quality),
+        "error_x": _interval(group, diversity, COLORS[name]),
+        "error_y": _interval(group, quality, COLORS[name]),
         "mode": "markers+text",
         "text": texts,
         "textposition": "bottom right" if hollow else PLACES[name],
@@ -285,7 +286,7 @@ def _value(record: dict, metric: str) -> float | None:
     return (record["metrics"].get(metric) or {}).get("value")
 
 
-def _interval(group: list[dict], metric: str) -> dict:
+def _interval(group: list[dict], metric: str, color: str) -> dict:
     estimates = [r["metrics"][metric] for r in group]
     ends = [(e["value"], e["low"], e["high"]) for e in estimates]
     return {
@@ -293,6 +294,7 @@ def _interval(group: list[dict], metric: str) -> dict:
         "symmetric": False,
         "array": [0 if high is None else high - value for value, _, high in ends],
         "arrayminus": [0 if low is None else value - low for value, low, _ in ends],
+        "color": color,  # of its own: a hollow marker's would be white
         "thickness": 1,
         "width": 3,
     }

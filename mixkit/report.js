@@ -13,6 +13,13 @@
   }
   if (choice) choice.addEventListener("change", () => showSamples(choice.value));
 
+  const beginning = document.getElementById("prompt");
+  if (beginning) {
+    beginning.addEventListener("change", () => {
+      document.querySelectorAll(".samples").forEach((block, i) => (block.hidden = i !== beginning.selectedIndex));
+    });
+  }
+
   // A click on a heading sorts the body's rows by that column, down first; what has no value comes last.
   for (const button of document.querySelectorAll("th button")) {
     button.addEventListener("click", () => {

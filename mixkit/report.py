@@ -109,7 +109,7 @@ def _key(done: Sequence[dict]) -> str:
 def _samples(done: Sequence[dict], samples: dict[str, list[dict]]) -> str:
     """A few prompts, drawn with a fixed seed: the human's continuation and the first one of each run.
 
-    Runs that are only decoded otherwise are hidden until one is chosen.
+    One prompt is seen at a time, all in print. Runs that are only decoded otherwise are hidden until one is chosen.
     """
     shown = [r for r in done if r.get("part") != "base" and samples.get(r["name"])]
     if not shown:
@@ -117,11 +117,13 @@ def _samples(done: Sequence[dict], samples: dict[str, list[dict]]) -> str:
     first = {r["name"]: [s for s in samples[r["name"]] if s["set"] == 0] for r in shown}
     count = min(map(len, first.values()))
     options = "".join(f'<option value="{as_html(r["name"])}">{as_html(label(r))}</option>' for r in shown)
+    drawn = sorted(random.Random(0).sample(range(count), min(SHOWN_PROMPTS, count)))
+    beginnings = (f"<option>{as_html(first[shown[0]['name']][i]['prompt'][:60])} …</option>" for i in drawn)
     blocks = [
-        f'<p class="note controls"><label>Show <select id="run"><option value="">every trained run</option>{options}'
-        "</select> beside the human text</label></p>"
+        f'<p class="note controls"><label>Continue <select id="prompt">{"".join(beginnings)}</select></label> '
+        f'<label>by <select id="run"><option value="">every trained run</option>{options}</select></label></p>'
     ]
-    for i in sorted(random.Random(0).sample(range(count), min(SHOWN_PROMPTS, count))):
+    for i in drawn:
         human = first[shown[0]["name"]][i]
         cards = [card("human", "human", human["prompt"], as_html(human["human"]), "human", "human")]
         cards += [
@@ -135,7 +137,7 @@ def _samples(done: Sequence[dict], samples: dict[str, list[dict]]) -> str:
             )
             for r in shown
         ]
-        blocks.append(f'<div class="samples">{"".join(cards)}</div>')
+        blocks.append(f'<div class="samples"{" hidden" * (i != drawn[0])}>{"".join(cards)}</div>')
     return "".join(blocks)
 
 

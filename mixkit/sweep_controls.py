@@ -230,8 +230,8 @@ def _progress(look: Look, store: RunStore) -> str:
         return "<p>The sweep is starting.</p>" if look.running else "<p>Nothing was run under this name yet.</p>"
     count = {status: sum(state.status == status for state in look.states) for status in STATUS_COLORS}
     told = ", ".join(f"{number} {status}" for status, number in count.items() if number)
-    where = as_html(store.root / look.study.name / "report.html")
-    end = f"; report: <code>{where}</code>" if count["done"] == len(look.states) else ""
+    where = store.root / look.study.name / "report.html"
+    end = f"; report: <code>{as_html(where)}</code>" if where.is_file() and not look.running else ""
     said = f"<br><span style='color:#777'>{as_html(look.said)}</span>" if look.running else ""
     rows = "".join(map(_bar, look.states))
     return (

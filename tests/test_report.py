@@ -207,6 +207,12 @@ def test_the_page_in_a_browser(tmp_path):
         assert (order[0] == "MLE, temperature 0.5" and order[-1] == "base (MLE)") or order[-1] == "MLE"
         first.locator("th button", has_text="MAUVE").click()
         assert first.locator("tbody td:first-child").all_inner_texts()[-1] == "MLE, temperature 0.5"
+        blocks = "[...document.querySelectorAll('.samples')].map(b => b.getClientRects().length > 0)"
+        view.select_option("#prompt", index=2)
+        assert view.evaluate(blocks) == [i == 2 for i in range(report.SHOWN_PROMPTS)]
+        view.emulate_media(media="print")
+        assert all(view.evaluate(blocks))
+        view.emulate_media(media="screen")
         visible = "[...document.querySelectorAll('.sample')].filter(c => !c.hidden).map(c => c.dataset.run)"
         assert set(view.evaluate(visible)) == {"human", "mle", "mixce", "tailr"}
         view.evaluate("document.querySelector('.plot').emit('plotly_click', {points: [{customdata: 'cold'}]})")
