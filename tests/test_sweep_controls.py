@@ -208,6 +208,15 @@ def test_an_error_while_following_is_shown_and_the_panel_goes_on(finished, tiny)
     assert "OSError: &lt;b&gt;the disk is gone" in seen[1] and "color:#b00020" in seen[1]
 
 
+@pytest.fixture
+def store(tmp_path):
+    """An empty store; a sweep that a failed test left behind is killed."""
+    made = RunStore(tmp_path / "runs")
+    yield made
+    if process := sweep_process.find("own", made):
+        process.kill()
+
+
 def wait_until(condition, seconds=120):
     end = time.monotonic() + seconds
     while not condition():
@@ -215,9 +224,8 @@ def wait_until(condition, seconds=120):
         time.sleep(0.05)
 
 
-def test_a_sweep_is_stopped_though_its_parent_ignores_interrupts(tiny, tmp_path):
+def test_a_sweep_is_stopped_though_its_parent_ignores_interrupts(tiny, store):
     """As a Jupyter kernel does between cells."""
-    store = RunStore(tmp_path / "runs")
     made = panel(tiny, store)
     ignored = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -227,14 +235,15 @@ def test_a_sweep_is_stopped_though_its_parent_ignores_interrupts(tiny, tmp_path)
     process = sweep_process.find("own", store)
     assert process.pid != os.getpid() and made.run.disabled and not made.stop.disabled
     wait_until(lambda: (store.root / "own" / "study.yaml").is_file())
-    sweep_process.stop("own", store)
+    again = panel(tiny, store)  # as after a restart of the kernel: it finds the sweep and can stop it
+    assert again.run.disabled and not again.stop.disabled
+    again.stop.click()
     wait_until(lambda: sweep_process.find("own", store) is None)
     made.show(made.look())
     assert not made.resume.disabled and not list(store.root.glob("own/*/run.json"))
 
 
-def test_what_the_sweep_refuses_is_shown_in_red(tiny, tmp_path):
-    store = RunStore(tmp_path / "runs")
+def test_what_the_sweep_refuses_is_shown_in_red(tiny, store):
     made = panel({**tiny, "corpus": "tails"}, store)
     made.begin()
     wait_until(lambda: sweep_process.find("own", store) is None)
