@@ -107,7 +107,8 @@ def estimated_seconds(study: Study, store: RunStore, slots: int) -> float | None
 def _work(p: Mapping[str, object]) -> float | None:
     """Tokens through the model, a trained one counted three times; None where an older run had other parameters."""
     try:
-        texts = p["epochs"] * p["train_texts"] if p["max_steps"] < 0 else p["max_steps"] * p["batch_size"]
+        batch = p["batch_size"] * p["accumulation"]
+        texts = p["epochs"] * p["train_texts"] if p["max_steps"] < 0 else p["max_steps"] * batch
         return 3 * texts * p["max_tokens"] + p["prompts"] * p["sample_sets"] * p["max_new_tokens"]
     except KeyError:
         return None

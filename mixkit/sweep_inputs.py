@@ -38,6 +38,7 @@ def build(asked: Mapping[str, object]) -> dict[str, widgets.Widget]:
     wide, medium, short = (
         {"layout": {"width": f"{width}px"}, "style": {"description_width": "90px"}} for width in (420, 310, 190)
     )
+    slider = {"continuous_update": False, **wide}  # each value is planned anew, which reads every finished run
 
     def words(name: str, text: str, options: tuple[str, ...] = ()) -> widgets.Combobox:
         hint = "as in the base study" if not SWEEP[name].default else ""
@@ -57,15 +58,15 @@ def build(asked: Mapping[str, object]) -> dict[str, widgets.Widget]:
         "model": words("model", "model", MODELS),
         **boxes,
         "eta": widgets.FloatRangeSlider(
-            value=[asked["eta_low"], asked["eta_high"]], min=0, max=1, step=0.01, description="MixCE η", **wide
+            value=[asked["eta_low"], asked["eta_high"]], min=0, max=1, step=0.01, description="MixCE η", **slider
         ),
         "eta_points": number("eta_points", "points"),
         "gamma": widgets.FloatRangeSlider(
-            value=ends, min=-9, max=0, step=0.25, description="TaiLr γ, 10^", readout_format=".2f", **wide
+            value=ends, min=-9, max=0, step=0.25, description="TaiLr γ, 10^", readout_format=".2f", **slider
         ),
         "gamma_points": number("gamma_points", "points"),
         "alpha": widgets.FloatLogSlider(
-            asked["alpha"], min=-4, max=1, step=0.25, description="SeqMatch α", readout_format=".2g", **wide
+            asked["alpha"], min=-4, max=1, step=0.25, description="SeqMatch α", readout_format=".2g", **slider
         ),
         "discount": widgets.BoundedFloatText(
             asked["discount"], min=1e-6, max=1 - 1e-6, step=0.001, description="discount", **short
@@ -74,7 +75,7 @@ def build(asked: Mapping[str, object]) -> dict[str, widgets.Widget]:
             options=tuple(DIVERGENCES), value=asked["divergence"], description="divergence", **medium
         ),
         "noise_rate": widgets.FloatSlider(
-            asked["noise_rate"], min=0, max=0.5, step=0.01, description="noise rate", **wide
+            asked["noise_rate"], min=0, max=0.5, step=0.01, description="noise rate", **slider
         ),
         "train_texts": number("train_texts", "train texts"),
         "epochs": number("epochs", "epochs"),
