@@ -213,8 +213,8 @@ def _plan(study: Study, store: RunStore) -> str:
     time = "no run was timed here yet" if seconds is None else f"about {_duration(seconds)}"
     names = ", ".join(label({"parameters": run.parameters, "part": run.part}) for run in study.runs)
     asked = study.runs[0].parameters
-    steps = f"{asked['max_steps']} steps" if asked["max_steps"] > 0 else f"{asked['epochs']:g} epochs"
-    facts = f"{Path(asked['corpus']).name}; {asked['model']}; {steps} of training; {asked['prompts']} prompts"
+    steps = f"{asked['max_steps']} steps" if asked["max_steps"] > 0 else f"{asked['epochs']:g} × the texts"
+    facts = f"{Path(asked['corpus']).name}; {asked['model']}; training: {steps}; {asked['prompts']} prompts"
     file = store.root / study.name / "asked.yaml"
     return (
         f"<p style='margin:4px 0'><b>{len(study.runs)} runs</b>, {done} of them done; {at_a_time} at a time, "

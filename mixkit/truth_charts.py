@@ -23,7 +23,7 @@ LEAST = 1e-6  # probabilities below are drawn as this
 def weight_curves(objectives: Mapping[str, TokenWeighted]) -> go.Figure:
     """w(q), and w(q) (1 - q), the pull on the token's own logit, against q, a logarithmic axis, by name."""
     q = torch.logspace(-9, 0, 181, dtype=torch.float64)
-    figure = go.Figure()
+    traces = []
     used: dict[str, int] = {}
     for name, objective in objectives.items():
         kind = NAMES[type(objective)]
@@ -31,26 +31,29 @@ def weight_curves(objectives: Mapping[str, TokenWeighted]) -> go.Figure:
         used[kind] = used.get(kind, 0) + 1
         weight = objective.weight(q)
         for axis, y in (("", weight), ("2", weight * (1 - q))):
-            figure.add_scatter(
-                x=q.numpy(),
-                y=y.numpy(),
-                name=name,
-                line=line,
-                mode="lines",
-                showlegend=not axis,
-                legendgroup=name,
-                xaxis=f"x{axis}",
-                yaxis=f"y{axis}",
-                hovertemplate="q = %{x:.2g}<br>%{y:.3g}",
+            traces.append(
+                {
+                    "x": q.numpy(),
+                    "y": y.numpy(),
+                    "name": name,
+                    "line": line,
+                    "mode": "lines",
+                    "showlegend": not axis,
+                    "legendgroup": name,
+                    "xaxis": f"x{axis}",
+                    "yaxis": f"y{axis}",
+                    "hovertemplate": "q = %{x:.2g}<br>%{y:.3g}",
+                }
             )
     ticks = {"type": "log", "tickvals": [1e-9, 1e-6, 1e-3, 0.1, 1], "ticktext": ["10⁻⁹", "10⁻⁶", "0.001", "0.1", "1"]}
-    figure.update_layout(
-        xaxis={**ticks, "domain": [0, 0.46], "title": "q, the model's probability of the token"},
-        xaxis2={**ticks, "domain": [0.54, 1], "title": "q, the model's probability of the token", "anchor": "y2"},
-        yaxis={"title": "weight of its nll, w(q)", "range": [-0.03, 1.05]},
-        yaxis2={"title": "pull on its logit, w(q) (1 − q)", "range": [-0.03, 1.05], "anchor": "x2"},
-    )
-    return styled(figure, height=400)
+    probability = "q, the model's probability of the token"
+    layout = {
+        "xaxis": {**ticks, "domain": [0, 0.46], "title": probability},
+        "xaxis2": {**ticks, "domain": [0.54, 1], "title": probability, "anchor": "y2"},
+        "yaxis": {"title": "weight of its nll, w(q)", "range": [-0.03, 1.05]},
+        "yaxis2": {"title": "pull on its logit, w(q) (1 − q)", "range": [-0.03, 1.05], "anchor": "x2"},
+    }
+    return styled(go.Figure(data=traces, layout=layout), height=400)
 
 
 def gaussian_fits(fits: Mapping[str, Gaussian], target: Mixture = TARGET) -> go.Figure:
