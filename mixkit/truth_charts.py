@@ -18,6 +18,7 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 BIGRAM_COLORS = COLORS | {"mixce*": "#CC79A7", "kls": "#E69F00"}
 TARGET = Mixture()
 LEAST = 1e-6  # probabilities below are drawn as this
+COLORBAR = ["≤ 10⁻⁶", "10⁻⁴", "0.01", "1"]
 
 
 def weight_curves(objectives: Mapping[str, TokenWeighted]) -> go.Figure:
@@ -81,43 +82,46 @@ def transitions(gold: MarkovChain, learned: MarkovChain, name: str) -> go.Figure
     vocab = gold.vocab
     columns = list(gold.words or map(str, range(vocab - 1)))
     rows, columns = ["start", *columns], [*columns, "end"]
-    forbidden = (gold.probs == 0).nonzero().tolist()
-    figure = go.Figure()
-    for axis, chain in (("", gold), ("2", learned)):
-        probs = chain.probs.detach().numpy()
-        figure.add_heatmap(
-            z=np.log10(np.maximum(probs, LEAST)),
-            x=columns,
-            y=rows,
-            customdata=probs,
-            zmin=np.log10(LEAST),
-            zmax=0,
-            colorscale="Viridis",
-            showscale=bool(axis),
-            colorbar={"title": "probability", "tickvals": [-6, -4, -2, 0], "ticktext": ["≤ 10⁻⁶", "10⁻⁴", "0.01", "1"]},
-            xaxis=f"x{axis}",
-            yaxis=f"y{axis}",
-            hovertemplate="%{y} → %{x}: %{customdata:.2e}<extra></extra>",
-        )
-        figure.add_scatter(
-            x=[columns[column] for _, column in forbidden],
-            y=[rows[row] for row, _ in forbidden],
-            mode="markers",
-            marker={"symbol": "x-thin", "size": 6, "line": {"width": 1, "color": "#ffffff" if axis else "#888888"}},
-            name="forbidden: P is 0",
-            showlegend=not axis,
-            hoverinfo="skip",
-            xaxis=f"x{axis}",
-            yaxis=f"y{axis}",
-        )
-    kind = {"type": "category", "showgrid": False, "tickfont": {"size": 9}, "dtick": max(1, vocab // 20)}
-    figure.update_layout(
-        xaxis={**kind, "domain": [0, 0.46], "title": "P, the truth: next token"},
-        xaxis2={**kind, "domain": [0.52, 0.98], "title": f"Q, learned by {name}: next token", "anchor": "y2"},
-        yaxis={**kind, "autorange": "reversed", "title": "previous token"},
-        yaxis2={**kind, "autorange": "reversed", "anchor": "x2", "showticklabels": False},
+    maps = [
+        {
+            "type": "heatmap",
+            "z": np.log10(np.maximum(chain.probs.detach().numpy(), LEAST)),
+            "x": columns,
+            "y": rows,
+            "customdata": chain.probs.detach().numpy(),
+            "zmin": np.log10(LEAST),
+            "zmax": 0,
+            "colorscale": "Viridis",
+            "showscale": bool(axis),
+            "colorbar": {"title": "probability", "tickvals": [-6, -4, -2, 0], "ticktext": COLORBAR},
+            "xaxis": f"x{axis}",
+            "yaxis": f"y{axis}",
+            "hovertemplate": "%{y} → %{x}: %{customdata:.2e}<extra></extra>",
+        }
+        for axis, chain in (("", gold), ("2", learned))
+    ]
+    # One path a map, in counts of rows and columns: a marker for each of hundreds takes a browser twice as long.
+    crosses = "".join(
+        f"M{x - 0.2:.1f},{y - 0.2:.1f}L{x + 0.2:.1f},{y + 0.2:.1f}"
+        f"M{x - 0.2:.1f},{y + 0.2:.1f}L{x + 0.2:.1f},{y - 0.2:.1f}"
+        for y, x in (gold.probs == 0).nonzero().tolist()
     )
-    return styled(figure, height=480)
+    cross = {"symbol": "x-thin", "size": 6, "line": {"width": 1, "color": "#888888"}}
+    legend = {"x": [None], "y": [None], "mode": "markers", "marker": cross, "name": "forbidden: P is 0"}
+    shapes = [
+        {"type": "path", "path": crosses, "xref": f"x{axis}", "yref": f"y{axis}", "line": {"width": 1, "color": color}}
+        for axis, color in (("", "#888888"), ("2", "#ffffff"))
+    ]
+    kind = {"type": "category", "showgrid": False, "tickfont": {"size": 9}, "dtick": max(1, vocab // 20)}
+    layout = {
+        "xaxis": {**kind, "domain": [0, 0.46], "title": "P, the truth: next token"},
+        "xaxis2": {**kind, "domain": [0.52, 0.98], "title": f"Q, learned by {name}: next token", "anchor": "y2"},
+        "yaxis": {**kind, "autorange": "reversed", "title": "previous token"},
+        "yaxis2": {**kind, "autorange": "reversed", "anchor": "x2", "showticklabels": False},
+        "shapes": shapes if crosses else [],
+        "showlegend": True,
+    }
+    return styled(go.Figure(data=[*maps, legend], layout=layout), height=480)
 
 
 def bigram_tradeoff(lines: Sequence[dict], published: Sequence[dict] = (), chosen: float | None = None) -> go.Figure:
