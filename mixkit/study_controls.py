@@ -15,7 +15,7 @@ STYLE = (
     ".mixkit .dot {display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .5em}"
     ".mixkit .samples {display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 10px}"
     ".mixkit .sample {border: 1px solid #8884; padding: 6px 10px; line-height: 1.4; white-space: pre-wrap}"
-    ".mixkit .sample s {color: #b00020} .mixkit [hidden] {display: none}</style>"
+    ".mixkit .sample s {color: #b00020} .mixkit [hidden] {display: none} .mixkit a {text-decoration: underline}</style>"
 )
 
 
