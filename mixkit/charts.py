@@ -2,6 +2,7 @@
 Nothing here reads files, computes metrics or knows of widgets."""
 
 from collections.abc import Sequence
+from textwrap import wrap
 
 import plotly.graph_objects as go
 import plotly.io as pio
@@ -48,20 +49,34 @@ COEFFICIENT = {
     "mle-backspace": ("noise_rate", "noise"),
 }
 AXES = {
-    "perplexity": "perplexity on held-out texts",
+    "perplexity": "perplexity on held-out texts (lower is better)",
     "mauve": "MAUVE (1 = as the human texts)",
     "diversity": "diversity within a text: ∏(1 − rep-n), n = 2..4",
     "distinct_2": "diversity across texts: distinct 2-grams in equally many words",
     "precision": "precision: generated texts among the human ones",
     "recall": "recall: human texts among the generated ones",
+    "self_bleu_4": "self-BLEU-4 (lower is more diverse)",
+    "ngram_entropy_2": "entropy of 2-grams",
     "coherence": "coherence: cosine of prompt and continuation",
-    "judge_perplexity": "perplexity under the judge",
+    "judge_perplexity": "perplexity under the judge (lower is better)",
     "tales_valid_prefix": "words before a text's first mistake, share of all",
     "tales_inside": "texts without a mistake, share of all",
-    "tales_forward_kl": "forward KL from the true distribution, nats a text",
+    "tales_forward_kl": "forward KL from the true distribution, nats a text (lower is better)",
 }
-LOWER_IS_BETTER = ("perplexity", "judge_perplexity", "frontier_integral", "rep_2", "rep_3", "rep_4", "repetition_loops")
-LOWER_IS_BETTER += ("self_bleu_2", "self_bleu_3", "self_bleu_4", "compression_ratio")
+QUALITIES = ("mauve", "precision", "perplexity", "coherence", "judge_perplexity", "tales_valid_prefix", "tales_inside")
+QUALITIES += ("tales_forward_kl",)
+DIVERSITIES = ("distinct_2", "diversity", "recall", "self_bleu_4", "ngram_entropy_2")
+LOWER_IS_BETTER = (
+    "perplexity",
+    "judge_perplexity",
+    "frontier_integral",
+    "tales_forward_kl",
+    "rep_2",
+    "rep_3",
+    "rep_4",
+    "repetition_loops",
+)
+LOWER_IS_BETTER += ("self_bleu_2", "self_bleu_3", "self_bleu_4", "compression_ratio", "tales_forward_kl")
 KNOBS = {"temperature": ("temperature", "dot"), "top_p": ("top-p", "dashdot")}  # how MLE is decoded: name, its line
 PARALLEL = ("perplexity", "mauve", "precision", "recall", "diversity", "distinct_2", "self_bleu_4", "coherence")
 PARALLEL += ("judge_perplexity",)
@@ -85,6 +100,13 @@ def label(record: dict) -> str:
     return text + (f", seed {parameters['seed']}" if parameters["seed"] else "")
 
 
+def measured(records: Sequence[dict], metrics: Sequence[str] = ()) -> list[str]:
+    """Those of `metrics`, or all, that some trained run has a value of."""
+    trained = [r for r in records if r.get("part") != "base"]
+    names = metrics or sorted({m for r in trained for m in r["metrics"]})
+    return [m for m in names if any(_value(r, m) is not None for r in trained)]
+
+
 def number(estimate: dict | None, digits: int = 3) -> str:
     """An estimate as text: `0.912 [0.903, 0.921]`, or `–` where it is absent."""
     if not estimate or estimate["value"] is None:
@@ -100,42 +122,40 @@ def frontier(records: Sequence[dict], quality: str = "mauve", diversity: str = "
     top-p, and the human texts' own point with the human-against-human ceiling; a ring around each run that no other
     surpasses on both axes, by value. The honest question is what lies beyond those curves."""
     shown = [r for r in records if _value(r, quality) is not None and _value(r, diversity) is not None]
-    figure = go.Figure()
     trained = [r for r in shown if r.get("part") != "base"]
-    for knob, _, curve in decoding_curves(shown):
-        name, dash = KNOBS[knob]
-        figure.add_trace(
-            go.Scatter(
-                x=[_value(r, diversity) for r in curve],
-                y=[_value(r, quality) for r in curve],
-                mode="lines",
-                line={"color": COLORS["mle"], "width": 1.5, "dash": dash},
-                name=f"MLE, only its {name} turned",
-                legendgroup=knob,
-                showlegend=knob not in [trace.legendgroup for trace in figure.data],
-                hoverinfo="skip",
-            )
-        )
+    curves = decoding_curves(shown)
+    traces = [
+        {
+            "x": [_value(r, diversity) for r in curve],
+            "y": [_value(r, quality) for r in curve],
+            "mode": "lines",
+            "line": {"color": COLORS["mle"], "width": 1.5, "dash": KNOBS[knob][1]},
+            "name": f"MLE, only its {KNOBS[knob][0]} turned",
+            "legendgroup": knob,
+            "showlegend": knob not in [earlier for earlier, *_ in curves[:i]],
+            "hoverinfo": "skip",
+        }
+        for i, (knob, _, curve) in enumerate(curves)
+    ]
     best = undominated(trained, quality, diversity, LOWER_IS_BETTER)
     if best:
-        figure.add_trace(
-            go.Scatter(
-                x=[_value(r, diversity) for r in best],
-                y=[_value(r, quality) for r in best],
-                mode="markers",
-                marker={"size": 21, "symbol": "circle-open", "color": "#999999", "line": {"width": 1.5}},
-                name="no run is better on both axes",
-                hoverinfo="skip",
-            )
+        traces.append(
+            {
+                "x": [_value(r, diversity) for r in best],
+                "y": [_value(r, quality) for r in best],
+                "mode": "markers",
+                "marker": {"size": 21, "symbol": "circle-open", "color": "#999999", "line": {"width": 1.5}},
+                "name": "no run is better on both axes",
+                "hoverinfo": "skip",
+            }
         )
     for part, name in (("decoding", "mle"), *(("grid", name) for name in LABELS)):
         group = [r for r in trained if r.get("part", "grid") == part and r["parameters"]["objective"] == name]
         if group:
-            figure.add_trace(_points(group, quality, diversity, name, hollow=part == "decoding"))
-    _add_human(figure, shown, quality, diversity)
-    figure.update_xaxes(title=AXES.get(diversity, diversity))
-    figure.update_yaxes(title=AXES.get(quality, quality))
-    return styled(figure, height=560)
+            traces.append(_points(group, quality, diversity, name, hollow=part == "decoding"))
+    human, layout = _human(shown, quality, diversity)
+    layout |= {"xaxis": {"title": AXES.get(diversity, diversity)}, "yaxis": {"title": AXES.get(quality, quality)}}
+    return styled(go.Figure(data=[*traces, *human], layout=layout), height=560)  # at once: additions cost most of it
 
 
 def against_coefficient(records: Sequence[dict], metric: str) -> go.Figure:
@@ -152,7 +172,7 @@ def against_coefficient(records: Sequence[dict], metric: str) -> go.Figure:
             go.Scatter(
                 x=[f"{letter}={r['parameters'][coefficient]:g}" for r in group],
                 y=[_value(r, metric) for r in group],
-                error_y=_interval(group, metric),
+                error_y=_interval(group, metric, COLORS[name]),
                 mode="lines+markers",
                 marker={"color": COLORS[name], "symbol": SYMBOLS[name], "size": 11},
                 line={"color": COLORS[name], "width": 1},
@@ -164,7 +184,7 @@ def against_coefficient(records: Sequence[dict], metric: str) -> go.Figure:
         )
     if mle:
         figure.add_hline(y=_value(mle[0], metric), line={"color": COLORS["mle"], "dash": "dot"}, annotation_text="MLE")
-    figure.update_yaxes(title=AXES.get(metric, metric))
+    figure.update_yaxes(title="<br>".join(wrap(AXES.get(metric, metric), 32)))
     return styled(figure, height=380)
 
 
@@ -194,88 +214,79 @@ def parallel(records: Sequence[dict], metrics: Sequence[str] = PARALLEL) -> go.F
     return styled(figure, height=420).update_layout(margin={"l": 60, "r": 60, "t": 60, "b": 40})
 
 
-def training_curve(history: Sequence[dict]) -> go.Figure:
-    """Training nll and objective by step, and the validation nll at each evaluation; all in nats per token."""
-    figure = go.Figure()
-    for key, name, mode, color in (
-        ("loss", "objective (training)", "lines", "#999999"),
-        ("nll", "nll (training)", "lines", "#56B4E9"),
-        ("validation_nll", "nll (validation)", "lines+markers", "#D55E00"),
-    ):
-        points = [(line["step"], line[key]) for line in history if key in line]
-        if points:
-            x, y = zip(*points, strict=True)
-            figure.add_trace(go.Scatter(x=x, y=y, mode=mode, name=name, line={"color": color}))
-    figure.update_xaxes(title="optimizer step")
-    figure.update_yaxes(title="nats per token")
-    return styled(figure, height=380)
-
-
-def _points(group: list[dict], quality: str, diversity: str, name: str, *, hollow: bool) -> go.Scatter:
+def _points(group: list[dict], quality: str, diversity: str, name: str, *, hollow: bool) -> dict:
     coefficient = COEFFICIENT.get(name)
     if hollow:
         texts = [label(r).split(", ", 1)[-1].replace("temperature ", "T=") for r in group]
     else:
         texts = [f"{coefficient[1]}={r['parameters'][coefficient[0]]:g}" if coefficient else "MLE" for r in group]
-    return go.Scatter(
-        x=[_value(r, diversity) for r in group],
-        y=[_value(r, quality) for r in group],
-        error_x=_interval(group, diversity),
-        error_y=_interval(group, quality),
-        mode="markers+text",
-        text=texts,
-        textposition="bottom right" if hollow else PLACES[name],
-        textfont={"size": 11, "color": COLORS[name]},
-        marker={
+    return {
+        "x": [_value(r, diversity) for r in group],
+        "y": [_value(r, quality) for r in group],
+        "error_x": _interval(group, diversity, COLORS[name]),
+        "error_y": _interval(group, quality, COLORS[name]),
+        "mode": "markers+text",
+        "text": texts,
+        "textposition": "bottom right" if hollow else PLACES[name],
+        "textfont": {"size": 11, "color": COLORS[name]},
+        "marker": {
             "color": "white" if hollow else COLORS[name],
             "symbol": SYMBOLS[name],
             "size": 9 if hollow else 12,
             "line": {"color": COLORS[name], "width": 1.5},
         },
-        name=f"{LABELS[name]}, decoded otherwise" if hollow else LABELS[name],
-        customdata=[r["name"] for r in group],
-        hovertext=[
+        "name": f"{LABELS[name]}, decoded otherwise" if hollow else LABELS[name],
+        "customdata": [r["name"] for r in group],
+        "hovertext": [
             f"<b>{label(r)}</b><br>{quality} {number(r['metrics'][quality])}<br>"
             f"{diversity} {number(r['metrics'][diversity])}<br>perplexity {number(r['metrics'].get('perplexity'))}"
             for r in group
         ],
-        hoverinfo="text",
-    )
+        "hoverinfo": "text",
+    }
 
 
-def _add_human(figure: go.Figure, records: list[dict], quality: str, diversity: str) -> None:
+def _human(records: list[dict], quality: str, diversity: str) -> tuple[list[dict], dict]:
+    """The human texts' point, and the layout's lines through it, with the band of human against human."""
     human = next((r["human"] for r in records if r.get("human")), {})
     x, y = ((human.get(metric) or {}).get("value") for metric in (diversity, quality))
-    gray = {"color": "#666666", "width": 1, "dash": "dash"}
+    shapes, notes = [], []
+    across = {"xref": "x domain", "x0": 0, "x1": 1, "yref": "y"}
+    gray = {"type": "line", "line": {"color": "#666666", "width": 1, "dash": "dash"}}
     if y is not None:
         against = human[quality].get("over") == "halvings"
         low, high = (human[quality].get(end) for end in ("low", "high"))
         if against and low is not None:
-            figure.add_hrect(y0=low, y1=high, fillcolor="#666666", opacity=0.1, line_width=0)
-        ceiling = "human against human" if against else "human texts"
-        figure.add_hline(y=y, line=gray, annotation_text=ceiling, annotation_position="bottom left")
+            band = {"type": "rect", "fillcolor": "#666666", "opacity": 0.1, "line": {"width": 0}}
+            shapes.append({**band, **across, "y0": low, "y1": high})
+        shapes.append({**gray, **across, "y0": y, "y1": y})
+        ceiling = {"text": "human against human" if against else "human texts", "x": 0, "xref": "x domain", "y": y}
+        notes.append({**ceiling, "xanchor": "left", "yanchor": "top", "showarrow": False})
     if x is not None:
-        figure.add_vline(x=x, line=gray, annotation_text="human", annotation_position="bottom right")
-    if x is not None and y is not None:
-        figure.add_trace(
-            go.Scatter(
-                x=[x],
-                y=[y],
-                mode="markers",
-                name="human texts",
-                marker={"color": COLORS["human"], "symbol": SYMBOLS["human"], "size": 15},
-                hovertext="<b>human texts</b><br>"
-                f"{quality} {number(human[quality])}<br>{diversity} {number(human[diversity])}",
-                hoverinfo="text",
-            )
-        )
+        shapes.append({**gray, "yref": "y domain", "y0": 0, "y1": 1, "xref": "x", "x0": x, "x1": x})
+        own = {"text": "human", "x": x, "y": 0, "yref": "y domain"}
+        notes.append({**own, "xanchor": "left", "yanchor": "bottom", "showarrow": False})
+    layout = {"shapes": shapes, "annotations": notes}
+    if x is None or y is None:
+        return [], layout
+    point = {
+        "x": [x],
+        "y": [y],
+        "mode": "markers",
+        "name": "human texts",
+        "marker": {"color": COLORS["human"], "symbol": SYMBOLS["human"], "size": 15},
+        "hovertext": f"<b>human texts</b><br>{quality} {number(human[quality])}<br>"
+        f"{diversity} {number(human[diversity])}",
+        "hoverinfo": "text",
+    }
+    return [point], layout
 
 
 def _value(record: dict, metric: str) -> float | None:
     return (record["metrics"].get(metric) or {}).get("value")
 
 
-def _interval(group: list[dict], metric: str) -> dict:
+def _interval(group: list[dict], metric: str, color: str) -> dict:
     estimates = [r["metrics"][metric] for r in group]
     ends = [(e["value"], e["low"], e["high"]) for e in estimates]
     return {
@@ -283,6 +294,7 @@ def _interval(group: list[dict], metric: str) -> dict:
         "symmetric": False,
         "array": [0 if high is None else high - value for value, _, high in ends],
         "arrayminus": [0 if low is None else value - low for value, low, _ in ends],
+        "color": color,  # of its own: a hollow marker's would be white
         "thickness": 1,
         "width": 3,
     }

@@ -1,7 +1,6 @@
 """ipywidgets panels around figures and samples; headless (papermill) they show the same once, from the parameters.
 Core widgets of ipywidgets 7.7 and 8 only; figures are drawn into an Output."""
 
-import html
 import sys
 from collections.abc import Callable, Sequence
 
@@ -12,6 +11,7 @@ import torch
 
 from mixkit.backspace import prefix_tree, tree_picture, undo
 from mixkit.errors import InputError
+from mixkit.escaping import as_html, visible
 from mixkit.objectives import SequenceMatch
 from mixkit.pictures import occupancies, tree_and_mask
 from mixkit.sampling import Continuation, Prompt
@@ -31,11 +31,11 @@ def device_name() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
 
 
-def _fill(output: widgets.Output, *shown: go.Figure | str) -> None:
+def fill(output: widgets.Output, *shown: go.Figure | str) -> None:
     """Figures and texts into an Output at once. Not by `with output`: that redirects the kernel's messages, and a
     headless run (nbclient) then now and then waits for ever for a cell that has long ended."""
     output.outputs = tuple(
-        {"output_type": "stream", "name": "stdout", "text": f"{x}\n"}
+        {"output_type": "stream", "name": "stdout", "text": f"{visible(x)}\n"}
         if isinstance(x, str)
         else {"output_type": "display_data", "data": x._repr_mimebundle_(), "metadata": {}}
         for x in shown
@@ -51,7 +51,8 @@ def show_samples(prompts: Sequence[Prompt], sets: Sequence[Sequence[str]]) -> wi
         prompt = prompts[slider.value]
         rows = [("human", prompt.human), *((f"set {i}", texts[slider.value]) for i, texts in enumerate(sets))]
         view.value = "".join(
-            f"<p><b>{who}</b><br><span style='color:#777'>{html.escape(prompt.text)}</span>{html.escape(text)}</p>"
+            f"<p style='white-space:pre-wrap'><b>{who}</b><br>"
+            f"<span style='color:#777'>{as_html(prompt.text)}</span>{as_html(text)}</p>"
             for who, text in rows
         )
 
@@ -70,7 +71,7 @@ def choose_axes(draw: Callable[[str, str], go.Figure], records: Sequence[dict], 
     output = widgets.Output()
 
     def redraw(change=None) -> None:
-        _fill(output, draw(*(menu.value for menu in menus)))
+        fill(output, draw(*(menu.value for menu in menus)))
 
     for menu in menus:
         menu.observe(redraw, "value")
@@ -83,7 +84,7 @@ def explore(draw: Callable[..., go.Figure], **inputs: widgets.ValueWidget) -> wi
     output = widgets.Output()
 
     def redraw(change=None) -> None:
-        _fill(output, draw(**{name: widget.value for name, widget in inputs.items()}))
+        fill(output, draw(**{name: widget.value for name, widget in inputs.items()}))
 
     for widget in inputs.values():
         widget.observe(redraw, "value")
@@ -103,11 +104,11 @@ def edit_actions(actions: str) -> widgets.VBox:
         try:
             tree = prefix_tree(torch.tensor([ids]), 0)
         except InputError as error:
-            return _fill(output, str(error))
+            return fill(output, str(error))
         left = " ".join(undo(words, "<")[0])
-        _fill(
+        fill(
             output,
-            tree_and_mask(tree_picture(tree, 0, lambda i: html.escape(known[i]))),
+            tree_and_mask(tree_picture(tree, 0, lambda i: as_html(known[i]))),
             f"{len(words)} actions, {len(tree.tokens[0])} nodes; left standing: {left}",
         )
 
@@ -129,7 +130,7 @@ def match_occupancies(world: World, policy: torch.Tensor, alpha: float, discount
         asked = SequenceMatch(*(slider.value for slider in sliders))
         data = occupancy(world, policy, asked.discount)
         found = occupancy(world, policy_and_value(world, fit(world, asked, data))[0], asked.discount)
-        _fill(
+        fill(
             output,
             occupancies(names, data[world.allowed].tolist(), found[world.allowed].tolist()),
             f"total variation between the two: {total_variation(data, found):.4f}",
@@ -145,8 +146,8 @@ def show_written(asked: Sequence[str], given: Sequence[Continuation]) -> widgets
     """Prompts and what was written after them, with what was taken back struck through."""
     rows = []
     for prompt, continuation in zip(asked, given, strict=True):
-        runs = [html.escape(text) if stands else f"<s>{html.escape(text)}</s>" for text, stands in continuation.written]
-        rows.append(f"<p style='margin:0'><span style='color:#777'>{html.escape(prompt)}</span>{''.join(runs)}</p>")
+        runs = [as_html(text) if stands else f"<s>{as_html(text)}</s>" for text, stands in continuation.written]
+        rows.append(f"<p style='margin:0'><span style='color:#777'>{as_html(prompt)}</span>{''.join(runs)}</p>")
     return widgets.HTML("".join(rows))
 
 

@@ -108,6 +108,27 @@ TRADEOFF = {
     "quality": Parameter("mauve", "metric on the vertical axis"),
     "diversity": Parameter("distinct_2", "metric on the horizontal axis"),
 }
+SWEEP = {
+    "study": Parameter("sweep", "the sweep is kept in runs/<study>/"),
+    "base_study": Parameter("quick", "study file to start from: quick, gpt2, ... or the path of a .yaml"),
+    "objectives": Parameter("mle mixce tailr", f"those to compare, of {', '.join(NAMES)}"),
+    "eta_low": Parameter(0.1, "MixCE: the smallest eta, in [0, 1]", 0, 1),
+    "eta_high": Parameter(0.9, "MixCE: the largest eta, in [0, 1]", 0, 1),
+    "eta_points": Parameter(3, "MixCE: how many values from one to the other, evenly", 1, 50),
+    "gamma_low": Parameter(1e-3, "TaiLr: the smallest gamma, in [1e-9, 1]", 1e-9, 1),
+    "gamma_high": Parameter(0.1, "TaiLr: the largest gamma, in [1e-9, 1]", 1e-9, 1),
+    "gamma_points": Parameter(2, "TaiLr: how many values from one to the other, by equal factors", 1, 50),
+    **{name: FINETUNE[name] for name in ("alpha", "discount", "divergence")},
+    "noise_rate": Parameter(0.03, "with <backspace>: wrong tokens spliced in, a position, in [0, 0.5]", 0, 0.5),
+    "corpus": Parameter("", "a corpus's name or a file; empty: as in base_study"),
+    "model": Parameter("", "a model's name; empty: as in base_study"),
+    "train_texts": Parameter(0, "texts to train on; 0: as in base_study", 0),
+    "epochs": Parameter(0.0, "passes over them; 0: as in base_study", 0),
+    "max_steps": Parameter(0, "optimizer steps, whatever the epochs; 0: as in base_study", 0),
+    "prompts": Parameter(0, "test texts whose beginnings are continued; 0: as in base_study", 0),
+    "seeds": Parameter(1, "how many: the whole sweep with seed 0, 1, ...", 1, 100),
+    "run_now": Parameter(False, "run the sweep before the panel appears; for papermill, where nobody presses Run"),
+}
 WEIGHTS = {
     **{name: FINETUNE[name] for name in ("eta", "gamma", "w_min")},
     "mix": Parameter(0.5, "share of the forward KL in the mix of two KLs, in [0, 1]", 0, 1),

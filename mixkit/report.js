@@ -13,6 +13,13 @@
   }
   if (choice) choice.addEventListener("change", () => showSamples(choice.value));
 
+  const beginning = document.getElementById("prompt");
+  if (beginning) {
+    beginning.addEventListener("change", () => {
+      document.querySelectorAll(".samples").forEach((block, i) => (block.hidden = i !== beginning.selectedIndex));
+    });
+  }
+
   // A click on a heading sorts the body's rows by that column, down first; what has no value comes last.
   for (const button of document.querySelectorAll("th button")) {
     button.addEventListener("click", () => {
@@ -51,7 +58,21 @@
       });
     }
   }
-  drawFigures().catch((error) => {
+
+  const drawn = drawFigures();
+
+  // The frontier on other axes: every pair was drawn beforehand, and packed.
+  const menus = [document.getElementById("up"), document.getElementById("right")];
+  for (const menu of menus) {
+    menu.addEventListener("change", async () => {
+      await drawn;
+      const { data, layout } = JSON.parse(await unpack("pairs"))[menus.map((m) => m.value).join(" ")];
+      const plot = document.querySelector("#tradeoff .plot");
+      Plotly.react(plot, data, { ...layout, template: plot.layout.template });
+    });
+  }
+
+  drawn.catch((error) => {
     for (const plot of document.querySelectorAll(".plot")) {
       plot.textContent = `This browser cannot draw the figure (${error.message}); the table holds the same numbers.`;
     }

@@ -19,12 +19,13 @@ BIGRAM_COLORS = COLORS | {"mixce*": "#8B5FBF", "kls": "#E69F00", "js": "#56B4E9"
 BIGRAM_SYMBOLS = SYMBOLS | {"mixce*": "star", "kls": "hexagon", "js": "pentagon"}
 TARGET = Mixture()
 LEAST = 1e-6  # probabilities below are drawn as this
+COLORBAR = ["≤ 10⁻⁶", "10⁻⁴", "0.01", "1"]
 
 
 def weight_curves(objectives: Mapping[str, TokenWeighted]) -> go.Figure:
     """w(q), and w(q) (1 - q), the pull on the token's own logit, against q, a logarithmic axis, by name."""
     q = torch.logspace(-9, 0, 181, dtype=torch.float64)
-    figure = go.Figure()
+    traces = []
     used: dict[str, int] = {}
     for name, objective in objectives.items():
         kind = NAMES[type(objective)]
@@ -32,26 +33,29 @@ def weight_curves(objectives: Mapping[str, TokenWeighted]) -> go.Figure:
         used[kind] = used.get(kind, 0) + 1
         weight = objective.weight(q)
         for axis, y in (("", weight), ("2", weight * (1 - q))):
-            figure.add_scatter(
-                x=q.numpy(),
-                y=y.numpy(),
-                name=name,
-                line=line,
-                mode="lines",
-                showlegend=not axis,
-                legendgroup=name,
-                xaxis=f"x{axis}",
-                yaxis=f"y{axis}",
-                hovertemplate="q = %{x:.2g}<br>%{y:.3g}",
+            traces.append(
+                {
+                    "x": q.numpy(),
+                    "y": y.numpy(),
+                    "name": name,
+                    "line": line,
+                    "mode": "lines",
+                    "showlegend": not axis,
+                    "legendgroup": name,
+                    "xaxis": f"x{axis}",
+                    "yaxis": f"y{axis}",
+                    "hovertemplate": "q = %{x:.2g}<br>%{y:.3g}",
+                }
             )
     ticks = {"type": "log", "tickvals": [1e-9, 1e-6, 1e-3, 0.1, 1], "ticktext": ["10⁻⁹", "10⁻⁶", "0.001", "0.1", "1"]}
-    figure.update_layout(
-        xaxis={**ticks, "domain": [0, 0.46], "title": "q, the model's probability of the token"},
-        xaxis2={**ticks, "domain": [0.54, 1], "title": "q, the model's probability of the token", "anchor": "y2"},
-        yaxis={"title": "weight of its nll, w(q)", "range": [-0.03, 1.05]},
-        yaxis2={"title": "pull on its logit, w(q) (1 − q)", "range": [-0.03, 1.05], "anchor": "x2"},
-    )
-    return styled(figure, height=400)
+    probability = "q, the model's probability of the token"
+    layout = {
+        "xaxis": {**ticks, "domain": [0, 0.46], "title": probability},
+        "xaxis2": {**ticks, "domain": [0.54, 1], "title": probability, "anchor": "y2"},
+        "yaxis": {"title": "weight of its nll, w(q)", "range": [-0.03, 1.05]},
+        "yaxis2": {"title": "pull on its logit, w(q) (1 − q)", "range": [-0.03, 1.05], "anchor": "x2"},
+    }
+    return styled(go.Figure(data=traces, layout=layout), height=400)
 
 
 def gaussian_fits(fits: Mapping[str, Gaussian], target: Mixture = TARGET) -> go.Figure:
@@ -79,43 +83,46 @@ def transitions(gold: MarkovChain, learned: MarkovChain, name: str) -> go.Figure
     vocab = gold.vocab
     columns = list(gold.words or map(str, range(vocab - 1)))
     rows, columns = ["start", *columns], [*columns, "end"]
-    forbidden = (gold.probs == 0).nonzero().tolist()
-    figure = go.Figure()
-    for axis, chain in (("", gold), ("2", learned)):
-        probs = chain.probs.detach().numpy()
-        figure.add_heatmap(
-            z=np.log10(np.maximum(probs, LEAST)),
-            x=columns,
-            y=rows,
-            customdata=probs,
-            zmin=np.log10(LEAST),
-            zmax=0,
-            colorscale="Viridis",
-            showscale=bool(axis),
-            colorbar={"title": "probability", "tickvals": [-6, -4, -2, 0], "ticktext": ["≤ 10⁻⁶", "10⁻⁴", "0.01", "1"]},
-            xaxis=f"x{axis}",
-            yaxis=f"y{axis}",
-            hovertemplate="%{y} → %{x}: %{customdata:.2e}<extra></extra>",
-        )
-        figure.add_scatter(
-            x=[columns[column] for _, column in forbidden],
-            y=[rows[row] for row, _ in forbidden],
-            mode="markers",
-            marker={"symbol": "x-thin", "size": 6, "line": {"width": 1, "color": "#ffffff" if axis else "#888888"}},
-            name="forbidden: P is 0",
-            showlegend=not axis,
-            hoverinfo="skip",
-            xaxis=f"x{axis}",
-            yaxis=f"y{axis}",
-        )
-    kind = {"type": "category", "showgrid": False, "tickfont": {"size": 9}, "dtick": max(1, vocab // 20)}
-    figure.update_layout(
-        xaxis={**kind, "domain": [0, 0.46], "title": "P, the truth: next token"},
-        xaxis2={**kind, "domain": [0.52, 0.98], "title": f"Q, learned by {name}: next token", "anchor": "y2"},
-        yaxis={**kind, "autorange": "reversed", "title": "previous token"},
-        yaxis2={**kind, "autorange": "reversed", "anchor": "x2", "showticklabels": False},
+    maps = [
+        {
+            "type": "heatmap",
+            "z": np.log10(np.maximum(chain.probs.detach().numpy(), LEAST)),
+            "x": columns,
+            "y": rows,
+            "customdata": chain.probs.detach().numpy(),
+            "zmin": np.log10(LEAST),
+            "zmax": 0,
+            "colorscale": "Viridis",
+            "showscale": bool(axis),
+            "colorbar": {"title": "probability", "tickvals": [-6, -4, -2, 0], "ticktext": COLORBAR},
+            "xaxis": f"x{axis}",
+            "yaxis": f"y{axis}",
+            "hovertemplate": "%{y} → %{x}: %{customdata:.2e}<extra></extra>",
+        }
+        for axis, chain in (("", gold), ("2", learned))
+    ]
+    # One path a map, in counts of rows and columns: a marker for each of hundreds takes a browser twice as long.
+    crosses = "".join(
+        f"M{x - 0.2:.1f},{y - 0.2:.1f}L{x + 0.2:.1f},{y + 0.2:.1f}"
+        f"M{x - 0.2:.1f},{y + 0.2:.1f}L{x + 0.2:.1f},{y - 0.2:.1f}"
+        for y, x in (gold.probs == 0).nonzero().tolist()
     )
-    return styled(figure, height=480)
+    cross = {"symbol": "x-thin", "size": 6, "line": {"width": 1, "color": "#888888"}}
+    legend = {"x": [None], "y": [None], "mode": "markers", "marker": cross, "name": "forbidden: P is 0"}
+    shapes = [
+        {"type": "path", "path": crosses, "xref": f"x{axis}", "yref": f"y{axis}", "line": {"width": 1, "color": color}}
+        for axis, color in (("", "#888888"), ("2", "#ffffff"))
+    ]
+    kind = {"type": "category", "showgrid": False, "tickfont": {"size": 9}, "dtick": max(1, vocab // 20)}
+    layout = {
+        "xaxis": {**kind, "domain": [0, 0.46], "title": "P, the truth: next token"},
+        "xaxis2": {**kind, "domain": [0.52, 0.98], "title": f"Q, learned by {name}: next token", "anchor": "y2"},
+        "yaxis": {**kind, "autorange": "reversed", "title": "previous token"},
+        "yaxis2": {**kind, "autorange": "reversed", "anchor": "x2", "showticklabels": False},
+        "shapes": shapes if crosses else [],
+        "showlegend": True,
+    }
+    return styled(go.Figure(data=[*maps, legend], layout=layout), height=480)
 
 
 def bigram_tradeoff(lines: Sequence[dict], published: Sequence[dict] = (), chosen: float | None = None) -> go.Figure:

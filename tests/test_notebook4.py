@@ -11,8 +11,8 @@ import torch
 from mixkit import arithmetic, controls
 from mixkit.backspace import prefix_tree, tree_picture
 from mixkit.estimates import Estimate
+from mixkit.fragments import written
 from mixkit.pictures import accuracies, tree_and_mask
-from mixkit.report import _written
 from mixkit.sampling import Continuation
 from mixkit.worlds import build_world, policy_and_value
 
@@ -77,8 +77,8 @@ def test_what_was_written_is_shown_as_text():
 
 def test_the_report_strikes_it_through_as_text():
     sample = {"generated": "2", "written": [["<b>", False], ["2", True]]}
-    assert _written(sample) == "<s>&lt;b&gt;</s>2"
-    assert _written({"generated": "<b>"}) == "&lt;b&gt;"
+    assert written(sample) == "<s>&lt;b&gt;</s>2"
+    assert written({"generated": "<b>"}) == "&lt;b&gt;"
 
 
 def test_questions_are_right_different_and_the_same_for_a_seed():

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from papermill.inspection import inspect_notebook
 
-from mixkit.parameters import FINETUNE, TRADEOFF
+from mixkit.parameters import FINETUNE, SWEEP, TRADEOFF
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
-SPECS = {"3_finetune": FINETUNE, "6_tradeoff": TRADEOFF}
+SPECS = {"3_finetune": FINETUNE, "5_sweep": SWEEP, "6_tradeoff": TRADEOFF}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import gzip
 import io
 import json
 import re
@@ -10,9 +11,11 @@ import shutil
 import pytest
 
 from mixkit import charts, report
+from mixkit.fragments import compared_table, table, table_csv
 from mixkit.parameters import check
-from mixkit.report import compared_table, page, table, table_csv
-from mixkit.sweeps import Study
+from mixkit.report import page
+from mixkit.runs import RunStore
+from mixkit.sweeps import PlannedRun, Study, write_study
 
 EVIL = "</script><script>alert(1)</script><!--\x1b[31m"
 
@@ -144,14 +147,37 @@ def test_the_page_is_whole_small_and_runs_nothing_that_a_model_wrote():
     assert re.findall(r"<script[^>]*>", made).count("<script>") == 1
     assert not re.search(r'(src|href)="(?!data:)', made)
     figures = re.findall(r'<script type="application/json">(.*?)</script>', made, re.S)
-    assert len(figures) == 6 and all(json.loads(f)["data"] for f in figures)
-    assert made.count('role="img" aria-label="') == 6
+    assert len(figures) == 5 and all(json.loads(f)["data"] for f in figures)
+    assert made.count('role="img" aria-label="') == 5
     uri = re.search(r'href="data:text/csv;charset=utf-8;base64,([^"]+)"', made).group(1)
     assert base64.b64decode(uri).decode() == table_csv(DONE)
     assert made.count('data-run="cold" data-part="decoding" hidden') == report.SHOWN_PROMPTS
     assert "What the intervals support" in made and "trained once" in made
     empty = page(Study("own", "", []), [], {})
     assert "Nothing has been run" in empty and "No run has samples" in empty
+
+
+def test_every_quality_is_drawn_against_every_diversity_that_the_runs_have():
+    packed = re.search(r'id="pairs">([^<]+)<', page(STUDY, DONE, SAMPLES)).group(1)
+    pairs = json.loads(gzip.decompress(base64.b64decode(packed)))
+    qualities, diversities = ("mauve", "precision", "perplexity"), ("distinct_2", "diversity")
+    assert set(pairs) == {f"{q} {d}" for q in qualities for d in diversities}
+    drawn = {trace["name"]: trace for trace in pairs["perplexity diversity"]["data"]}
+    assert drawn["MixCE"]["y"] == [9.0] and drawn["MixCE"]["x"] == [0.7]
+
+
+def test_a_report_is_written_again_only_where_something_changed(tmp_path, monkeypatch):
+    store, written = RunStore(tmp_path), []
+    run = store.begin({**DONE[1]["parameters"], "study": "own"})
+    study = Study("own", "", [PlannedRun(run.name, "grid", run.parameters, None)])
+    write_study(study, store)
+    monkeypatch.setattr(report, "page", lambda study, done, samples: written.append(len(done)) or "page")
+    path = report.write_report(study, store)
+    assert report.write_report(study, store) == path == tmp_path / "own" / "report.html" and written == [0]
+    run.finish(DONE[1]["metrics"], human={})
+    report.write_report(study, store)
+    report.write_report(study, store)
+    assert written == [0, 1]
 
 
 def test_what_a_model_took_back_is_struck_through():
@@ -174,17 +200,27 @@ def test_the_page_in_a_browser(tmp_path):
         view.on("pageerror", lambda error: noise.append(str(error)))
         view.on("request", lambda r: noise.append(r.url) if not r.url.startswith(("file:", "data:", "blob:")) else None)
         view.goto(path.as_uri())
-        view.wait_for_function("document.querySelectorAll('.plot .main-svg').length >= 12")
+        view.wait_for_function("document.querySelectorAll('.plot .main-svg').length >= 10")
         first = view.locator("table").first
         first.locator("th button", has_text="MAUVE").click()
         order = first.locator("tbody td:first-child").all_inner_texts()
         assert (order[0] == "MLE, temperature 0.5" and order[-1] == "base (MLE)") or order[-1] == "MLE"
         first.locator("th button", has_text="MAUVE").click()
         assert first.locator("tbody td:first-child").all_inner_texts()[-1] == "MLE, temperature 0.5"
+        blocks = "[...document.querySelectorAll('.samples')].map(b => b.getClientRects().length > 0)"
+        view.select_option("#prompt", index=2)
+        assert view.evaluate(blocks) == [i == 2 for i in range(report.SHOWN_PROMPTS)]
+        view.emulate_media(media="print")
+        assert all(view.evaluate(blocks))
+        view.emulate_media(media="screen")
         visible = "[...document.querySelectorAll('.sample')].filter(c => !c.hidden).map(c => c.dataset.run)"
         assert set(view.evaluate(visible)) == {"human", "mle", "mixce", "tailr"}
         view.evaluate("document.querySelector('.plot').emit('plotly_click', {points: [{customdata: 'cold'}]})")
         assert set(view.evaluate(visible)) == {"human", "cold"}
+        view.select_option("#up", "precision")
+        view.select_option("#right", "diversity")
+        for axis, metric in (("x", "diversity"), ("y", "precision")):
+            sync_api.expect(view.locator(f"#tradeoff .{axis}title")).to_have_text(charts.AXES[metric])
         view.select_option("#run", "")
         assert set(view.evaluate(visible)) == {"human", "mle", "mixce", "tailr"}
         browser.close()

@@ -1,0 +1,133 @@
+"""A sweep asked for by a few numbers (objectives, ranges, how many points), as a study file that the shell runs too.
+Everything that is not asked for is the base study's. Nothing is run here."""
+
+import math
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from mixkit.charts import LABELS
+from mixkit.errors import InputError, unknown
+from mixkit.parameters import NAMES
+from mixkit.runs import RunStore, write_atomically
+from mixkit.sweeps import STUDIES, Study, load_study, states
+
+REPLACED = ("corpus", "model", "train_texts", "epochs", "max_steps", "prompts")  # where neither empty nor 0
+OVERHEAD = 8.0  # seconds of a run that its record does not hold: a process, a kernel, imports
+
+
+def evenly(low: float, high: float, points: int) -> list[float]:
+    """`points` values from low to high at equal distances, to four decimals and each once; one point is low."""
+    steps = range(points) if points > 1 else (0,)
+    return list(dict.fromkeys(round(low + (high - low) * i / max(1, points - 1), 4) for i in steps))
+
+
+def by_factors(low: float, high: float, points: int) -> list[float]:
+    """`points` values from low > 0 to high at equal factors, to three digits; one point is low."""
+    exponents = evenly(math.log10(low), math.log10(high), points)
+    return list(dict.fromkeys(float(f"{10**exponent:.3g}") for exponent in exponents))
+
+
+def sweep_content(asked: Mapping[str, object]) -> dict[str, object]:
+    """What the study file of a sweep holds. asked: checked parameters.SWEEP.
+
+    An objective's entry in the base study's grid gives the coefficients that are not asked for, such as TaiLr's w_min.
+    Raises InputError for an unknown objective or study, and for a range whose ends are the wrong way round.
+    """
+    objectives = list(dict.fromkeys(asked["objectives"].replace(",", " ").split()))
+    if not objectives:
+        raise InputError(f"objectives is empty; choose some of {', '.join(NAMES)}")
+    for name in objectives:
+        if name not in NAMES:
+            raise unknown("objective", name, NAMES)
+    for name in ("eta", "gamma"):
+        low, high = asked[f"{name}_low"], asked[f"{name}_high"]
+        if low > high:
+            raise InputError(f"{name}_low is {low:g}, above {name}_high, {high:g}")
+    base = _read(asked["base_study"])
+    swept = {
+        "mixce": {"eta": evenly(asked["eta_low"], asked["eta_high"], asked["eta_points"])},
+        "tailr": {"gamma": by_factors(asked["gamma_low"], asked["gamma_high"], asked["gamma_points"])},
+        "sequencematch": {name: asked[name] for name in ("alpha", "discount", "divergence", "noise_rate")},
+        "mle-backspace": {"noise_rate": asked["noise_rate"]},
+    }
+    entries = {name: next((e for e in base.get("grid", []) if e.get("objective") == name), {}) for name in objectives}
+    named = ", ".join(LABELS[name] for name in objectives)
+    content = {
+        "about": f"{named}; what was not asked for is as in {Path(asked['base_study']).stem}.",
+        "parameters": {**base.get("parameters", {}), **_replaced(asked)},
+        "base": base.get("base"),
+        "grid": [{**entries[name], "objective": name, **swept.get(name, {})} for name in objectives],
+        "seeds": list(range(asked["seeds"])),
+        "decoding": base.get("decoding"),
+    }
+    return {key: value for key, value in content.items() if value is not None}
+
+
+def load_sweep(asked: Mapping[str, object]) -> Study:
+    """The study that a sweep asks for, its runs checked and named; nothing is kept. Raises as load_study does."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "asked.yaml"
+        path.write_text(_yaml(asked), encoding="utf-8")
+        return load_study(path, name=asked["study"])
+
+
+def write_sweep(asked: Mapping[str, object], store: RunStore | None = None) -> Path:
+    """Writes the sweep's study file and returns its path, runs/<study>/asked.yaml; `python -m mixkit study` runs it."""
+    load_sweep(asked)
+    path = (store or RunStore()).root / asked["study"] / "asked.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, _yaml(asked))
+    return path
+
+
+def estimated_seconds(study: Study, store: RunStore, slots: int) -> float | None:
+    """About how long the runs that are not done will take, `slots` at a time; None where no run was timed here yet.
+
+    Each is held against the finished run nearest in work, of its own objective where there is one, and scaled by it;
+    work: the tokens that are trained on or sampled.
+    """
+    timed = [r for path in store.root.glob("*/*/run.json") if (r := store.read(path.parts[-3], path.parts[-2]))]
+    timed = [r for r in timed if r["status"] == "done" and _work(r["parameters"]) is not None]
+    left = [state.run.parameters for state in states(study, store) if state.status != "done"]
+    if left and not timed:
+        return None
+    total = 0.0
+    for parameters in left:
+        near = [r for r in timed if r["parameters"]["objective"] == parameters["objective"]] or timed
+        scaled = [(_work(parameters) / _work(r["parameters"]), r["seconds"]) for r in near]
+        ratio, seconds = min(scaled, key=lambda pair: abs(math.log(pair[0])))
+        total += OVERHEAD + ratio * seconds
+    return total / min(slots, max(1, len(left)))
+
+
+def _work(p: Mapping[str, object]) -> float | None:
+    """Tokens through the model, a trained one counted three times; None where an older run had other parameters."""
+    try:
+        batch = p["batch_size"] * p["accumulation"]
+        texts = p["epochs"] * p["train_texts"] if p["max_steps"] < 0 else p["max_steps"] * batch
+        return 3 * texts * p["max_tokens"] + p["prompts"] * p["sample_sets"] * p["max_new_tokens"]
+    except KeyError:
+        return None
+
+
+def _read(base_study: str) -> dict[str, object]:
+    load_study(base_study)  # says what is wrong with it
+    path = Path(base_study) if base_study.endswith((".yaml", ".yml")) else STUDIES / f"{base_study}.yaml"
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def _replaced(asked: Mapping[str, object]) -> dict[str, object]:
+    given = {name: asked[name] for name in REPLACED if asked[name]}
+    if "corpus" in given and Path(given["corpus"]).is_file():
+        given["corpus"] = str(Path(given["corpus"]).resolve())
+    return given
+
+
+def _yaml(asked: Mapping[str, object]) -> str:
+    if not re.fullmatch(r"\w[\w.-]*", asked["study"]):
+        raise InputError(f"study is {asked['study']!r}; a folder's name has letters, digits, '.', '_' and '-' only")
+    return yaml.safe_dump(sweep_content(asked), sort_keys=False)
