@@ -31,8 +31,10 @@ def main(arguments: list[str] | None = None) -> int:
     status.add_argument("name", help="folder under runs/")
     report = commands.add_parser("report", help="print a study's table and write its report.html again")
     report.add_argument("name", help="folder under runs/")
-    bench = commands.add_parser("bench", help="measure the kit itself: the vocabulary head, or which metric sees what")
-    bench.add_argument("what", nargs="?", default="head", choices=("head", "damages"))
+    bench = commands.add_parser(
+        "bench", help="measure the kit itself: the vocabulary head, which metric sees what, or a study that is killed"
+    )
+    bench.add_argument("what", nargs="?", default="head", choices=("head", "damages", "kills"))
     bench.add_argument("corpus", nargs="?", default="wikitext", help="of damages: human texts, a name or a file")
     truth = commands.add_parser("truth", help="the bigram study, where the truth is known: the whole table")
     truth.add_argument("--vocab", type=int, default=20, help="tokens of the chain, the end among them")
@@ -48,6 +50,10 @@ def main(arguments: list[str] | None = None) -> int:
                 from mixkit.stress import main as damages
 
                 damages(asked.corpus)
+            elif asked.what == "kills":
+                from mixkit.kills import main as kills
+
+                kills()
             else:
                 from mixkit.bench import main as head
 

@@ -13,6 +13,7 @@ from mixkit.execution import KILLED, execute
 from mixkit.paths import CLONE
 
 ENGINES = ("local", "ray")
+WORKER = ("-m", "mixkit.execution")
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def _local(slots: int) -> Engine:
         environment = os.environ | _environment(folder, cores // min(slots, beside))
         if gpus:
             environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
-        command = [sys.executable, "-m", "mixkit.execution", str(folder.resolve())]
+        command = [sys.executable, *WORKER, str(folder.resolve())]
         with open(folder / "log.txt", "ab") as log:
             process = subprocess.Popen(
                 command,

@@ -124,7 +124,7 @@ def _run_notebook(given: dict[str, object], folder: Path, log: "PlainLog", descr
             stderr_file=log,
             cwd=str(CLONE),
             kernel_manager_class=Kernel,
-            extra_arguments=[f"--IPKernelApp.exec_lines={leash}"],
+            extra_arguments=[f"--IPKernelApp.exec_lines={leash}", "--IPKernelApp.log_level=40"],
         )
     except papermill.PapermillExecutionError as error:
         log.write("\n".join(error.traceback) + "\n")
