@@ -103,6 +103,8 @@ def _lock(descriptor: int, kind: int) -> bool:
 
 def _run_notebook(given: dict[str, object], folder: Path, log: "PlainLog", descriptor: int) -> str | None:
     """None where the notebook ran to its end, "" where its kernel died, else the error's line."""
+    # jsonschema would build a grammar of IRIs, the better part of papermill's import; no notebook's format asks for it.
+    sys.modules.setdefault("rfc3987_syntax", None)
     import papermill
     from jupyter_client import AsyncKernelManager
     from nbclient.exceptions import DeadKernelError

@@ -19,6 +19,7 @@ import yaml
 
 from mixkit.execution import holder
 from mixkit.paths import CLONE
+from mixkit.progress import states
 from mixkit.runs import RunStore
 from mixkit.studies import Study, load_study
 
@@ -131,8 +132,8 @@ def kill_and_resume(
     say=print,
     seed: int = 0,
 ) -> Watch:
-    """Sweeps the study until it is done while `kills` (of VICTIMS) happen, one every pause() seconds; a sweep that was
-    killed is started again at once."""
+    """Sweeps the study until it is done while `kills` (of VICTIMS) happen, spread over its runs: each when its share of
+    them is done, and pause() seconds after the one before. A sweep that was killed is started again at once."""
     study, drawn = load_study(file, name=name), random.Random(seed)
     watch, left = Watch(), list(kills)
     watcher = threading.Thread(target=watch.look, args=(store.root / name,), daemon=True)
@@ -145,7 +146,9 @@ def kill_and_resume(
                 if process.returncode == 0:
                     break
                 process = sweep(file, store, name, *arguments, log=log)
-            if left and time.monotonic() >= due:
+            done = sum(state.status == "done" for state in states(study, store)) if left else 0
+            share = 0.8 * (len(kills) - len(left)) / len(kills)  # less than all, so that something is left to kill
+            if left and time.monotonic() >= due and done >= int(share * len(study.runs)):
                 workers = running(study, store)
                 drawn.shuffle(workers)
                 targets = {"sweep": [process.pid], "worker": workers, "kernel": [kernel_of(w) for w in workers]}
@@ -154,7 +157,7 @@ def kill_and_resume(
                     os.kill(target, signal.SIGKILL)
                     say(f"killed a {left.pop(0)}: process {target}; {len(left)} to go")
                     due = time.monotonic() + pause()
-            time.sleep(0.05)
+            time.sleep(0.1)
         watch.over.set()
         watcher.join()
         log.seek(0)
@@ -183,7 +186,7 @@ def main(kills: int = 20, seed: int = 0) -> None:
             stores[1],
             "kills",
             victims,
-            lambda: drawn.uniform(0.2, 1.4) * calm / kills,
+            lambda: drawn.uniform(0.05, 1.0) * calm / 12,  # at most about half the time of a run
             say=partial(print, flush=True),
             seed=seed,
         )
