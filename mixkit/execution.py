@@ -41,6 +41,7 @@ def execute(folder: Path) -> int:
         given = yaml.safe_load((folder / "parameters.yaml").read_text(encoding="utf-8"))
         run, log = Run(folder, name, check(given)), PlainLog(folder / "log.txt")
         log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}, {platform.node()}, process {os.getpid()}\n")
+        log.flush()
         try:
             error = _run_notebook(given, folder, log, descriptor)
         finally:

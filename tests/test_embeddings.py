@@ -372,7 +372,7 @@ def test_the_second_mauve_of_a_sweep_reads_only_its_own_texts(tmp_path):
     mauve(human, first, reader, kmeans_seeds=(1,))
     before = passes.texts
     cached = mauve(human, second, reader, kmeans_seeds=(1,))
-    assert passes.texts - before == len(set(second) - set(first) - set(human)) > 80
+    assert passes.texts - before == len(set(second)) == 120
     uncached = Reader("toy", reader.model, reader.tokenizer, None)
     given = mauve(human, second, uncached, kmeans_seeds=(1,), human_features=uncached.features(human))
     assert given.mauve == pytest.approx(cached.mauve, abs=1e-3)

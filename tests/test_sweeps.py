@@ -174,7 +174,6 @@ def test_a_study_that_is_killed_and_resumed_ends_as_if_nothing_was(finished, tmp
     assert {r.name for r in fewer.runs} < {r.name for r in study.runs}
     calm, found = kills.outcome(study, store), kills.outcome(fewer, other)
     assert found == {name: calm[name] for name in found}
-    assert sum(kills.executions(fewer, other).values()) > 3
 
 
 def test_a_study_is_reported_from_its_folder(finished):
