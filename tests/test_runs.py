@@ -61,8 +61,8 @@ def test_parameters_that_are_refused(given, message):
 
 def test_the_names_are_the_objectives_own():
     """They are written down twice, as a command that only looks at a study does not wait for torch."""
-    assert NAMES == (*objectives.OBJECTIVES, "mle-backspace") and tuple(COEFFICIENTS) == NAMES
-    assert DIVERGENCES == tuple(objectives.DIVERGENCES)
+    assert (*objectives.OBJECTIVES, "mle-backspace") == NAMES and tuple(COEFFICIENTS) == NAMES
+    assert tuple(objectives.DIVERGENCES) == DIVERGENCES
 
 
 def test_whole_numbers_pass_for_floats():
