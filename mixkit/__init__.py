@@ -1,15 +1,16 @@
 """mixkit: MLE, MixCE, TaiLr and SequenceMatch side by side; what each does to quality and to diversity."""
 
-from mixkit.objectives import MLE, MixCE, SequenceMatch, TaiLr, objective
-from mixkit.scores import TokenScores, token_scores, weighted_cross_entropy
+from importlib import import_module
 
-__all__ = [
-    "MLE",
-    "MixCE",
-    "SequenceMatch",
-    "TaiLr",
-    "TokenScores",
-    "objective",
-    "token_scores",
-    "weighted_cross_entropy",
-]
+_HOMES = {
+    **dict.fromkeys(("MLE", "MixCE", "SequenceMatch", "TaiLr", "objective"), "mixkit.objectives"),
+    **dict.fromkeys(("TokenScores", "token_scores", "weighted_cross_entropy"), "mixkit.scores"),
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str):
+    """The public names, at their first use: torch takes seconds to import, and most commands do without it."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mixkit' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

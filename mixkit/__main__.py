@@ -1,15 +1,16 @@
-"""Studies from the command line: python -m mixkit study | report | truth | bench.
-Exit code 2 for what cannot be asked, 1 where a run failed."""
+"""Studies from the command line: python -m mixkit study | status | report | truth | bench.
+Exit code 2 for what cannot be asked, 1 where a run failed, 130 where the study was stopped."""
 
 import argparse
 import os
+import signal
 import sys
+from pathlib import Path
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from mixkit.charts import label, number
 from mixkit.errors import InputError
-from mixkit.runs import RunStore
+from mixkit.runs import RunStore, write_atomically
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,10 +23,18 @@ def main(arguments: list[str] | None = None) -> int:
     )
     study.add_argument("--name", default="", help="folder under runs/; by default the file's name and the values set")
     study.add_argument("--slots", type=int, default=0, help="runs at a time; by default one a GPU, or two without one")
+    study.add_argument("--retry", action="store_true", help="execute again what failed")
+    study.add_argument("--dry-run", action="store_true", help="list the runs and the time that they will take")
+    study.add_argument("--engine", choices=("local", "ray"), default="local", help="this machine, or a Ray cluster")
+    study.add_argument("--address", help="of the Ray cluster to join; by default one is started here")
+    status = commands.add_parser("status", help="how a study's runs stand: done, running, failed, waiting")
+    status.add_argument("name", help="folder under runs/")
     report = commands.add_parser("report", help="print a study's table and write its report.html again")
     report.add_argument("name", help="folder under runs/")
-    bench = commands.add_parser("bench", help="measure the kit itself: the vocabulary head, or which metric sees what")
-    bench.add_argument("what", nargs="?", default="head", choices=("head", "damages"))
+    bench = commands.add_parser(
+        "bench", help="measure the kit itself: the vocabulary head, which metric sees what, or a study that is killed"
+    )
+    bench.add_argument("what", nargs="?", default="head", choices=("head", "damages", "kills"))
     bench.add_argument("corpus", nargs="?", default="wikitext", help="of damages: human texts, a name or a file")
     truth = commands.add_parser("truth", help="the bigram study, where the truth is known: the whole table")
     truth.add_argument("--vocab", type=int, default=20, help="tokens of the chain, the end among them")
@@ -42,6 +51,10 @@ def main(arguments: list[str] | None = None) -> int:
                 from mixkit.stress import main as damages
 
                 damages(asked.corpus)
+            elif asked.what == "kills":
+                from mixkit.kills import main as kills
+
+                kills()
             else:
                 from mixkit.bench import main as head
 
@@ -49,6 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         if asked.command == "truth":
             return _truth(asked)
+        if asked.command == "status":
+            return _status(asked.name)
         return _study(asked) if asked.command == "study" else _report(asked.name)
     except InputError as error:
         print(f"mixkit: {error}", file=sys.stderr)
@@ -59,8 +74,29 @@ def _study(asked: argparse.Namespace) -> int:
     from mixkit.sweeps import load_study, run_study
 
     study = load_study(asked.file, _overrides(asked.set), name=asked.name)
-    run_study(study, slots=asked.slots, say=lambda line: print(line, flush=True))
-    return _report(study.name)
+    if asked.dry_run:
+        from mixkit.engines import local_slots
+        from mixkit.progress import plan_lines
+
+        print("\n".join(plan_lines(study, asked.slots or local_slots())))
+        return 0
+    for stopping in (signal.SIGINT, signal.SIGTERM):  # also where a parent process ignores them, as a kernel does
+        signal.signal(stopping, signal.default_int_handler)
+    chosen = {"slots": asked.slots, "retry": asked.retry, "engine": asked.engine, "address": asked.address}
+    try:
+        run_study(study, **chosen, say=lambda line: print(line, flush=True))
+    except KeyboardInterrupt:
+        print(f"mixkit: study {study.name} was stopped; the same command goes on where it was", file=sys.stderr)
+        return 130
+    return _report(study.name, again=False)
+
+
+def _status(name: str) -> int:
+    from mixkit.progress import status_lines
+    from mixkit.studies import read_study
+
+    print("\n".join(status_lines(read_study(name))))
+    return 0
 
 
 def _truth(asked: argparse.Namespace) -> int:
@@ -77,15 +113,27 @@ def _truth(asked: argparse.Namespace) -> int:
     return 0
 
 
-def _report(name: str) -> int:
-    from mixkit.report import write_report
-    from mixkit.sweeps import read_study, records
+def _report(name: str, *, again: bool = True) -> int:
+    """Prints the study's table; report.html, and the table beside it, are made again where they may be out of date."""
+    from mixkit.studies import read_study
+    from mixkit.sweeps import records
 
-    study = read_study(name)
-    done = records(study)
-    print(table(done))
-    print(f"\n{len(done)} of {len(study.runs)} runs are done. Report: {write_report(study)}")
+    study, folder = read_study(name), RunStore().root / name
+    done, kept, report = records(study), folder / "table.txt", folder / "report.html"
+    if again or _older(kept, folder) or _older(report, folder):
+        from mixkit.report import write_report
+
+        write_report(study)
+        write_atomically(kept, table(done) + "\n")
+    print(kept.read_text(encoding="utf-8"))
+    print(f"{len(done)} of {len(study.runs)} runs are done. Report: {report}")
     return 0 if len(done) == len(study.runs) else 1
+
+
+def _older(made: Path, folder: Path) -> bool:
+    """Whether it was made before the study's plan, the record of a run, or the kit itself was written."""
+    sources = [folder / "study.yaml", *folder.glob("*/run.json"), *Path(__file__).parent.glob("*.*")]
+    return not made.is_file() or made.stat().st_mtime < max(path.stat().st_mtime for path in sources)
 
 
 def _overrides(assignments: list[str]) -> dict[str, object]:
@@ -112,6 +160,8 @@ def _value(text: str) -> object:
 
 def table(done: list[dict]) -> str:
     """The records as a plain-text table with an interval behind every number."""
+    from mixkit.charts import label, number
+
     known = ("tales_valid_prefix",) if any("tales_valid_prefix" in r["metrics"] for r in done) else ()
     columns = ("perplexity", "mauve", "diversity", "distinct_2", *known)
     rows = [("run", *columns)]

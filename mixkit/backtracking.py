@@ -1,44 +1,14 @@
-"""How a model learns to take tokens back: its settings, corrected texts, and the loss over them and the model's own.
-Sampling those, and the trainer that all this runs in, live elsewhere."""
-
-from dataclasses import dataclass
+"""How a model learns to take tokens back: corrected texts, and the loss over them and the model's own.
+Its settings, sampling, and the trainer that all this runs in live elsewhere."""
 
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from mixkit.backspace import ActionScores, prefix_tree, score_actions, splice_corrections
-from mixkit.errors import InputError
 from mixkit.likelihood import IGNORED
 from mixkit.objectives import MLEShare, SequenceMatch
-
-
-@dataclass(frozen=True)
-class Backtracking:
-    """What SequenceMatch needs beside its objective; MLE that learns <backspace> takes the noise rate alone.
-
-    noise_rate in [0, 0.5]: wrong tokens spliced in, each with its <backspace>, per position of a text; 0 leaves the
-    texts as they are, and teaches little. mle_alone, mle_fall, mle_floor in [0, 1]: MLE alone for a share of the steps;
-    then, over another share, its part of the loss falls to the floor. buffer_texts: how many of the model's own texts
-    are kept, the oldest dropped; every `refill_every` steps `refill_texts` new ones are sampled.
-    """
-
-    noise_rate: float = 0.02
-    mle_alone: float = 0.2
-    mle_fall: float = 0.3
-    mle_floor: float = 0.2
-    buffer_texts: int = 128
-    refill_texts: int = 32
-    refill_every: int = 10
-
-    def __post_init__(self):
-        ranges = {"noise_rate": (0, 0.5), "mle_alone": (0, 1), "mle_fall": (0, 1), "mle_floor": (0, 1)}
-        for name, (low, high) in ranges.items():
-            if not low <= getattr(self, name) <= high:
-                raise InputError(f"{name} is {getattr(self, name)!r}; it must be in [{low}, {high}]")
-        for name in ("buffer_texts", "refill_texts", "refill_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)!r}; it must be at least 1")
+from mixkit.parameters import Backtracking
 
 
 def stream(*parts: int) -> int:

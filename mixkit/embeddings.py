@@ -135,11 +135,10 @@ def human_ceiling(
 
 
 def _mauve_of_sets(human, sets, reader, max_tokens, kmeans_seeds, human_features=None) -> list[MauveResult]:
-    """One call of the reader for all texts: the model is fingerprinted once, and a text is read once."""
-    unread = human if human_features is None else []
-    features = reader.features([text for texts in (unread, *sets) for text in texts], max_tokens)
+    """Two calls of the reader: the human texts, which other sets are held against too, and all sets together."""
     if human_features is None:
-        human_features, features = features[: len(human)], features[len(human) :]
+        human_features = reader.features(human, max_tokens)
+    features = reader.features([text for texts in sets for text in texts], max_tokens)
     if np.shape(human_features) != (len(human), features.shape[1]):
         raise InputError(
             f"human_features has the shape {np.shape(human_features)}; allowed: {(len(human), features.shape[1])}"
@@ -320,11 +319,12 @@ def coherence(
     full = [i for i in range(len(prompts)) if prompts[i].strip() and continuations[i].strip()]
     if not full:
         raise InputError(f"all {len(prompts)} pairs of prompt and continuation have an empty side: no coherence")
-    features = reader.features([*(prompts[i] for i in full), *(continuations[i] for i in full)], max_tokens)
-    features = features.astype(np.float64)
-    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    sides = []
+    for texts in (prompts, continuations):  # two calls: the prompts are those of other continuations too
+        features = reader.features([texts[i] for i in full], max_tokens).astype(np.float64)
+        sides.append(features / np.linalg.norm(features, axis=1, keepdims=True))
     cosines = np.full(len(prompts), np.nan)
-    cosines[full] = (features[: len(full)] * features[len(full) :]).sum(1)
+    cosines[full] = (sides[0] * sides[1]).sum(1)
     return cosines
 
 

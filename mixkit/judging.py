@@ -146,7 +146,10 @@ def _by_features(
     """MAUVE's and the neighbours' numbers of the sets and of human halvings, every text read once."""
     names, size = (*MAUVE_NAMES, *PRDC_NAMES), len(human)
     try:
-        read = ReadTexts.by(reader, [text for texts in (human, *sets, spare) for text in texts], max_tokens)
+        # two calls, as the human texts are those of every run: they are read once for all of them
+        people = ReadTexts.by(reader, [*human, *spare], max_tokens)
+        written = ReadTexts.by(reader, [text for texts in sets for text in texts], max_tokens)
+        read = ReadTexts(reader.name, reader.limit, written.rows | people.rows)
         results = mauve_by_sets(human, sets, read, max_tokens=max_tokens, kmeans_seeds=KMEANS_SEEDS)
         neighbours = [prdc(human, texts, read, max_tokens=max_tokens) for texts in sets]
     except InputError as error:

@@ -1,5 +1,5 @@
 """What a run may be asked: names, types, ranges, defaults and help of the parameters of a notebook.
-The command line, study files, notebooks and controls all check through here."""
+The command line, study files, notebooks and controls all check through here, without waiting for torch."""
 
 import ast
 import math
@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import SimpleNamespace
 
-from mixkit.backtracking import Backtracking
 from mixkit.errors import InputError, unknown
-from mixkit.objectives import DIVERGENCES, OBJECTIVES, objective
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,37 @@ class Parameter:
         return f"in ({self.low:g}, {self.high:g})" if self.open else f"in [{self.low:g}, {self.high:g}]"
 
 
-NAMES = (*OBJECTIVES, "mle-backspace")  # the last: MLE that learns <backspace> from corrections, without SequenceMatch
+@dataclass(frozen=True)
+class Backtracking:
+    """What SequenceMatch needs beside its objective; MLE that learns <backspace> takes the noise rate alone.
+
+    noise_rate in [0, 0.5]: wrong tokens spliced in, each with its <backspace>, per position of a text; 0 leaves the
+    texts as they are, and teaches little. mle_alone, mle_fall, mle_floor in [0, 1]: MLE alone for a share of the steps;
+    then, over another share, its part of the loss falls to the floor. buffer_texts: how many of the model's own texts
+    are kept, the oldest dropped; every `refill_every` steps `refill_texts` new ones are sampled.
+    """
+
+    noise_rate: float = 0.02
+    mle_alone: float = 0.2
+    mle_fall: float = 0.3
+    mle_floor: float = 0.2
+    buffer_texts: int = 128
+    refill_texts: int = 32
+    refill_every: int = 10
+
+    def __post_init__(self):
+        ranges = {"noise_rate": (0, 0.5), "mle_alone": (0, 1), "mle_fall": (0, 1), "mle_floor": (0, 1)}
+        for name, (low, high) in ranges.items():
+            if not low <= getattr(self, name) <= high:
+                raise InputError(f"{name} is {getattr(self, name)!r}; it must be in [{low}, {high}]")
+        for name in ("buffer_texts", "refill_texts", "refill_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)!r}; it must be at least 1")
+
+
+# The last: MLE that learns <backspace> from corrections, without SequenceMatch.
+NAMES = ("mle", "mixce", "tailr", "sequencematch", "mle-backspace")
+DIVERGENCES = ("chi2-mixture", "chi2", "js", "rkl")
 FINETUNE = {
     "study": Parameter("scratch", "the run is kept in runs/<study>/<run name>/"),
     "name": Parameter("", "what the run's name begins with; by default the objective and its coefficient"),
@@ -66,7 +94,7 @@ FINETUNE = {
     "w_min": Parameter(0.2, "TaiLr: the smallest weight of a token in [0, 1]; 1 is MLE", 0, 1),
     "alpha": Parameter(0.01, "SequenceMatch: above 0; the smaller, the closer the occupancies", 0, math.inf, open=True),
     "discount": Parameter(0.998, "SequenceMatch: in (0, 1); about 1 / (1 - discount) tokens matter", 0, 1, open=True),
-    "divergence": Parameter("chi2-mixture", f"SequenceMatch: {', '.join(DIVERGENCES)}", choices=tuple(DIVERGENCES)),
+    "divergence": Parameter("chi2-mixture", f"SequenceMatch: {', '.join(DIVERGENCES)}", choices=DIVERGENCES),
     "noise_rate": Parameter(
         Backtracking.noise_rate, "with <backspace>: wrong tokens spliced in, a position, in [0, 0.5]", 0, 0.5
     ),
@@ -189,6 +217,8 @@ def check_notebook(namespace: Mapping[str, object], spec: Mapping[str, Parameter
 
 def make_objective(parameters: Mapping[str, object]):
     """The objective that the parameters ask for, with its own coefficients only."""
+    from mixkit.objectives import OBJECTIVES, objective  # here, as torch takes seconds to import
+
     name = parameters["objective"].removesuffix("-backspace")
     own = {field.name for field in fields(OBJECTIVES[name])}
     return objective(name, **{c: parameters[c] for c in COEFFICIENTS[name] if c in own})

@@ -5,7 +5,7 @@ import hashlib
 import sys
 import uuid
 import zipfile
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -67,7 +67,9 @@ class Reader:
 
         For an encoder it is the mean over the text's tokens divided by its l2 norm, as sentence-transformers has it
         for all-MiniLM-L6-v2. Special tokens as the tokenizer adds them; the first `max_tokens` tokens are read.
-        Returns float32 [texts, width]. Texts that are equal to the reader are read once; those in the cache are not.
+        Returns float32 [texts, width]. Texts that are equal to the reader are read once. A call's texts are cached
+        together, `SHARD_TEXTS` a file: the last bits of a row depend on the texts that it was read beside, so rows out
+        of other calls would make the numbers of a run depend on which runs came before it.
 
         Raises InputError for an empty list, for texts of white space only (there is nothing to read, and dropping
         them would change the set: pass prompt + continuation, as the MixCE paper does, and an empty continuation
@@ -87,16 +89,18 @@ class Reader:
         keys = [hashlib.sha256(np.asarray(row, dtype="<i8").tobytes()).hexdigest()[:32] for row in ids]
         ids_of = dict(zip(keys, ids, strict=True))
         folder = None if self.cache is None else Path(self.cache) / "features" / self._fingerprint()
-        rows = {} if folder is None else _load_rows(folder, ids_of.keys())
-        unread = sorted(ids_of.keys() - rows.keys(), key=lambda key: (-len(ids_of[key]), key))
-        for start in range(0, len(unread), SHARD_TEXTS):
-            part = unread[start : start + SHARD_TEXTS]
-            fresh = self._read([ids_of[key] for key in part])
-            if not np.isfinite(fresh).all():
-                raise InputError(f"the features of reader {self.name!r} are not finite: its model has diverged")
-            if folder is not None:
-                _save_rows(folder, part, fresh)
-            rows.update(zip(part, fresh, strict=True))
+        rows: dict[str, np.ndarray] = {}
+        order = sorted(ids_of, key=lambda key: (-len(ids_of[key]), key))
+        for start in range(0, len(order), SHARD_TEXTS):
+            part = order[start : start + SHARD_TEXTS]
+            found = None if folder is None else _load(folder, part)
+            if found is None:
+                found = self._read([ids_of[key] for key in part])
+                if not np.isfinite(found).all():
+                    raise InputError(f"the features of reader {self.name!r} are not finite: its model has diverged")
+                if folder is not None:
+                    _save(folder, part, found)
+            rows.update(zip(part, found, strict=True))
         return np.stack([rows[key] for key in keys])
 
     def _read(self, ids: list[list[int]]) -> np.ndarray:
@@ -225,29 +229,26 @@ def _load_minilm():
     return AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True), tokenizer
 
 
-def _load_rows(folder: Path, wanted: Set[str]) -> dict[str, np.ndarray]:
-    """The wanted rows that the folder's files hold. A file that cannot be read counts as absent."""
-    rows: dict[str, np.ndarray] = {}
-    for path in folder.glob("*.npz"):
-        if len(rows) == len(wanted):
-            break
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as shard:
-                hits = [(i, key) for i, key in enumerate(shard["keys"].tolist()) if key in wanted]
-                features = shard["features"] if hits else None
-            rows.update({key: features[i] for i, key in hits})
-        except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile):
-            continue
-    return rows
+def _load(folder: Path, keys: list[str]) -> np.ndarray | None:
+    """The rows that were read together under these keys. A file that cannot be read counts as absent."""
+    try:
+        with _file(folder, keys).open("rb") as file, np.load(file, allow_pickle=False) as shard:
+            return shard["features"] if shard["keys"].tolist() == keys else None
+    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile):
+        return None
 
 
-def _save_rows(folder: Path, keys: list[str], features: np.ndarray) -> None:
-    """One file, named by the keys it holds: written beside and renamed, so that nobody reads half of it."""
+def _file(folder: Path, keys: list[str]) -> Path:
+    return folder / f"{hashlib.sha256(''.join(keys).encode()).hexdigest()[:32]}.npz"
+
+
+def _save(folder: Path, keys: list[str], features: np.ndarray) -> None:
+    """Written beside and renamed, so that nobody reads half of it."""
     folder.mkdir(parents=True, exist_ok=True)
     beside = folder / f"{uuid.uuid4().hex}.tmp"
     try:
         with beside.open("xb") as file:
             np.savez(file, keys=np.array(keys), features=features)
-        beside.replace(folder / f"{hashlib.sha256(''.join(keys).encode()).hexdigest()[:32]}.npz")
+        beside.replace(_file(folder, keys))
     finally:
         beside.unlink(missing_ok=True)

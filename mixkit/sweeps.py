@@ -1,263 +1,161 @@
-"""A study: a base run and a grid of runs that start from it, each the notebook 3_finetune executed by papermill.
-What is done is read from the run folders; so a study that was cut off goes on where it stopped."""
+"""A study carried out: every run once, each after the one that it needs, by one sweep or by several side by side.
+What is done is read from the run folders, never from a scheduler: a study that was cut off goes on where it was."""
 
-import itertools
-import os
-import re
-import subprocess
-import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections import Counter
+from collections.abc import Sequence
 
-import torch
-import yaml
+from mixkit import engines
+from mixkit.execution import ELSEWHERE, KILLED, claim, holder, one_line, plain, prepare
+from mixkit.progress import RunState, duration, measured, name_of, read, states, time_left
+from mixkit.runs import Run, RunStore
+from mixkit.studies import STUDIES, PlannedRun, Study, load_study, read_study, write_study
 
-from mixkit.corpora import load_corpus
-from mixkit.errors import InputError, unknown
-from mixkit.models import check_model
-from mixkit.parameters import FINETUNE, check, make_objective
-from mixkit.paths import CLONE
-from mixkit.runs import Run, RunStore, run_hash, run_name, write_atomically
+__all__ = ["STUDIES", "PlannedRun", "RunState", "Study", "load_study", "read_study", "records", "run_study", "states"]
 
-STUDIES = CLONE / "data" / "studies"
-NOTEBOOK = CLONE / "notebooks" / "3_finetune.ipynb"
-KEYS = ("about", "parameters", "base", "grid", "seeds", "decoding")
+TRIES = 3  # of a run whose worker or kernel is killed
+TICK = 0.1  # seconds between two looks at what has ended
+SAID_AFTER = 3.0  # seconds that a run is somebody else's before that is worth a line
 
 
-@dataclass(frozen=True)
-class PlannedRun:
-    """A run of a study: its checked parameters, its part (base, grid, decoding) and the run that it starts from."""
+def run_study(
+    study: Study,
+    *,
+    slots: int = 0,
+    store: RunStore | None = None,
+    say=print,
+    retry: bool = False,
+    engine: str = "local",
+    address: str | None = None,
+) -> list[dict[str, object]]:
+    """Executes every run that has not ended yet, up to `slots` at a time; returns the records of those that are done.
 
-    name: str
-    part: str
-    parameters: dict[str, object]
-    needs: str | None
-
-
-@dataclass(frozen=True)
-class Study:
-    """A name, one line about it, and its runs in an order in which each comes after the one that it needs."""
-
-    name: str
-    about: str
-    runs: list[PlannedRun]
-
-
-def load_study(file: str | Path, overrides: Mapping[str, object] | None = None, *, name: str = "") -> Study:
-    """The study that a file asks for: data/studies/<file>.yaml by name, or a path.
-
-    The file's keys: `about`; `parameters` (of every run); `base` (a run that the others start from); `grid` (a list;
-    a parameter that is a list of values makes a run for each, several make their product); `seeds`; `decoding` (as
-    grid: the MLE run's model sampled otherwise, without training). All are parameters of notebooks/3_finetune.ipynb.
-    overrides: parameters that replace the file's wherever it gives them. `model` replaces the base run's where there is
-    one; `objective`, the grid's. The name defaults to the file's, with the values overridden.
-    Raises InputError (a ValueError) for what is misspelt, of a wrong type, or out of range, before anything is run.
-    """
-    path = _study_file(file)
-    content = _read_yaml(path)
-    overrides = {k: _absolute(v) if k == "corpus" else v for k, v in (overrides or {}).items()}
-    check(overrides)
-    values = (Path(v).stem if k == "corpus" else str(v) for k, v in overrides.items())
-    name = name or "-".join([path.stem, *(re.sub(r"[^\w.-]+", "-", value) for value in values)])
-    shared = {**content.get("parameters", {}), "study": name}
-    base = content.get("base")
-    runs: list[PlannedRun] = []
-
-    def plan(part: str, needs: str | None, *layers: Mapping[str, object]) -> PlannedRun:
-        parameters = check({k: v for layer in (shared, *layers) for k, v in layer.items()})
-        make_objective(parameters)
-        run = PlannedRun(run_name(parameters), part, parameters, needs)
-        if run.name not in {r.name for r in runs}:
-            runs.append(run)
-        return run
-
-    for seed in content.get("seeds", [0]):
-        start, needs, replaced = {}, None, {**overrides, "seed": overrides.get("seed", seed)}
-        if base is not None:
-            needs = plan(
-                "base", None, {"name": "base"}, base, {k: v for k, v in replaced.items() if k != "objective"}
-            ).name
-            start = {"model": f"run:{needs}", "reader": _reader(shared, f"run:{needs}")}
-            replaced.pop("model", None)
-        trained = [
-            plan("grid", needs, start, point, replaced) for entry in content.get("grid", []) for point in _points(entry)
-        ]
-        mle = next((r for r in trained if r.parameters["objective"] == "mle"), None)
-        for point in (p for entry in content.get("decoding", []) if mle for p in _points(entry)):
-            reader = _reader(mle.parameters, mle.parameters["model"])
-            sampled = {"model": f"run:{mle.name}", "reader": reader, "epochs": 0.0, "keep_model": False}
-            plan("decoding", mle.name, {"objective": "mle"}, replaced, sampled, point)
-    return Study(name, content.get("about", ""), runs)
-
-
-def _reader(parameters: Mapping[str, object], start: str) -> str:
-    """One reader for the whole study: `start`, in the names of readers, is the model that its grid starts from."""
-    names = parameters.get("reader", FINETUNE["reader"].default)
-    return "|".join(start if name == "start" else name for name in str(names).split("|"))
-
-
-def _study_file(file: str | Path) -> Path:
-    path = Path(file)
-    if path.suffix not in (".yaml", ".yml"):
-        known = sorted(p.stem for p in STUDIES.glob("*.yaml"))
-        if str(file) not in known:
-            raise unknown("study", str(file), [*known, "the path of a .yaml file"])
-        path = STUDIES / f"{file}.yaml"
-    if not path.is_file():
-        raise InputError(f"study file {str(path)!r} does not exist")
-    return path
-
-
-def _read_yaml(path: Path) -> dict[str, object]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"study file {str(path)!r} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"study file {str(path)!r} must be a mapping with the keys {', '.join(KEYS)}")
-    for key in content:
-        if key not in KEYS:
-            raise unknown(f"key in study file {str(path)!r}:", key, KEYS)
-    kinds = {"about": str, "parameters": dict, "base": dict, "grid": list, "seeds": list, "decoding": list}
-    for key, value in content.items():
-        if not isinstance(value, kinds[key]):
-            raise InputError(f"study file {str(path)!r}: {key} must be a {kinds[key].__name__}, not {value!r}")
-    for entry in (e for key in ("grid", "decoding") for e in content.get(key, [])):
-        if not isinstance(entry, dict):
-            raise InputError(f"study file {str(path)!r}: an entry of a grid maps parameters to values, not {entry!r}")
-    if not content.get("grid") and "base" not in content:
-        raise InputError(f"study file {str(path)!r} asks for no run: it has neither a grid nor a base")
-    return content
-
-
-def _points(entry: Mapping[str, object]) -> list[dict[str, object]]:
-    """The product over all parameters that are lists of values."""
-    for name, value in entry.items():
-        if value == []:
-            raise InputError(f"{name} is an empty list; a grid needs at least one value")
-    axes = [value if isinstance(value, list) else [value] for value in entry.values()]
-    return [dict(zip(entry, values, strict=True)) for values in itertools.product(*axes)]
-
-
-def _absolute(corpus: object) -> object:
-    return str(Path(corpus).resolve()) if isinstance(corpus, str) and Path(corpus).is_file() else corpus
-
-
-def check_inputs(study: Study) -> None:
-    """Reads each corpus and looks for each model once, so that what is missing is said before the first run."""
-    for corpus in {run.parameters["corpus"] for run in study.runs}:
-        sizes = next(r.parameters for r in study.runs if r.parameters["corpus"] == corpus)
-        load_corpus(corpus, **{s: sizes[f"{s}_texts"] for s in ("train", "validation", "test")})
-    for model in {run.parameters["model"] for run in study.runs if run.needs is None}:
-        check_model(model, study=study.name)
-
-
-def is_done(store: RunStore, run: PlannedRun) -> bool:
-    record = store.read(run.parameters["study"], run.name)
-    return record is not None and record["status"] == "done" and record["hash"] == run_hash(run.parameters)
-
-
-def run_study(study: Study, *, slots: int = 0, store: RunStore | None = None, say=print) -> list[dict[str, object]]:
-    """Executes every run that is not done, up to `slots` at a time; returns the records of those that are done.
-
-    slots: 0 means one for each GPU (each run sees its own), or two without a GPU, the cores shared between them. A run
-    that needs another waits for it, and is skipped where that one fails. `say` gets one line an event.
+    slots: 0 means one for each GPU (each run sees its own), or two without a GPU, the cores shared between them.
+    A run that needs another waits for it, and is skipped where that one failed. A run that another sweep executes, here
+    or on another machine of the file system, is waited for. One whose worker or kernel was killed is tried again from
+    its last checkpoint, three times in all. retry: what failed before is executed again; else it is named.
+    engine: `local`, or `ray` with the address of a cluster to join, or with none on a cluster of this machine alone.
+    `say` gets one line an event. When it is interrupted its workers end, and the same call goes on where they were.
+    Raises InputError for what can be told before the first run: an unknown engine, a corpus or a model that is missing.
     """
     store = store or RunStore()
-    check_inputs(study)
-    slots = slots or torch.cuda.device_count() or min(2, os.cpu_count() or 1)
-    write_study(study, store)
-    waiting = [run for run in study.runs if not is_done(store, run)]
-    total, began = len(waiting), time.time()
-    if waiting:
-        say(f"study {study.name}: {len(study.runs)} runs, {len(study.runs) - total} done already, {slots} at a time")
-    active: dict[int, tuple[PlannedRun, subprocess.Popen, float]] = {}
-    failed: set[str] = set()
-    finished = 0
-    try:
-        while waiting or active:
-            for run in [r for r in waiting if r.needs in failed]:
-                waiting.remove(run)
-                failed.add(run.name)
-                say(f"skipped {run.name}: it starts from {run.needs}, which failed")
-            ready = [r for r in waiting if r.needs is None or is_done(store, _named(study, r.needs))]
-            for run in ready[: slots - len(active)]:
-                waiting.remove(run)
-                slot = min(set(range(slots)) - set(active))
-                alone = not active and len(ready) == 1
-                active[slot] = (run, _start(run, store, slot, 1 if alone else slots), time.time())
-            for slot, (run, process, started) in list(active.items()):
-                if process.poll() is None:
-                    continue
-                del active[slot]
-                finished += 1
-                seconds = time.time() - started
-                if is_done(store, run):
-                    left = (time.time() - began) / finished * (total - finished)
-                    say(f"[{finished}/{total}] {run.name}: done in {seconds:.0f} s; about {left / 60:.0f} min left")
-                else:
-                    failed.add(run.name)
-                    folder = store.folder(study.name, run.name)
-                    error = _last_error(folder / "log.txt", process.returncode)
-                    Run(folder, run.name, run.parameters, started).fail(error)
-                    say(f"[{finished}/{total}] {run.name}: FAILED after {seconds:.0f} s: {error}; see {folder}/log.txt")
-            time.sleep(0.1)
-    finally:
-        for _, process, _ in active.values():
-            process.terminate()
+    ended = {run.name: read(store, run) for run in study.runs}
+    failed = [run for run in study.runs if ended[run.name] and ended[run.name]["status"] == "failed"]
+    open_runs = [run for run in study.runs if ended[run.name] is None or (retry and run in failed)]
+    if open_runs:
+        check_inputs(open_runs)
+        pool = engines.engine(engine, slots=slots, address=address)
+        try:
+            write_study(study, store)
+            for run in failed if retry else ():
+                _forget(run, store)
+            _carry_out(study, store, pool, lambda line: say(plain(line)))
+        finally:
+            pool.close()
+    if not retry:
+        for run in failed:
+            say(plain(f"{run.name} failed before: {ended[run.name]['error']}; --retry runs it again"))
     return records(study, store)
+
+
+def _carry_out(study: Study, store: RunStore, pool: engines.Engine, say) -> None:
+    """Until every run of the study is done, failed, or skipped."""
+    settled = {run.name: record["status"] == "done" for run in study.runs if (record := read(store, run))}
+    total, before = len(study.runs) - len(settled), len(settled)
+    say(f"study {study.name}: {len(study.runs)} runs, {sum(settled.values())} done already, {pool.slots} at a time")
+    beside = Counter(run.needs for run in study.runs)
+    found, kills, took, theirs = measured(store), Counter(), {}, {}
+    active: dict[int, tuple[PlannedRun, engines.Job, float]] = {}
+
+    def settle(run: PlannedRun, record: dict[str, object]) -> None:
+        settled[run.name] = record["status"] == "done"
+        place, seconds = f"[{len(settled) - before}/{total}] {run.name}", took.get(run.name, record["seconds"])
+        if settled[run.name]:
+            found.append((run.parameters, seconds))
+            elapsed = {r.name: time.time() - started for r, _, started in active.values()}
+            left = time_left([r for r in study.runs if r.name not in settled], found, pool.slots, elapsed)
+            say(f"{place}: done in {seconds:.0f} s{f'; about {duration(left)} left' if left else ''}")
+        else:
+            log = store.folder(study.name, run.name) / "log.txt"
+            say(f"{place}: FAILED after {seconds:.0f} s: {record['error']}; see {log}")
+
+    try:
+        while len(settled) < len(study.runs):
+            for slot, (run, job, started) in list(active.items()):
+                if (code := job.ended()) is not None:
+                    del active[slot]
+                    took[run.name] = time.time() - started
+                    if read(store, run) is None and code != ELSEWHERE:
+                        _see_to(run, code, store, kills, say)
+            started_names = {run.name for run, *_ in active.values()}
+            waiting = [run for run in study.runs if run.name not in settled and run.name not in started_names]
+            for run in waiting:
+                if (record := read(store, run)) is not None:
+                    settle(run, record)
+                elif settled.get(run.needs) is False:
+                    settled[run.name] = False
+                    say(f"skipped {run.name}: it starts from {run.needs}, which failed")
+            ready = [run for run in waiting if run.name not in settled and settled.get(run.needs, run.needs is None)]
+            for run in ready:
+                folder = store.folder(study.name, run.name)
+                if len(active) == pool.slots:
+                    break
+                if (who := holder(folder)) is not None:
+                    first = theirs.setdefault(run.name, time.time())
+                    if time.time() - first > SAID_AFTER:
+                        theirs[run.name] = float("inf")
+                        say(f"waiting for {run.name}: {name_of(who)} runs it")
+                    continue
+                slot = min(set(range(pool.slots)) - set(active))
+                prepare(folder, run.parameters)
+                active[slot] = (run, pool.start(folder, slot, beside[run.needs]), time.time())
+            time.sleep(TICK)
+    finally:
+        for _, job, _ in active.values():
+            job.stop()
+
+
+def _see_to(run: PlannedRun, code: int, store: RunStore, kills: Counter, say) -> None:
+    """A run whose worker ended without a word: it is killed, to be tried again, or has failed."""
+    folder = store.folder(run.parameters["study"], run.name)
+    killed = code == KILLED or code < 0
+    kills[run.name] += killed
+    if killed and kills[run.name] < TRIES:
+        say(f"{run.name} was killed; it goes on from its last checkpoint")
+        return
+    error = f"killed {TRIES} times; out of memory?" if killed else _last_line(folder / "log.txt", code)
+    with claim(folder) as descriptor:
+        if descriptor is not None and read(store, run) is None:
+            Run(folder, run.name, run.parameters).fail(error)
+
+
+def _last_line(log, code: int) -> str:
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return one_line(lines[-1]) if lines else f"the worker ended with exit code {code} and no message"
+
+
+def _forget(run: PlannedRun, store: RunStore) -> None:
+    """Takes back that the run failed, unless somebody else is at it."""
+    folder = store.folder(run.parameters["study"], run.name)
+    with claim(folder) as descriptor:
+        record = read(store, run)
+        if descriptor is not None and record is not None and record["status"] == "failed":
+            (folder / "run.json").unlink()
+
+
+def check_inputs(runs: Sequence[PlannedRun]) -> None:
+    """Reads each corpus and looks for each model once, so that what is missing is said before the first run."""
+    from mixkit.corpora import load_corpus
+    from mixkit.models import check_model  # here, as it takes seconds to import
+
+    for sizes in {run.parameters["corpus"]: run.parameters for run in reversed(runs)}.values():
+        load_corpus(sizes["corpus"], **{split: sizes[f"{split}_texts"] for split in ("train", "validation", "test")})
+    for model, study in {(run.parameters["model"], run.parameters["study"]) for run in runs if run.needs is None}:
+        check_model(model, study=study)
 
 
 def records(study: Study, store: RunStore | None = None) -> list[dict[str, object]]:
     """The records of the study's finished runs in its own order, each with its `part` (base, grid, decoding)."""
     store = store or RunStore()
-    done = [run for run in study.runs if is_done(store, run)]
-    return [{**store.read(study.name, run.name), "part": run.part} for run in done]
-
-
-def write_study(study: Study, store: RunStore) -> None:
-    """study.yaml in the study's folder: the runs that belong to it, so that the folder alone can be reported."""
-    folder = store.root / study.name
-    folder.mkdir(parents=True, exist_ok=True)
-    runs = [{"name": r.name, "part": r.part, "needs": r.needs, "parameters": r.parameters} for r in study.runs]
-    content = yaml.safe_dump({"name": study.name, "about": study.about, "runs": runs}, sort_keys=False)
-    write_atomically(folder / "study.yaml", content)
-
-
-def read_study(name: str, store: RunStore | None = None) -> Study:
-    """The study that was run under that name. Raises InputError where there is none."""
-    store = store or RunStore()
-    path = store.root / name / "study.yaml"
-    if not path.is_file():
-        raise unknown("study under runs/", name, sorted(p.parent.name for p in store.root.glob("*/study.yaml")))
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return Study(content["name"], content["about"], [PlannedRun(**run) for run in content["runs"]])
-
-
-def _named(study: Study, name: str) -> PlannedRun:
-    return next(run for run in study.runs if run.name == name)
-
-
-def _start(run: PlannedRun, store: RunStore, slot: int, sharing: int) -> subprocess.Popen:
-    """papermill on the notebook in a process of its own: one GPU, or its share of the cores."""
-    folder = store.folder(run.parameters["study"], run.name)
-    folder.mkdir(parents=True, exist_ok=True)
-    given = {k: v for k, v in run.parameters.items() if v != FINETUNE[k].default}
-    write_atomically(folder / "parameters.yaml", yaml.safe_dump(given))
-    environment = {**os.environ, "MIXKIT_RUNS": str(store.root), "TOKENIZERS_PARALLELISM": "false"}
-    if torch.cuda.is_available():
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        environment["CUDA_VISIBLE_DEVICES"] = visible[slot] if len(visible) > slot and visible[slot] else str(slot)
-    else:
-        environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // sharing))
-    command = [sys.executable, "-m", "papermill", str(NOTEBOOK), str(folder / "notebook.ipynb")]
-    command += ["-f", str(folder / "parameters.yaml"), "--no-progress-bar", "--log-level", "WARNING", "-k", "python3"]
-    with open(folder / "log.txt", "w", encoding="utf-8") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=CLONE, start_new_session=True)
-
-
-def _last_error(log: Path, returncode: int) -> str:
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return lines[-1][:300] if lines else f"papermill ended with exit code {returncode} and no message"
+    found = [(read(store, run), run.part) for run in study.runs]
+    return [{**record, "part": part} for record, part in found if record is not None and record["status"] == "done"]

@@ -1,15 +1,16 @@
 """Finetuning: transformers' Trainer with an objective of ours in it.
 Nothing here knows of corpora's names, of sampling or of run folders."""
 
+import json
 import math
 import os
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from mixkit.backspace import add_backspace, check_tree_attention
 from mixkit.backtracking import Backtracking, BacktrackingLoss, CorrectedTexts, collate_actions
@@ -67,8 +68,9 @@ def finetune(
     AdamW with linear decay. The validation nll is always the plain one, whatever the objective: perplexity is its exp.
 
     folder: `training.jsonl` (one line a log or evaluation) and `checkpoints/` go here; where checkpoints of a cut-off
-    training lie there, it goes on from the last one. Texts are cut at `max_tokens`. max_steps: -1 means by epochs.
-    batch_size texts on each device, `accumulation` batches a step. evaluations: how many, evenly spaced over training.
+    training lie there, it goes on from the last whole one, to the same bits as if it had not been cut off.
+    Texts are cut at `max_tokens`. max_steps: -1 means by epochs. batch_size texts on each device, `accumulation`
+    batches a step. evaluations: how many, evenly spaced over training.
     patience: stop after so many evaluations without a better validation nll; 0 never stops early.
     precision: `auto` (bf16 on a GPU that has it, else float32), `bf16` or `float32`.
     backtracking: SequenceMatch needs it, and MLE learns <backspace> by it; the token is added to model and tokenizer
@@ -92,6 +94,10 @@ def finetune(
         rows, validation, replay = _actions(model, tokenizer, objective, texts, backtracking, max_tokens, seed)
         loss = BacktrackingLoss(objective, backtracking, replay, steps, model.config.backspace_token_id)
         collator = collate_actions
+    cut_off, waited = _last_checkpoint(folder / "checkpoints"), 0
+    if cut_off and patience:
+        waited = _evaluations_waited(cut_off)
+        max_steps = _step(cut_off) if waited >= patience else max_steps  # it had stopped already
     bf16 = precision == "bf16" or (precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported())
     arguments = TrainingArguments(
         output_dir=str(folder / "checkpoints"),
@@ -122,6 +128,8 @@ def finetune(
         seed=seed,
     )
     log = TrainingLog(folder / "training.jsonl", progress)
+    stopping = EarlyStoppingCallback(max(1, patience))
+    stopping.early_stopping_patience_counter = waited
     trainer = ObjectiveTrainer(
         objective=objective,
         backtracking=loss,
@@ -133,17 +141,17 @@ def finetune(
         compute_metrics=lambda p: {"nll": float(p.predictions.sum() / p.label_ids.sum())},
         callbacks=[
             log,
-            *([EarlyStoppingCallback(patience)] if patience else []),
-            *([_Practice(rows, replay)] if replay else []),
+            *([stopping] if patience else []),
+            *([_Epochs(rows)] if replay else []),
         ],
     )
+    trainer.replay = replay
     for callback in list(trainer.callback_handler.callbacks):
         if type(callback).__name__ in ("PrinterCallback", "NotebookProgressCallback"):
             trainer.remove_callback(type(callback))
-    cut_off = get_last_checkpoint(arguments.output_dir) if Path(arguments.output_dir).is_dir() else None
     if cut_off and replay:
-        replay.load(Path(cut_off))
-    trainer.train(resume_from_checkpoint=cut_off)
+        replay.load(cut_off)
+    trainer.train(resume_from_checkpoint=str(cut_off) if cut_off else None)
     model.eval()
     state = trainer.state
     return Training(
@@ -172,18 +180,37 @@ def _actions(model, tokenizer, objective, texts, asked: Backtracking, max_tokens
     return corrected, CorrectedTexts(validation, 0, **ids, **noise), replay
 
 
-class _Practice(TrainerCallback):
-    """Tells the corrected texts which epoch it is, and keeps the model's own texts with each checkpoint."""
+def _last_checkpoint(folder: Path) -> Path | None:
+    """The last that was written to its end. Others are removed: the trainer writes trainer_state.json last, and what
+    was cut off before that, or in it, would be taken for the newest."""
+    whole = []
+    for checkpoint in folder.glob("checkpoint-*"):
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+            whole.append(checkpoint)
+        except (OSError, ValueError):
+            shutil.rmtree(checkpoint, ignore_errors=True)
+    return max(whole, key=_step, default=None)
 
-    def __init__(self, corrected: CorrectedTexts, replay: Replay):
-        self.corrected, self.replay = corrected, replay
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def _evaluations_waited(checkpoint: Path) -> int:
+    """How many evaluations in a row were no better when the checkpoint was written: the trainer forgets it."""
+    kept = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["stateful_callbacks"]
+    return kept["EarlyStoppingCallback"]["attributes"]["early_stopping_patience_counter"]
+
+
+class _Epochs(TrainerCallback):
+    """Tells the corrected texts which epoch it is."""
+
+    def __init__(self, corrected: CorrectedTexts):
+        self.corrected = corrected
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.corrected.epoch = int((state.epoch or 0) + 1e-6)
-
-    def on_save(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            self.replay.save(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
 class ObjectiveTrainer(Trainer):
@@ -193,11 +220,17 @@ class ObjectiveTrainer(Trainer):
         kwargs["args"]._n_gpu = min(1, kwargs["args"].n_gpu)  # several GPUs: torchrun, never nn.DataParallel
         super().__init__(**kwargs)
         self.objective, self.backtracking = objective, backtracking
+        self.replay: Replay | None = None  # the model's own texts, kept in each checkpoint
         self._discounted = 0.0  # of the global batch
         self.model_accepts_loss_kwargs = True  # count the target tokens of the whole accumulated batch for us
         self.loss_is_scaled_for_ga = True
         self.seconds, self.tokens = 0.0, 0
         self._nll, self._logged = 0.0, None  # nll summed over the steps since (step, seconds, tokens) of the last log
+
+    def save_model(self, output_dir=None, _internal_call=False):
+        super().save_model(output_dir, _internal_call)
+        if self.replay is not None and self.args.should_save:
+            self.replay.save(Path(output_dir or self.args.output_dir))
 
     def get_batch_samples(self, *args, **kwargs):
         batches, tokens = super().get_batch_samples(*args, **kwargs)

@@ -21,6 +21,8 @@ class TrainingLog(TrainerCallback):
             )
 
     def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step % args.save_steps == 0:
+            control.should_log = True  # what is summed for the log begins anew with a checkpoint, resumed or not
         if self.bar is not None:
             self.bar.update(state.global_step - self.bar.n)
 

@@ -186,7 +186,7 @@ def judged(study: str, store: RunStore | None = None) -> list[dict]:
     Runs that hold them already keep their own; of others they are computed from samples.jsonl. Raises InputError where
     there is no such study, or none of its runs is on tales.
     """
-    from mixkit.sweeps import read_study, records  # here, as it takes seconds to import what trains and samples
+    from mixkit.sweeps import read_study, records
 
     store = store or RunStore()
     kept = [r for r in records(read_study(study, store), store) if oracle.knows(r["parameters"]["corpus"])]

@@ -222,8 +222,8 @@ def test_cached_texts_are_not_read_again(tmp_path, monkeypatch):
     passes_again = Passes(again)
     np.testing.assert_array_equal(again.features(texts), first[: len(texts)])
     assert passes_again.texts == 0
-    again.features([*texts, "one more"])
-    assert passes_again.texts == 1
+    again.features([*texts, "."])
+    assert passes_again.texts == len(texts) % 16 + 1, "its neighbours are read again, so that batches are the same"
     assert Reader("toy", toy_gpt2(), byte_tokenizer(), None).features(texts) == pytest.approx(first[: len(texts)])
 
 
@@ -369,7 +369,7 @@ def test_the_second_mauve_of_a_sweep_reads_only_its_own_texts(tmp_path):
     mauve(human, first, reader, kmeans_seeds=(1,))
     before = passes.texts
     cached = mauve(human, second, reader, kmeans_seeds=(1,))
-    assert passes.texts - before == len(set(second) - set(first) - set(human)) > 80
+    assert passes.texts - before == len(set(second)) == 120
     uncached = Reader("toy", reader.model, reader.tokenizer, None)
     given = mauve(human, second, uncached, kmeans_seeds=(1,), human_features=uncached.features(human))
     assert given.mauve == pytest.approx(cached.mauve, abs=1e-3)

@@ -4,9 +4,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from mixkit import MLE, MixCE, SequenceMatch
+from mixkit import MLE, MixCE, SequenceMatch, objectives
 from mixkit.backtracking import Backtracking
-from mixkit.parameters import FINETUNE, check, check_notebook, make_backtracking, make_objective
+from mixkit.parameters import (
+    COEFFICIENTS,
+    DIVERGENCES,
+    FINETUNE,
+    NAMES,
+    check,
+    check_notebook,
+    make_backtracking,
+    make_objective,
+)
 from mixkit.runs import RunStore, run_hash, run_name, write_atomically
 
 DEFAULTS = check({})
@@ -48,6 +57,12 @@ def test_parameters_that_are_refused(given, message):
     with pytest.raises(ValueError, match=message) as error:
         check(given)
     assert "\n" not in str(error.value)
+
+
+def test_the_names_are_the_objectives_own():
+    """They are written down twice, as a command that only looks at a study does not wait for torch."""
+    assert (*objectives.OBJECTIVES, "mle-backspace") == NAMES and tuple(COEFFICIENTS) == NAMES
+    assert tuple(objectives.DIVERGENCES) == DIVERGENCES
 
 
 def test_whole_numbers_pass_for_floats():

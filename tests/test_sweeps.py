@@ -1,41 +1,18 @@
 """Study files: what they expand to, what is refused, and a small study run from end to end by papermill."""
 
+import itertools
 import json
 
 import papermill
 import pytest
 import yaml
+from small import STUDY, TINY
 
-from mixkit import sweeps
+from mixkit import kills, sweeps
 from mixkit.__main__ import main
 from mixkit.paths import CLONE
 from mixkit.runs import RunStore
 from mixkit.sweeps import STUDIES, load_study, read_study, records, run_study
-
-TINY = {
-    "train_texts": 24,
-    "validation_texts": 4,
-    "test_texts": 210,
-    "batch_size": 8,
-    "max_tokens": 32,
-    "epochs": 1.0,
-    "evaluations": 1,
-    "prompts": 100,
-    "prompt_tokens": 4,
-    "max_new_tokens": 8,
-    "sample_sets": 2,
-}
-STUDY = {
-    "about": "A study for tests.",
-    "parameters": TINY,
-    "base": {"objective": "mle"},
-    "grid": [
-        {"objective": "mle"},
-        {"objective": "mixce", "eta": [0.0, 0.5]},
-        {"objective": "sequencematch", "refill_texts": 4},
-    ],
-    "decoding": [{"temperature": [0.5]}],
-}
 
 
 def write(tmp_path, content, name="own.yaml"):
@@ -182,6 +159,21 @@ def test_a_finished_study_is_not_run_again_and_a_damaged_run_is(finished, monkey
     again = run_study(study, store=store, say=said.append)
     assert len(said) == 2 and last.name in said[1]
     assert again[-1]["metrics"] == done[-1]["metrics"]  # the same seed gives the same numbers
+
+
+def test_a_study_that_is_killed_and_resumed_ends_as_if_nothing_was(finished, tmp_path):
+    """Three runs of the study above, bit for bit: `python -m mixkit bench kills` does it with twelve, twenty times."""
+    study, store, *_ = finished
+    file = write(
+        tmp_path, {**STUDY, "grid": [{"objective": "mle"}, {"objective": "mixce", "eta": 0.0}], "decoding": []}
+    )
+    fewer, other = load_study(file), RunStore(tmp_path / "runs")
+    pauses = itertools.chain([4.0, 6.0], itertools.repeat(8.0))
+    watch = kills.kill_and_resume(file, other, "own", kills.VICTIMS, lambda: next(pauses), say=lambda line: None)
+    assert watch.looks and not watch.broken and not watch.changed
+    assert {r.name for r in fewer.runs} < {r.name for r in study.runs}
+    calm, found = kills.outcome(study, store), kills.outcome(fewer, other)
+    assert found == {name: calm[name] for name in found}
 
 
 def test_a_study_is_reported_from_its_folder(finished):

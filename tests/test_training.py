@@ -12,7 +12,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mixkit import MLE, MixCE, TokenScores
+from mixkit import MLE, MixCE, SequenceMatch, TokenScores, training
+from mixkit.backtracking import Backtracking
 from mixkit.likelihood import check_head, collate, encode, text_nll
 from mixkit.training import finetune
 
@@ -126,8 +127,6 @@ def test_two_processes_follow_the_same_losses(toy, tmp_path):
 def test_a_cut_off_training_goes_on_where_it_stopped(toy, tmp_path, monkeypatch):
     whole, done = train(toy, tmp_path / "whole", epochs=2, batch_size=4, evaluations=4)
 
-    from mixkit import training
-
     class Stopped(Exception):
         pass
 
@@ -148,6 +147,65 @@ def test_a_cut_off_training_goes_on_where_it_stopped(toy, tmp_path, monkeypatch)
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     kept = [json.loads(line) for line in (tmp_path / "cut" / "training.jsonl").read_text().splitlines()]
     assert kept == again.history
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill_while_saving(monkeypatch, step):
+    """Weights are there, the rest of the checkpoint is not."""
+    original = training.ObjectiveTrainer._save_optimizer_and_scheduler
+
+    def killed(self, *args):
+        if self.state.global_step == step:
+            raise Killed
+        original(self, *args)
+
+    monkeypatch.setattr(training.ObjectiveTrainer, "_save_optimizer_and_scheduler", killed)
+
+
+def kill_in_the_last_file(monkeypatch, step):
+    from transformers import TrainerState
+
+    original = TrainerState.save_to_json
+
+    def killed(self, path):
+        original(self, path)
+        if self.global_step == step:
+            Path(path).write_text(Path(path).read_text()[:-40])
+            raise Killed
+
+    monkeypatch.setattr(TrainerState, "save_to_json", killed)
+
+
+def kill_after_training(monkeypatch, step):
+    def killed(state):
+        raise Killed
+
+    monkeypatch.setattr(training, "history", killed)
+
+
+@pytest.mark.parametrize("kill", [kill_while_saving, kill_in_the_last_file, kill_after_training])
+@pytest.mark.parametrize("objective", ["mixce", "sequencematch"])
+def test_a_training_killed_anywhere_ends_in_the_same_bits(toy, tmp_path, monkeypatch, kill, objective):
+    asked = {"objective": MixCE(0.3), "dtype": torch.float32, "epochs": 3, "batch_size": 6, "evaluations": 4}
+    if objective == "sequencematch":
+        asked |= {"objective": SequenceMatch(0.1, 0.95), "texts": 14}
+        asked["backtracking"] = Backtracking(0.2, 0.25, 0.5, 0.1, buffer_texts=6, refill_texts=2, refill_every=3)
+    else:  # at this rate the first evaluation stays the best, and patience ends the training
+        asked |= {"learning_rate": 3.0, "patience": 2}
+    whole, done = train(toy, tmp_path / "whole", **asked)
+    assert (done.steps < 9) == (objective == "mixce")
+    with monkeypatch.context() as patched:
+        kill(patched, 4)
+        with pytest.raises(Killed):
+            train(toy, tmp_path / "cut", **asked)
+    resumed, again = train(toy, tmp_path / "cut", **asked)
+    assert torch.equal(parameters(resumed), parameters(whole))
+    assert (again.steps, again.best_step, again.validation_nll) == (done.steps, done.best_step, done.validation_nll)
+    for one, other in zip(again.history, done.history, strict=True):
+        assert one | {"tokens_per_second": 0} == other | {"tokens_per_second": 0}
 
 
 def test_the_best_checkpoint_is_kept_and_patience_stops(toy, tmp_path):

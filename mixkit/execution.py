@@ -1,0 +1,196 @@
+"""One run executed: its folder claimed, notebooks/3_finetune run in it by papermill, a clean log, its failure kept.
+python -m mixkit.execution FOLDER does it in a process of its own. Which run is next is not decided here."""
+
+import fcntl
+import json
+import os
+import platform
+import re
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from mixkit.parameters import FINETUNE, check
+from mixkit.paths import CLONE
+from mixkit.runs import Run, RunStore, write_atomically
+
+NOTEBOOK = CLONE / "notebooks" / "3_finetune.ipynb"
+ENDED, ELSEWHERE, KILLED = 0, 75, 76  # exit codes: run.json tells how; another process has the claim; the kernel died
+PATIENCE = 1.0  # seconds: whoever looks at a claim holds it for a moment
+CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def execute(folder: Path) -> int:
+    """equals: papermill notebooks/3_finetune.ipynb FOLDER/notebook.ipynb -f FOLDER/parameters.yaml
+
+    by one process at a time, and only where FOLDER/run.json does not say yet how the run ended. What the notebook
+    prints goes into log.txt; where it raised, run.json says so in one line. Returns ENDED, ELSEWHERE or KILLED.
+    """
+    store, study, name = RunStore(folder.parents[1]), folder.parent.name, folder.name
+    with claim(folder) as descriptor:
+        if descriptor is None:
+            return ELSEWHERE
+        if store.read(study, name) is not None:
+            return ENDED
+        given = yaml.safe_load((folder / "parameters.yaml").read_text(encoding="utf-8"))
+        run, log = Run(folder, name, check(given)), PlainLog(folder / "log.txt")
+        log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}, {platform.node()}, process {os.getpid()}\n")
+        log.flush()
+        try:
+            error = _run_notebook(given, folder, log, descriptor)
+        finally:
+            log.close()
+        if store.read(study, name) is not None:
+            return ENDED
+        if error == "":
+            return KILLED
+        run.fail(error or "the notebook ended without a result")
+        return ENDED
+
+
+@contextmanager
+def claim(folder: Path) -> Iterator[int | None]:
+    """Holds FOLDER/lock: the file's descriptor, or None where another process holds it.
+
+    The claim lasts until the last process that has the descriptor is dead, whatever it died of, on this machine or on
+    another one of a shared file system with locks (NFS 4, Lustre, CephFS): a kernel that outlives its worker by a
+    moment, and might still write, keeps it. No file of a dead process has to be cleaned up.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        mine, until = _lock(descriptor, fcntl.LOCK_EX), time.monotonic() + PATIENCE
+        while not mine and time.monotonic() < until:
+            time.sleep(0.05)
+            mine = _lock(descriptor, fcntl.LOCK_EX)
+        if mine:
+            who = {"host": platform.node(), "process": os.getpid(), "began": time.time()}
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(who).encode(), 0)
+        yield descriptor if mine else None
+    finally:
+        os.close(descriptor)
+
+
+def holder(folder: Path) -> dict[str, object] | None:
+    """Who holds the folder's claim (host, process, began in seconds since the epoch); None where nobody does."""
+    try:
+        descriptor = os.open(folder / "lock", os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        if _lock(descriptor, fcntl.LOCK_SH):
+            return None
+        return {"host": "?", "process": 0, "began": time.time()} | json.loads(os.pread(descriptor, 1000, 0))
+    except ValueError:  # it is just being written
+        return {"host": "?", "process": 0, "began": time.time()}
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _run_notebook(given: dict[str, object], folder: Path, log: "PlainLog", descriptor: int) -> str | None:
+    """None where the notebook ran to its end, "" where its kernel died, else the error's line."""
+    # jsonschema would build a grammar of IRIs, the better part of papermill's import; no notebook's format asks for it.
+    sys.modules.setdefault("rfc3987_syntax", None)
+    import papermill
+    from jupyter_client import AsyncKernelManager
+    from nbclient.exceptions import DeadKernelError
+
+    class Kernel(AsyncKernelManager):
+        async def start_kernel(self, **asked):
+            await super().start_kernel(**asked, pass_fds=(descriptor,))
+
+    leash = f"__import__('mixkit.execution').execution.end_with({os.getpid()})"
+    try:
+        papermill.execute_notebook(
+            str(NOTEBOOK),
+            str(folder / "notebook.ipynb"),
+            given,
+            kernel_name="python3",
+            progress_bar=False,
+            start_timeout=600,
+            stdout_file=log,
+            stderr_file=log,
+            cwd=str(CLONE),
+            kernel_manager_class=Kernel,
+            extra_arguments=[f"--IPKernelApp.exec_lines={leash}", "--IPKernelApp.log_level=40"],
+        )
+    except papermill.PapermillExecutionError as error:
+        log.write("\n".join(error.traceback) + "\n")
+        return one_line(f"{error.ename}: {error.evalue}")
+    except DeadKernelError:
+        log.write("the kernel died\n")
+        return ""
+    except Exception as error:
+        log.write(traceback.format_exc())
+        return "" if str(error).startswith("Kernel died") else one_line(f"{type(error).__name__}: {error}")
+    return None
+
+
+def end_with(parent: int) -> None:
+    """Ends this process within half a second of its parent's end: a kernel without its worker may not write on."""
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def prepare(folder: Path, parameters: dict[str, object]) -> None:
+    """What `execute` finds in the folder: parameters.yaml, what differs from the notebook's own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    given = {k: v for k, v in parameters.items() if v != FINETUNE[k].default}
+    write_atomically(folder / "parameters.yaml", yaml.safe_dump(given))
+
+
+def plain(text: str) -> str:
+    """Without control characters but newline and tab: what a model wrote cannot steer a terminal."""
+    return CONTROL.sub("", text)
+
+
+def one_line(text: str, length: int = 300) -> str:
+    """Plain, white space as single spaces, at most `length` characters."""
+    return plain(" ".join(text.split()))[:length]
+
+
+class PlainLog:
+    """A text file that is appended to, `plain`; of a line that was drawn over and over (a bar) the last state."""
+
+    def __init__(self, path: Path):
+        self.file, self.line = path.open("a", encoding="utf-8", errors="replace"), ""
+
+    def write(self, text: str) -> None:
+        *lines, self.line = (self.line + text).split("\n")
+        self.file.writelines(_drawn(line) + "\n" for line in lines)
+        self.line = self.line[self.line.rfind("\r", 0, -1) + 1 :]
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.write(_drawn(self.line))
+        self.file.close()
+
+
+def _drawn(line: str) -> str:
+    return plain(line.rstrip("\r").rpartition("\r")[2])
+
+
+if __name__ == "__main__":
+    sys.exit(execute(Path(sys.argv[1])))
