@@ -5,7 +5,6 @@ import argparse
 import os
 import signal
 import sys
-from pathlib import Path
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -115,12 +114,12 @@ def _truth(asked: argparse.Namespace) -> int:
 
 def _report(name: str, *, again: bool = True) -> int:
     """Prints the study's table; report.html, and the table beside it, are made again where they may be out of date."""
-    from mixkit.studies import read_study
+    from mixkit.studies import outdated, read_study
     from mixkit.sweeps import records
 
     study, folder = read_study(name), RunStore().root / name
     done, kept, report = records(study), folder / "table.txt", folder / "report.html"
-    if again or _older(kept, folder) or _older(report, folder):
+    if again or outdated(kept, folder) or outdated(report, folder):
         from mixkit.report import write_report
 
         write_report(study)
@@ -128,12 +127,6 @@ def _report(name: str, *, again: bool = True) -> int:
     print(kept.read_text(encoding="utf-8"))
     print(f"{len(done)} of {len(study.runs)} runs are done. Report: {report}")
     return 0 if len(done) == len(study.runs) else 1
-
-
-def _older(made: Path, folder: Path) -> bool:
-    """Whether it was made before the study's plan, the record of a run, or the kit itself was written."""
-    sources = [folder / "study.yaml", *folder.glob("*/run.json"), *Path(__file__).parent.glob("*.*")]
-    return not made.is_file() or made.stat().st_mtime < max(path.stat().st_mtime for path in sources)
 
 
 def _overrides(assignments: list[str]) -> dict[str, object]:

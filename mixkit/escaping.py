@@ -2,8 +2,10 @@
 goes through here; nothing is decided here about where it is shown."""
 
 import html
+import re
 
 _BIDIRECTIONAL = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))  # turn the text around them, and show nothing
+_CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _PICTURES = {
     **{code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"},
     0x7F: 0x2421,
@@ -19,6 +21,12 @@ def visible(value: object) -> str:
     Tab and newline stay.
     """
     return str(value).translate(_PICTURES)
+
+
+def plain(text: str) -> str:
+    """Without colours and control characters but newline and tab: what a log keeps of an output that was made for a
+    terminal."""
+    return _CONTROL.sub("", text)
 
 
 def as_html(value: object) -> str:

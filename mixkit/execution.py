@@ -5,7 +5,6 @@ import fcntl
 import json
 import os
 import platform
-import re
 import sys
 import threading
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import yaml
 
+from mixkit.escaping import plain
 from mixkit.parameters import FINETUNE, check
 from mixkit.paths import CLONE
 from mixkit.runs import Run, RunStore, write_atomically
@@ -23,7 +23,6 @@ from mixkit.runs import Run, RunStore, write_atomically
 NOTEBOOK = CLONE / "notebooks" / "3_finetune.ipynb"
 ENDED, ELSEWHERE, KILLED = 0, 75, 76  # exit codes: run.json tells how; another process has the claim; the kernel died
 PATIENCE = 1.0  # seconds: whoever looks at a claim holds it for a moment
-CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def execute(folder: Path) -> int:
@@ -157,11 +156,6 @@ def prepare(folder: Path, parameters: dict[str, object]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     given = {k: v for k, v in parameters.items() if v != FINETUNE[k].default}
     write_atomically(folder / "parameters.yaml", yaml.safe_dump(given))
-
-
-def plain(text: str) -> str:
-    """Without control characters but newline and tab: what a model wrote cannot steer a terminal."""
-    return CONTROL.sub("", text)
 
 
 def one_line(text: str, length: int = 300) -> str:

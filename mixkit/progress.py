@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from mixkit.execution import holder, plain
+from mixkit.escaping import plain
+from mixkit.execution import holder
 from mixkit.parameters import COEFFICIENTS, FINETUNE
 from mixkit.runs import RunStore
 from mixkit.studies import PlannedRun, Study

@@ -16,7 +16,8 @@ from mixkit.comparisons import compare_with_mle, findings
 from mixkit.escaping import as_html
 from mixkit.fragments import card, compared_table, data_uri, dot, table, table_csv, written
 from mixkit.runs import RunStore, write_atomically
-from mixkit.sweeps import Study, records
+from mixkit.studies import Study, outdated
+from mixkit.sweeps import records
 
 SHOWN_PROMPTS = 6
 INTERVALS = (
@@ -37,9 +38,7 @@ def write_report(study: Study, store: RunStore | None = None) -> Path:
     store = store or RunStore()
     folder = store.root / study.name
     path = folder / "report.html"
-    made_of = [folder / "study.yaml", *(folder / run.name for run in study.runs), *Path(__file__).parent.glob("*.*")]
-    newest = max(source.stat().st_mtime for source in made_of if source.exists())
-    if path.is_file() and path.stat().st_mtime > newest:
+    if not outdated(path, folder):
         return path
     done = records(study, store)
     write_atomically(path, page(study, done, {r["name"]: store.samples(study.name, r["name"]) for r in done}))

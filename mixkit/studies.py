@@ -147,6 +147,12 @@ def write_study(study: Study, store: RunStore) -> None:
         write_atomically(path, content)
 
 
+def outdated(made: Path, folder: Path) -> bool:
+    """Whether what was made of a study's folder is older than its plan, one of its records, or the kit itself."""
+    sources = [folder / "study.yaml", *folder.glob("*/run.json"), *Path(__file__).parent.glob("*.*")]
+    return not made.is_file() or made.stat().st_mtime <= max(path.stat().st_mtime for path in sources)
+
+
 def read_study(name: str, store: RunStore | None = None) -> Study:
     """The study that was run under that name. Raises InputError where there is none."""
     store = store or RunStore()

@@ -4,7 +4,6 @@ The sweep is the command line's, in a process of its own; nothing is trained or 
 import asyncio
 import contextlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,16 +11,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import ipywidgets as widgets
-import torch
 
 from mixkit import sweep_inputs, sweep_process
 from mixkit.charts import COLORS, frontier, label
 from mixkit.controls import fill
+from mixkit.engines import local_slots
 from mixkit.errors import InputError
 from mixkit.escaping import as_html
 from mixkit.fragments import table
+from mixkit.progress import duration, measured, time_left
 from mixkit.runs import RunStore
-from mixkit.sweep_files import estimated_seconds, load_sweep, write_sweep
+from mixkit.sweep_files import load_sweep, write_sweep
 from mixkit.sweeps import RunState, Study, read_study, records, states
 from mixkit.training_charts import training_curves
 
@@ -207,10 +207,10 @@ def _red(message: object) -> str:
 
 def _plan(study: Study, store: RunStore) -> str:
     """What Run would do: how many runs, of what, how long, and the same from a shell."""
-    at_a_time = torch.cuda.device_count() or min(2, os.cpu_count() or 1)
-    seconds = estimated_seconds(study, store, at_a_time)
-    done = sum(state.status == "done" for state in states(study, store))
-    time = "no run was timed here yet" if seconds is None else f"about {_duration(seconds)}"
+    at_a_time = local_slots()
+    left = [state.run for state in states(study, store) if state.status != "done"]
+    seconds, done = time_left(left, measured(store), at_a_time) if left else 0.0, len(study.runs) - len(left)
+    time = "no run of these sizes was timed yet" if seconds is None else f"about {duration(seconds)}"
     names = ", ".join(label({"parameters": run.parameters, "part": run.part}) for run in study.runs)
     asked = study.runs[0].parameters
     steps = f"{asked['max_steps']} steps" if asked["max_steps"] > 0 else f"{asked['epochs']:g} × the texts"
@@ -251,16 +251,6 @@ def _bar(state: RunState) -> str:
         f"style='width:180px;height:10px;background:#8883;border-radius:5px'>"
         f"<div style='width:{percent}%;height:100%;background:{color};border-radius:5px'></div></div></td>"
         f"<td style='color:{color}'>{as_html(state.status)}</td>"
-        f"<td style='text-align:right'>{_duration(state.seconds) if state.seconds else ''}</td>"
+        f"<td style='text-align:right'>{duration(state.seconds) if state.seconds else ''}</td>"
         f"<td>{as_html(state.detail)}</td></tr>"
-    )
-
-
-def _duration(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 100
-        else f"{seconds / 60:.0f} min"
-        if seconds < 6000
-        else (f"{seconds / 3600:.1f} h")
     )

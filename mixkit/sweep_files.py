@@ -13,10 +13,9 @@ from mixkit.charts import LABELS
 from mixkit.errors import InputError, unknown
 from mixkit.parameters import NAMES
 from mixkit.runs import RunStore, write_atomically
-from mixkit.sweeps import STUDIES, Study, load_study, states
+from mixkit.studies import STUDIES, Study, load_study
 
 REPLACED = ("corpus", "model", "train_texts", "epochs", "max_steps", "prompts")  # where neither empty nor 0
-OVERHEAD = 8.0  # seconds of a run that its record does not hold: a process, a kernel, imports
 
 
 def evenly(low: float, high: float, points: int) -> list[float]:
@@ -82,36 +81,6 @@ def write_sweep(asked: Mapping[str, object], store: RunStore | None = None) -> P
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, _yaml(asked))
     return path
-
-
-def estimated_seconds(study: Study, store: RunStore, slots: int) -> float | None:
-    """About how long the runs that are not done will take, `slots` at a time; None where no run was timed here yet.
-
-    Each is held against the finished run nearest in work, of its own objective where there is one, and scaled by it;
-    work: the tokens that are trained on or sampled.
-    """
-    timed = [r for path in store.root.glob("*/*/run.json") if (r := store.read(path.parts[-3], path.parts[-2]))]
-    timed = [r for r in timed if r["status"] == "done" and _work(r["parameters"]) is not None]
-    left = [state.run.parameters for state in states(study, store) if state.status != "done"]
-    if left and not timed:
-        return None
-    total = 0.0
-    for parameters in left:
-        near = [r for r in timed if r["parameters"]["objective"] == parameters["objective"]] or timed
-        scaled = [(_work(parameters) / _work(r["parameters"]), r["seconds"]) for r in near]
-        ratio, seconds = min(scaled, key=lambda pair: abs(math.log(pair[0])))
-        total += OVERHEAD + ratio * seconds
-    return total / min(slots, max(1, len(left)))
-
-
-def _work(p: Mapping[str, object]) -> float | None:
-    """Tokens through the model, a trained one counted three times; None where an older run had other parameters."""
-    try:
-        batch = p["batch_size"] * p["accumulation"]
-        texts = p["epochs"] * p["train_texts"] if p["max_steps"] < 0 else p["max_steps"] * batch
-        return 3 * texts * p["max_tokens"] + p["prompts"] * p["sample_sets"] * p["max_new_tokens"]
-    except KeyError:
-        return None
 
 
 def _read(base_study: str) -> dict[str, object]:

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from mixkit import engines
-from mixkit.execution import ELSEWHERE, KILLED, claim, holder, one_line, plain, prepare
+from mixkit.escaping import plain
+from mixkit.execution import ELSEWHERE, KILLED, claim, holder, one_line, prepare
 from mixkit.progress import RunState, duration, measured, name_of, read, states, time_left
 from mixkit.runs import Run, RunStore
 from mixkit.studies import STUDIES, PlannedRun, Study, load_study, read_study, write_study

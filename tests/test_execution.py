@@ -13,10 +13,12 @@ import yaml
 
 from mixkit import engines, execution, progress, sweeps
 from mixkit.__main__ import main
-from mixkit.execution import ELSEWHERE, ENDED, KILLED, PlainLog, claim, execute, holder, plain, prepare
+from mixkit.escaping import plain
+from mixkit.execution import ELSEWHERE, ENDED, KILLED, PlainLog, claim, execute, holder, prepare
 from mixkit.kills import kernel_of
 from mixkit.parameters import check
 from mixkit.runs import RunStore, run_name
+from mixkit.studies import outdated
 from mixkit.sweeps import load_study, run_study, states
 
 GRID = {"parameters": small.TINY, "base": {"objective": "mle"}, "grid": [{"objective": "mixce", "eta": [0.0, 0.1]}]}
@@ -250,9 +252,7 @@ def test_a_finished_study_needs_nothing_and_its_report_is_not_made_again(tmp_pat
     assert done.returncode == 0 and done.stdout.startswith("made before\n") and done.stdout.endswith("[]\n")
     assert (folder / "report.html").read_text() == "made before\n"
     os.utime(folder / "report.html", (0, 0))
-    from mixkit import __main__ as command_line
-
-    assert command_line._older(folder / "report.html", folder) and not command_line._older(folder / "table.txt", folder)
+    assert outdated(folder / "report.html", folder) and not outdated(folder / "table.txt", folder)
 
 
 def test_the_plan_and_the_state_of_a_study_are_told(tmp_path, notebook, monkeypatch, capsys):

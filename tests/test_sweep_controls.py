@@ -110,18 +110,6 @@ def test_what_is_wrong_is_said_in_one_line(given, message):
     assert "\n" not in str(error.value)
 
 
-def test_the_time_is_estimated_from_runs_that_were_timed(finished, tiny, tmp_path):
-    study = sweep_files.load_sweep({**tiny, "seeds": 2})
-    assert sweep_files.estimated_seconds(study, RunStore(tmp_path / "none"), 1) is None
-    for path in finished.root.glob("own/*/run.json"):
-        path.write_text(json.dumps({**json.loads(path.read_text()), "seconds": 100.0}))
-    assert sweep_files.estimated_seconds(study, finished, 1) == pytest.approx(2 * 108)
-    assert sweep_files.estimated_seconds(study, finished, 2) == pytest.approx(108)
-    longer = sweep_files.load_sweep({**tiny, "seeds": 2, "prompts": 200})  # 2,304 tokens trained, and now 3,200 sampled
-    assert sweep_files.estimated_seconds(longer, finished, 1) == pytest.approx(4 * (8 + 100 * 5504 / 3904))
-    assert sweep_files.estimated_seconds(sweep_files.load_sweep(tiny), finished, 2) == 0
-
-
 def test_curves_have_a_color_an_objective_and_leave_the_base_out():
     run = {"part": "grid", "parameters": check({"objective": "mixce", "eta": 0.1})}
     runs = [{**run, "name": "base", "part": "base"}, {**run, "name": "a"}, {**run, "name": "b"}]
