@@ -7,7 +7,7 @@ STUDY ?= quick
 SET ?=
 NAME ?=
 BIN := .venv/bin
-NOTEBOOK_TESTS := tests/test_notebooks.py tests/test_notebooks_truth.py tests/test_notebook4.py tests/test_sweeps.py
+NOTEBOOK_TESTS := $(addprefix tests/test_,notebooks.py notebooks_truth.py notebook4.py sweeps.py sweep_controls.py)
 
 .PHONY: study test lab colab clean
 .DEFAULT_GOAL := study
@@ -18,7 +18,7 @@ study: .venv/installed
 test: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lab: .venv/installed
 	$(BIN)/jupyter lab notebooks
