@@ -104,10 +104,9 @@ def _truth(asked: argparse.Namespace) -> int:
     wanted = {name: value for name, value in vars(asked).items() if name != "command" and value is not None}
     record = truth.run_truth(**wanted, say=lambda line: print(line, flush=True))
     print(truth.table(record["rows"], asked.vocab, asked.zeros))
-    print(
-        f"\n{record['seconds']:.0f} s. Mean ± standard deviation over {len(record['parameters']['seeds'])} seeds; s: of"
-    )
-    print("one objective and seed. Released: the published script, seed 7, one thread (data/published.yaml).")
+    seeds = len(record["parameters"]["seeds"])
+    print(f"\n{record['seconds']:.0f} s. Mean ± standard deviation over {seeds} seeds; s: a fit's share of its batch.")
+    print("Released: the published script, seed 7, one thread (data/published.yaml).")
     print(f"Kept: {RunStore().folder(truth.STUDY, record['name'])}")
     return 0
 

@@ -76,7 +76,7 @@ LOWER_IS_BETTER = (
     "rep_4",
     "repetition_loops",
 )
-LOWER_IS_BETTER += ("self_bleu_2", "self_bleu_3", "self_bleu_4", "compression_ratio", "tales_forward_kl")
+LOWER_IS_BETTER += ("self_bleu_2", "self_bleu_3", "self_bleu_4", "compression_ratio")
 KNOBS = {"temperature": ("temperature", "dot"), "top_p": ("top-p", "dashdot")}  # how MLE is decoded: name, its line
 PARALLEL = ("perplexity", "mauve", "precision", "recall", "diversity", "distinct_2", "self_bleu_4", "coherence")
 PARALLEL += ("judge_perplexity",)

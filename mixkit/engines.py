@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixkit.errors import InputError, unknown
-from mixkit.execution import KILLED, execute
+from mixkit.execution import GPU, KILLED, execute, one_line
 from mixkit.paths import CLONE
 
 ENGINES = ("local", "ray")
@@ -18,17 +18,19 @@ WORKER = ("-m", "mixkit.execution")
 
 @dataclass(frozen=True)
 class Job:
-    """A run under way. ended(): None while it is, then execution's exit code, below 0 for a signal; stop() ends it."""
+    """A run under way. ended(): None while it is, then execution's exit code, below 0 for a signal; stop() ends it,
+    wait() until it is over."""
 
     ended: Callable[[], int | None]
     stop: Callable[[], None]
+    wait: Callable[[], object] = lambda: None
 
 
 @dataclass(frozen=True)
 class Engine:
-    """slots: runs at a time. start(folder, slot, beside) -> Job; `beside`: how many runs of the plan may run at once,
-    this one included. A run's cores follow from that and the slots, never from what happens to run beside it: the
-    number of threads changes the last bits of sums."""
+    """slots: runs at a time. start(folder, slot, beside) -> Job; `beside`: how many runs of the plan wait for the
+    same one, this one included. A run's cores follow from that and the slots, never from what happens to run beside it:
+    the number of threads changes the last bits of sums."""
 
     slots: int
     start: Callable[[Path, int, int], Job]
@@ -46,7 +48,12 @@ def engine(name: str, *, slots: int = 0, address: str | None = None) -> Engine:
 
 def local_slots() -> int:
     """One a GPU, or two without one, or one on one core."""
-    return len(_gpus()) or min(2, os.cpu_count() or 1)
+    return len(_gpus()) or min(2, _cores())
+
+
+def _cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _gpus() -> list[str]:
@@ -59,13 +66,15 @@ def _gpus() -> list[str]:
 
 
 def _local(slots: int) -> Engine:
-    gpus, cores, slots = _gpus(), os.cpu_count() or 1, slots or local_slots()
+    gpus, cores, slots = _gpus(), _cores(), slots or local_slots()
 
     def start(folder: Path, slot: int, beside: int) -> Job:
         environment = os.environ | _environment(folder, cores // min(slots, beside))
         if gpus:
             environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
-        command = [sys.executable, *WORKER, str(folder.resolve())]
+            if slots <= len(gpus):  # else it is wanted that runs share one
+                environment[GPU] = environment["CUDA_VISIBLE_DEVICES"]
+        command = [sys.executable, *WORKER, str(folder.absolute())]
         with open(folder / "log.txt", "ab") as log:
             process = subprocess.Popen(
                 command,
@@ -77,11 +86,7 @@ def _local(slots: int) -> Engine:
                 start_new_session=True,  # Ctrl-C is the sweep's
             )
 
-        def stop():
-            process.terminate()
-            process.wait()
-
-        return Job(process.poll, stop)
+        return Job(process.poll, process.terminate, process.wait)
 
     return Engine(slots, start)
 
@@ -94,9 +99,13 @@ def _ray(slots: int, address: str | None) -> Engine:
         raise InputError(f"engine 'ray' is not installed; run: {how}") from None
     joined = ray.is_initialized()
     if not joined:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        try:
+            ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR")
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise InputError(f"no Ray cluster answers at {address!r} ({one_line(str(error), 150)})") from None
     resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = sum(int(resource.get("GPU", 0)) for resource in resources)
+    resources = [resource for resource in resources if "GPU" in resource or not gpus] or resources
     cores = min(int(resource.get("CPU", 1)) for resource in resources)
     slots = slots or gpus or len(resources) * min(2, cores)
     on_one = -(-slots // len(resources))
@@ -106,7 +115,7 @@ def _ray(slots: int, address: str | None) -> Engine:
         threads = max(1, cores // min(on_one, beside))
         asked = {"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": threads}
         task = ray.remote(**asked, max_retries=0)(_task)  # lost runs are started again by the sweep, which counts them
-        job = task.remote(str(folder.resolve()), _environment(folder, threads))
+        job = task.remote(str(folder.absolute()), _environment(folder, threads))
 
         def ended() -> int | None:
             if not ray.wait([job], timeout=0)[0]:
@@ -115,6 +124,10 @@ def _ray(slots: int, address: str | None) -> Engine:
                 return ray.get(job)
             except lost:
                 return KILLED
+            except ray.exceptions.RayError as error:
+                with open(folder / "log.txt", "a", encoding="utf-8") as log:
+                    log.write(one_line(str(error)) + "\n")
+                return 1
 
         return Job(ended, lambda: ray.cancel(job, force=True))
 
@@ -128,7 +141,7 @@ def _task(folder: str, environment: dict[str, str]) -> int:
 
 def _environment(folder: Path, threads: int) -> dict[str, str]:
     return {
-        "MIXKIT_RUNS": str(folder.resolve().parents[1]),
+        "MIXKIT_RUNS": str(folder.absolute().parents[1]),
         "OMP_NUM_THREADS": str(max(1, threads)),
         "TOKENIZERS_PARALLELISM": "false",
     }

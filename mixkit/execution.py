@@ -1,11 +1,13 @@
 """One run executed: its folder claimed, notebooks/3_finetune run in it by papermill, a clean log, its failure kept.
 python -m mixkit.execution FOLDER does it in a process of its own. Which run is next is not decided here."""
 
+import errno
 import fcntl
 import json
 import os
 import platform
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import yaml
 
+from mixkit.errors import InputError
 from mixkit.escaping import plain
 from mixkit.parameters import FINETUNE, check
 from mixkit.paths import CLONE
@@ -22,6 +25,7 @@ from mixkit.runs import Run, RunStore, write_atomically
 
 NOTEBOOK = CLONE / "notebooks" / "3_finetune.ipynb"
 ENDED, ELSEWHERE, KILLED = 0, 75, 76  # exit codes: run.json tells how; another process has the claim; the kernel died
+GPU = "MIXKIT_GPU"  # names the one that a worker shall have to itself
 PATIENCE = 1.0  # seconds: whoever looks at a claim holds it for a moment
 
 
@@ -42,7 +46,8 @@ def execute(folder: Path) -> int:
         log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}, {platform.node()}, process {os.getpid()}\n")
         log.flush()
         try:
-            error = _run_notebook(given, folder, log, descriptor)
+            with _gpu():
+                error = _run_notebook(given, folder, log, descriptor)
         finally:
             log.close()
         if store.read(study, name) is not None:
@@ -77,6 +82,18 @@ def claim(folder: Path) -> Iterator[int | None]:
         os.close(descriptor)
 
 
+@contextmanager
+def _gpu() -> Iterator[None]:
+    """Holds the GPU that the local engine chose, among all workers of this machine: another sweep may have it."""
+    chosen = os.environ.get(GPU)
+    while chosen:
+        with claim(Path(tempfile.gettempdir()) / f"mixkit-{os.getuid()}-gpu-{chosen}") as mine:
+            if mine is not None:
+                yield
+                return
+    yield
+
+
 def holder(folder: Path) -> dict[str, object] | None:
     """Who holds the folder's claim (host, process, began in seconds since the epoch); None where nobody does."""
     try:
@@ -98,6 +115,10 @@ def _lock(descriptor: int, kind: int) -> bool:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            raise InputError("runs/ lies on a file system without locks; let MIXKIT_RUNS name another folder") from None
+        raise
     return True
 
 

@@ -1,5 +1,5 @@
 """python -m mixkit bench kills: a study is killed at random moments, resumed each time, and must end as if nothing was.
-The same code is the short test of tests/test_kills.py."""
+The same code is the short test of tests/test_sweeps.py."""
 
 import json
 import os
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import psutil
 import yaml
 
 from mixkit.execution import holder
@@ -115,10 +116,9 @@ def running(study: Study, store: RunStore) -> list[int]:
 def kernel_of(worker: int) -> int | None:
     """The process that the worker started."""
     try:
-        children = Path(f"/proc/{worker}/task/{worker}/children").read_text().split()
-    except OSError:
+        return next((child.pid for child in psutil.Process(worker).children()), None)
+    except psutil.NoSuchProcess:
         return None
-    return int(children[0]) if children else None
 
 
 def kill_and_resume(
@@ -135,7 +135,7 @@ def kill_and_resume(
     """Sweeps the study until it is done while `kills` (of VICTIMS) happen, spread over its runs: each when its share of
     them is done, and pause() seconds after the one before. A sweep that was killed is started again at once."""
     study, drawn = load_study(file, name=name), random.Random(seed)
-    watch, left = Watch(), list(kills)
+    watch, left, starts = Watch(), list(kills), len(kills) + 3
     watcher = threading.Thread(target=watch.look, args=(store.root / name,), daemon=True)
     watcher.start()
     arguments = ("--slots", str(slots), "--retry")
@@ -145,7 +145,9 @@ def kill_and_resume(
             if process.poll() is not None:
                 if process.returncode == 0:
                     break
-                process = sweep(file, store, name, *arguments, log=log)
+                if starts == 0:
+                    raise RuntimeError(f"the sweep ended with exit code {process.returncode} again and again")
+                process, starts = sweep(file, store, name, *arguments, log=log), starts - 1
             done = sum(state.status == "done" for state in states(study, store)) if left else 0
             share = 0.8 * (len(kills) - len(left)) / len(kills)  # less than all, so that something is left to kill
             if left and time.monotonic() >= due and done >= int(share * len(study.runs)):

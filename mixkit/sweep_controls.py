@@ -25,6 +25,7 @@ from mixkit.sweep_files import load_sweep, write_sweep
 from mixkit.sweeps import RunState, Study, read_study, records, states
 from mixkit.training_charts import training_curves
 
+WRONG = re.compile(r"mixkit: (?!study .* was stopped)|[\w.]*(Error|Exception)\b")  # of a sweep's last line
 STATUS_COLORS = {"done": "#009E73", "running": "#0072B2", "failed": "#b00020", "waiting": "#999999"}
 _tasks: set[asyncio.Task] = set()  # the loop itself holds only weak references
 
@@ -73,7 +74,7 @@ class SweepPanel:
             widgets.Button(description=text, icon=icon, button_style="primary" * (text == "Run"))
             for text, icon in (("Run", "play"), ("Stop", "stop"), ("Resume", "repeat"))
         )
-        self.running = self.resumable = self.valid = False
+        self.running = self.ours = self.resumable = self.valid = False
         self.look_again = lambda change=None: None  # until something follows
         self._drawn: dict[str, object] = {}
         self._parsed: dict[Path, tuple] = {}
@@ -107,14 +108,14 @@ class SweepPanel:
 
     def begin(self, *, resume: bool = False) -> None:
         """Starts the sweep: as the widgets stand, or as it was asked for before, and then what failed once more."""
-        self.running = True
+        self.running = self.ours = True
         self._enable()
         try:
             if not resume:
                 write_sweep(sweep_inputs.settings(self.inputs), self.store)
             sweep_process.start(self.name, self.store, retry=resume)
         except (InputError, OSError) as error:
-            self.running = False
+            self.running = self.ours = False
             self.plan.value = _red(error)
             self._enable()
         self.look_again()
@@ -149,10 +150,10 @@ class SweepPanel:
     def show(self, look: Look) -> None:
         """What `look` saw: progress, curves, frontier, table. What is as it was is not drawn again."""
         finished = bool(look.states) and all(state.status == "done" for state in look.states)
-        self.running = look.running or any(state.status == "running" for state in look.states)
+        self.running, self.ours = look.running or any(s.status == "running" for s in look.states), look.running
         self.resumable = look.resumable and not finished
         self._enable()
-        refused = not self.running and not finished and re.match(r"mixkit: |\w*(Error|Exception)\b", look.said)
+        refused = not self.running and not finished and WRONG.match(look.said)
         self.error.value = _red(look.said) if refused else ""
         self.progress.value = _progress(look, self.store)
         lengths = {name: len(lines) for name, lines in look.histories.items() if lines}
@@ -193,7 +194,7 @@ class SweepPanel:
 
     def _enable(self) -> None:
         self.run.disabled = self.running or not self.valid
-        self.stop.disabled = not self.running
+        self.stop.disabled = not self.ours  # what another process or machine executes is ended there
         self.resume.disabled = self.running or not self.resumable
 
 

@@ -2,7 +2,6 @@
 Everything that is not asked for is the base study's. Nothing is run here."""
 
 import math
-import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,7 +45,11 @@ def sweep_content(asked: Mapping[str, object]) -> dict[str, object]:
         low, high = asked[f"{name}_low"], asked[f"{name}_high"]
         if low > high:
             raise InputError(f"{name}_low is {low:g}, above {name}_high, {high:g}")
-    base = _read(asked["base_study"])
+    base, replaced = _read(asked["base_study"]), _replaced(asked)
+
+    def others(entry: Mapping[str, object]) -> dict[str, object]:
+        return {name: value for name, value in entry.items() if name not in replaced}
+
     swept = {
         "mixce": {"eta": evenly(asked["eta_low"], asked["eta_high"], asked["eta_points"])},
         "tailr": {"gamma": by_factors(asked["gamma_low"], asked["gamma_high"], asked["gamma_points"])},
@@ -57,9 +60,9 @@ def sweep_content(asked: Mapping[str, object]) -> dict[str, object]:
     named = ", ".join(LABELS[name] for name in objectives)
     content = {
         "about": f"{named}; what was not asked for is as in {Path(asked['base_study']).stem}.",
-        "parameters": {**base.get("parameters", {}), **_replaced(asked)},
-        "base": base.get("base"),
-        "grid": [{**entries[name], "objective": name, **swept.get(name, {})} for name in objectives],
+        "parameters": {**base.get("parameters", {}), **replaced},
+        "base": others(base["base"]) if "base" in base else None,
+        "grid": [{**others(entries[name]), "objective": name, **swept.get(name, {})} for name in objectives],
         "seeds": list(range(asked["seeds"])),
         "decoding": base.get("decoding"),
     }
@@ -90,13 +93,8 @@ def _read(base_study: str) -> dict[str, object]:
 
 
 def _replaced(asked: Mapping[str, object]) -> dict[str, object]:
-    given = {name: asked[name] for name in REPLACED if asked[name]}
-    if "corpus" in given and Path(given["corpus"]).is_file():
-        given["corpus"] = str(Path(given["corpus"]).resolve())
-    return given
+    return {name: asked[name] for name in REPLACED if asked[name]}
 
 
 def _yaml(asked: Mapping[str, object]) -> str:
-    if not re.fullmatch(r"\w[\w.-]*", asked["study"]):
-        raise InputError(f"study is {asked['study']!r}; a folder's name has letters, digits, '.', '_' and '-' only")
     return yaml.safe_dump(sweep_content(asked), sort_keys=False)

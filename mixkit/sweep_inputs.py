@@ -66,7 +66,7 @@ def build(asked: Mapping[str, object]) -> dict[str, widgets.Widget]:
         ),
         "gamma_points": number("gamma_points", "points"),
         "alpha": widgets.FloatLogSlider(
-            asked["alpha"], min=-4, max=1, step=0.25, description="SeqMatch α", readout_format=".2g", **slider
+            asked["alpha"], min=-6, max=2, step=0.25, description="SeqMatch α", readout_format=".2g", **slider
         ),
         "discount": widgets.BoundedFloatText(
             asked["discount"], min=1e-6, max=1 - 1e-6, step=0.001, description="discount", **short

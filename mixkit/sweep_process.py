@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 
+from mixkit.errors import InputError
 from mixkit.paths import CLONE
 from mixkit.runs import RunStore, write_atomically
 
@@ -22,7 +23,9 @@ _children: list[subprocess.Popen] = []
 
 def start(study: str, store: RunStore, *, retry: bool = False) -> None:
     """`python -m mixkit study runs/<study>/asked.yaml --name <study>` in a session of its own; its words go into
-    runs/<study>/sweep.log. retry: run again what failed."""
+    runs/<study>/sweep.log. retry: run again what failed. Raises InputError where one is under way."""
+    if find(study, store):
+        raise InputError(f"a sweep of {study!r} is under way already; stop it first")
     folder = store.root / study
     command = [sys.executable, "-c", _COMMAND, "study", str(folder / "asked.yaml"), "--name", study]
     with open(folder / "sweep.log", "w", encoding="utf-8") as log:

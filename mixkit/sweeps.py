@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from mixkit import engines
 from mixkit.escaping import plain
-from mixkit.execution import ELSEWHERE, KILLED, claim, holder, one_line, prepare
+from mixkit.execution import ELSEWHERE, ENDED, KILLED, claim, holder, one_line, prepare
 from mixkit.progress import RunState, duration, measured, name_of, read, states, time_left
 from mixkit.runs import Run, RunStore
 from mixkit.studies import STUDIES, PlannedRun, Study, load_study, read_study, write_study
@@ -15,6 +15,7 @@ from mixkit.studies import STUDIES, PlannedRun, Study, load_study, read_study, w
 __all__ = ["STUDIES", "PlannedRun", "RunState", "Study", "load_study", "read_study", "records", "run_study", "states"]
 
 TRIES = 3  # of a run whose worker or kernel is killed
+LOOKS, LATE = 20, 5.0  # a network file system may hide a new file for a minute: how often to look, seconds apart
 TICK = 0.1  # seconds between two looks at what has ended
 SAID_AFTER = 3.0  # seconds that a run is somebody else's before that is worth a line
 
@@ -112,15 +113,19 @@ def _carry_out(study: Study, store: RunStore, pool: engines.Engine, say) -> None
                 active[slot] = (run, pool.start(folder, slot, beside[run.needs]), time.time())
             time.sleep(TICK)
     finally:
-        for _, job, _ in active.values():
-            job.stop()
+        for end in (lambda job: job.stop(), lambda job: job.wait()):  # all are told first
+            for _, job, _ in active.values():
+                end(job)
 
 
 def _see_to(run: PlannedRun, code: int, store: RunStore, kills: Counter, say) -> None:
     """A run whose worker ended without a word: it is killed, to be tried again, or has failed."""
     folder = store.folder(run.parameters["study"], run.name)
     killed = code == KILLED or code < 0
-    kills[run.name] += killed
+    kills[run.name] += killed or code == ENDED
+    if code == ENDED and kills[run.name] < LOOKS:  # its record is there, but this machine does not see it yet
+        time.sleep(LATE)
+        return
     if killed and kills[run.name] < TRIES:
         say(f"{run.name} was killed; it goes on from its last checkpoint")
         return

@@ -187,9 +187,11 @@ def _last_checkpoint(folder: Path) -> Path | None:
     for checkpoint in folder.glob("checkpoint-*"):
         try:
             json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-            whole.append(checkpoint)
         except (OSError, ValueError):
             shutil.rmtree(checkpoint, ignore_errors=True)
+            continue
+        if (checkpoint / "optimizer.pt").is_file() and any(checkpoint.glob("model*.safetensors*")):
+            whole.append(checkpoint)  # else it was being removed
     return max(whole, key=_step, default=None)
 
 

@@ -27,7 +27,7 @@ STUDY = "truth"
 PUBLISHED = CLONE / "data" / "published.yaml"
 LARGEST = 30_000_000  # logits that one batch of fits may hold at a time: 120 MB
 LABELS = charts.LABELS | {"mixce*": "MixCE*", "kls": "mix of KLs", "js": "Jensen-Shannon"}
-COEFFICIENTS = ("eta", "gamma", "alpha", "estimator", "discount", "divergence")
+COEFFICIENTS = ("eta", "gamma", "w_min", "alpha", "estimator", "discount", "divergence")
 
 
 def run_truth(
@@ -162,6 +162,7 @@ def title(line: dict) -> str:
     text = LABELS[line["objective"]]
     text += f" η={line['eta']:g}" if "eta" in line else ""
     text += f" γ={line['gamma']:g}" if "gamma" in line else ""
+    text += f", w_min={line['w_min']:g}" if line.get("w_min") else ""
     text += f" α={line['alpha']:g}" if "alpha" in line else ""
     return text + (f" ({line['estimator']})" if "estimator" in line else "")
 

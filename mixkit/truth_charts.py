@@ -148,7 +148,7 @@ def bigram_tradeoff(lines: Sequence[dict], published: Sequence[dict] = (), chose
             textfont={"size": 10},
             marker={
                 "color": BIGRAM_COLORS[objective],
-                "size": [16 if chosen is not None and value == chosen else 8 for value in values],
+                "size": [16 if chosen is not None and line.get("eta") == chosen else 8 for line in group],
                 "symbol": BIGRAM_SYMBOLS[objective],
             },
             line={"color": BIGRAM_COLORS[objective], "width": 1, "dash": DASHES[number % 4]},

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -150,7 +151,7 @@ def test_a_dead_kernel_is_told_from_an_error(tmp_path, notebook):
 
 
 def test_threads_follow_from_the_plan_and_the_slots(tmp_path, notebook, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    monkeypatch.setattr(engines, "_cores", lambda: 12)
     _, study, store = study_of(tmp_path, {**GRID, "grid": [{"objective": "mixce", "eta": [0.0, 0.1, 0.2]}]})
     run_study(study, store=store, slots=2, say=lambda line: None)
     assert [small.began(store.folder("own", run.name))[0][2] for run in study.runs] == ["12", "6", "6", "6"]
@@ -300,3 +301,24 @@ def test_engines_that_cannot_be_had(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"engine 'ray' is not installed; run: .*pip install .*\[ray\]"):
         run_study(study, store=store, engine="ray")
     assert not store.root.exists()
+
+
+def test_a_gpu_is_one_runs_at_a_time_among_the_sweeps_of_a_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(execution.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setenv(execution.GPU, "3")
+    held, left = [], []
+
+    def other():
+        with execution._gpu():
+            held.append(len(left))
+
+    with execution._gpu():
+        waiting = threading.Thread(target=other)
+        waiting.start()
+        waiting.join(0.3)
+        left.append("first")
+    waiting.join(30)
+    assert held == [1]
+    monkeypatch.delenv(execution.GPU)
+    with execution._gpu(), execution._gpu():
+        pass

@@ -122,7 +122,7 @@ def test_bad_input_is_one_line_exit_code_2_and_nothing_written(tmp_path, monkeyp
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     study, store, said = load_study(write(folder, STUDY)), RunStore(folder / "runs"), []
-    done = run_study(study, store=store, say=said.append)
+    done = run_study(study, store=store, slots=2, say=said.append)  # as many as where it is killed: the same threads
     return study, store, said, done
 
 
