@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     study.add_argument("--address", help="of the Ray cluster to join; by default one is started here")
     status = commands.add_parser("status", help="how a study's runs stand: done, running, failed, waiting")
     status.add_argument("name", help="folder under runs/")
-    report = commands.add_parser("report", help="print a study's table and write its report.html again")
+    report = commands.add_parser("report", help="print a study's table and bring its report.html up to date")
     report.add_argument("name", help="folder under runs/")
     bench = commands.add_parser(
         "bench", help="measure the kit itself: the vocabulary head, which metric sees what, or a study that is killed"
@@ -153,6 +153,7 @@ def _value(text: str) -> object:
 def table(done: list[dict]) -> str:
     """The records as a plain-text table with an interval behind every number."""
     from mixkit.charts import label, number
+    from mixkit.progress import aligned
 
     known = ("tales_valid_prefix",) if any("tales_valid_prefix" in r["metrics"] for r in done) else ()
     columns = ("perplexity", "mauve", "diversity", "distinct_2", *known)
@@ -161,9 +162,7 @@ def table(done: list[dict]) -> str:
     human = next((r["human"] for r in done if r.get("human")), None)
     if human:
         rows.append(("human texts", *(number(human.get(c)) for c in columns)))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+    return "\n".join(aligned(rows))
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def status_lines(study: Study, store: RunStore | None = None) -> list[str]:
     if left:
         elapsed = {state.run.name: state.seconds for state in now if state.status == "running"}
         told += f"; {_estimate(left, store, max(1, counts['running']), elapsed)}"
-    return [*_aligned(rows), "", told]
+    return [*aligned(rows), "", told]
 
 
 def plan_lines(study: Study, slots: int, store: RunStore | None = None) -> list[str]:
@@ -147,7 +147,7 @@ def plan_lines(study: Study, slots: int, store: RunStore | None = None) -> list[
         rows.append((state.run.name, state.run.part, state.status, ", ".join(f"{n} {asked[n]}" for n in told)))
     left = [state.run for state in states(study, store) if state.status != "done"]
     estimate = _estimate(left, store, slots) if left else "nothing is left to do"
-    return [*_aligned(rows), "", f"{len(study.runs)} runs, {slots} at a time: {estimate}"]
+    return [*aligned(rows), "", f"{len(study.runs)} runs, {slots} at a time: {estimate}"]
 
 
 def _estimate(runs: Sequence[PlannedRun], store: RunStore, slots: int, elapsed=None) -> str:
@@ -159,7 +159,8 @@ def _estimate(runs: Sequence[PlannedRun], store: RunStore, slots: int, elapsed=N
     return f"about {duration(left)} left, by {alike} finished run{'s' * (alike != 1)} of the same sizes and model"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows as lines of plain text whose columns begin below each other; the first is the head."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
+    return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]

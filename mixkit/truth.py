@@ -21,6 +21,7 @@ from mixkit import chains, charts, oracle
 from mixkit.errors import InputError, unknown
 from mixkit.markov import MarkovChain
 from mixkit.paths import CLONE
+from mixkit.progress import aligned
 from mixkit.runs import RunStore, versions, write_atomically
 
 STUDY = "truth"
@@ -152,9 +153,7 @@ def table(rows: Sequence[dict], vocab: int, zeros: float) -> str:
                 f"{released['seconds']}" if released else "",
             )
         )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    text = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([text[0], "  ".join("-" * width for width in widths), *text[1:]])
+    return "\n".join(aligned(lines))
 
 
 def title(line: dict) -> str:

@@ -7,13 +7,13 @@ import numpy as np
 import plotly.graph_objects as go
 import torch
 
+from mixkit.chains import NAMES
 from mixkit.charts import COLORS, SYMBOLS, styled
 from mixkit.gaussians import Gaussian, Mixture, gaussian_log_density
 from mixkit.markov import MarkovChain
-from mixkit.objectives import MLE, MixCE, TaiLr, TokenWeighted
+from mixkit.objectives import TokenWeighted
 from mixkit.truth import LABELS, title
 
-NAMES = {MLE: "mle", MixCE: "mixce", TaiLr: "tailr"}
 DASHES = ("solid", "dash", "dot", "dashdot")
 BIGRAM_COLORS = COLORS | {"mixce*": "#8B5FBF", "kls": "#E69F00", "js": "#56B4E9"}
 BIGRAM_SYMBOLS = SYMBOLS | {"mixce*": "star", "kls": "hexagon", "js": "pentagon"}

@@ -306,6 +306,7 @@ def test_engines_that_cannot_be_had(tmp_path, monkeypatch):
 def test_a_gpu_is_one_runs_at_a_time_among_the_sweeps_of_a_machine(tmp_path, monkeypatch):
     monkeypatch.setattr(execution.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setenv(execution.GPU, "3")
+    monkeypatch.setattr(execution, "PATIENCE", 0.05)  # less than the other waits: it must ask again
     held, left = [], []
 
     def other():

@@ -9,6 +9,7 @@ import time
 import papermill
 import psutil
 import pytest
+import small
 import yaml
 
 from mixkit import sweep_controls, sweep_files, sweep_inputs, sweep_process
@@ -19,19 +20,7 @@ from mixkit.sweeps import load_study, write_study
 from mixkit.training_charts import training_curves
 
 TINY = {
-    "parameters": {
-        "train_texts": 24,
-        "validation_texts": 4,
-        "test_texts": 210,
-        "batch_size": 8,
-        "max_tokens": 32,
-        "epochs": 1.0,
-        "evaluations": 1,
-        "prompts": 100,
-        "prompt_tokens": 4,
-        "max_new_tokens": 8,
-        "sample_sets": 2,
-    },
+    "parameters": small.TINY,
     "grid": [{"objective": "mle"}, {"objective": "tailr", "gamma": 0.5, "w_min": 0.125}],
 }
 
