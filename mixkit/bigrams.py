@@ -91,6 +91,34 @@ class Learner:
             parameter.grad = gradient
 
 
+class Adam:
+    """equals: torch.optim.Adam(parameters, rate, weight_decay=decay), for leaves that all have a gradient at each step.
+
+    The leaves become parts of one vector. By hand: a third of a small fit was spent in torch's step, which imports its
+    compiler at the first.
+    """
+
+    def __init__(self, parameters: Sequence[torch.Tensor], rate: float, decay: float):
+        self.parameters, self.rate, self.decay, self.steps = list(parameters), rate, decay, 0
+        self.values = torch.cat([x.detach().flatten() for x in self.parameters])
+        for parameter, part in zip(self.parameters, self._parts(self.values), strict=True):
+            parameter.data = part
+        self.mean, self.square = torch.zeros_like(self.values), torch.zeros_like(self.values)
+
+    def step(self, betas: tuple[float, float] = (0.9, 0.999), epsilon: float = 1e-8) -> None:
+        self.steps += 1
+        gradient = torch.cat([x.grad.flatten() for x in self.parameters]).add_(self.values, alpha=self.decay)
+        self.mean.lerp_(gradient, 1 - betas[0])
+        self.square.mul_(betas[1]).addcmul_(gradient, gradient, value=1 - betas[1])
+        unbiased = [1 - beta**self.steps for beta in betas]
+        scale = self.square.sqrt().div_(unbiased[1] ** 0.5).add_(epsilon)
+        self.values.addcdiv_(self.mean, scale, value=-self.rate / unbiased[0])
+
+    def _parts(self, vector: torch.Tensor) -> list[torch.Tensor]:
+        sizes = [x.numel() for x in self.parameters]
+        return [part.view_as(x) for part, x in zip(vector.split(sizes), self.parameters, strict=True)]
+
+
 def _dropout(size: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
     """0 with probability 0.1, else 1 / 0.9."""
     return (torch.rand(size, generator=generator) > DROPOUT) * (1 / (1 - DROPOUT))

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from mixkit.bigrams import (
+    Adam,
     Learner,
     Texts,
     forward_slope,
@@ -217,7 +218,7 @@ def fit(
         matching = MatchingTerms(by_matching, data)
         slopes, values = [*slopes, (matched, matching.slope)], [*values, (matched, matching.value)]
         parameters.append(matching.ended)
-    optimizer = torch.optim.Adam(parameters, LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
+    optimizer = Adam(parameters, LEARNING_RATE, WEIGHT_DECAY)
 
     best_loss, best_epoch = torch.full(shape, torch.inf).double(), torch.zeros(shape, dtype=torch.long)
     best = torch.zeros(*shape, vocab, vocab + 1).double()

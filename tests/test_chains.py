@@ -10,6 +10,7 @@ from scipy.spatial.distance import jensenshannon
 
 from mixkit import MLE, MixCE, TaiLr, TokenScores
 from mixkit.bigrams import (
+    Adam,
     Learner,
     Texts,
     forward_slope,
@@ -288,6 +289,19 @@ def test_gradients_by_hand_are_those_of_autograd():
     learner.backward(slope)
     for found, wanted in zip([slope, *(x.grad for x in learner.parameters)], expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * wanted.abs().max().item())
+
+
+def test_the_optimizer_is_torchs_adam():
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = ([torch.ones(3, 4, requires_grad=True), torch.ones(2, requires_grad=True)] for _ in range(2))
+    optimizers = Adam(ours, 1e-2, 0.3), torch.optim.Adam(theirs, 1e-2, weight_decay=0.3)
+    for _ in range(50):
+        for own, other in zip(ours, theirs, strict=True):
+            own.grad = other.grad = torch.randn(own.shape, generator=generator)
+        for optimizer in optimizers:
+            optimizer.step()
+    for own, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-6, atol=1e-7)
 
 
 def test_where_the_gradients_of_the_three_estimators_point(record_property):
