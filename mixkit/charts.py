@@ -9,7 +9,20 @@ import plotly.io as pio
 
 from mixkit.comparisons import decoding_curves, undominated
 
-pio.templates.default = "plotly_white"  # once: naming it in every figure costs more than the rest of the figure
+WHITE = pio.templates["plotly_white"].to_plotly_json()
+# The kit's looks: of plotly_white what our figures use. The whole of it would be most of a small figure, and copied
+# each time that one is drawn.
+pio.templates["mixkit"] = go.layout.Template(
+    layout={key: WHITE["layout"][key] for key in ("hovermode", "paper_bgcolor", "plot_bgcolor", "xaxis", "yaxis")}
+    | {
+        "margin": {"l": 70, "r": 20, "t": 70, "b": 60},
+        "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0},
+        "font": WHITE["layout"]["font"] | {"family": "system-ui, sans-serif", "size": 13},
+        "hoverlabel": {"align": "left"},
+    },
+    data={key: WHITE["data"][key] for key in ("bar", "heatmap")},
+)
+pio.templates.default = "mixkit"
 
 # Okabe and Ito's palette: told apart by colour-blind readers too; the symbols tell them apart without colour.
 COLORS = {
@@ -155,7 +168,7 @@ def frontier(records: Sequence[dict], quality: str = "mauve", diversity: str = "
             traces.append(_points(group, quality, diversity, name, hollow=part == "decoding"))
     human, layout = _human(shown, quality, diversity)
     layout |= {"xaxis": {"title": AXES.get(diversity, diversity)}, "yaxis": {"title": AXES.get(quality, quality)}}
-    return styled(go.Figure(data=[*traces, *human], layout=layout), height=560)  # at once: additions cost most of it
+    return go.Figure(data=[*traces, *human], layout={"height": 560, **layout})  # at once: additions cost most of it
 
 
 def against_coefficient(records: Sequence[dict], metric: str) -> go.Figure:
@@ -185,7 +198,7 @@ def against_coefficient(records: Sequence[dict], metric: str) -> go.Figure:
     if mle:
         figure.add_hline(y=_value(mle[0], metric), line={"color": COLORS["mle"], "dash": "dot"}, annotation_text="MLE")
     figure.update_yaxes(title="<br>".join(wrap(AXES.get(metric, metric), 32)))
-    return styled(figure, height=380)
+    return figure.update_layout(height=380)
 
 
 def parallel(records: Sequence[dict], metrics: Sequence[str] = PARALLEL) -> go.Figure:
@@ -211,7 +224,7 @@ def parallel(records: Sequence[dict], metrics: Sequence[str] = PARALLEL) -> go.F
                 labelfont={"size": 13},
             )
         )
-    return styled(figure, height=420).update_layout(margin={"l": 60, "r": 60, "t": 60, "b": 40})
+    return figure.update_layout(height=420, margin={"l": 60, "r": 60, "t": 60, "b": 40})
 
 
 def _points(group: list[dict], quality: str, diversity: str, name: str, *, hollow: bool) -> dict:
@@ -298,15 +311,3 @@ def _interval(group: list[dict], metric: str, color: str) -> dict:
         "thickness": 1,
         "width": 3,
     }
-
-
-def styled(figure: go.Figure, height: int) -> go.Figure:
-    """The figure in the kit's looks."""
-    figure.update_layout(
-        height=height,
-        margin={"l": 70, "r": 20, "t": 70, "b": 60},
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0},
-        font={"family": "system-ui, sans-serif", "size": 13},
-        hoverlabel={"align": "left"},
-    )
-    return figure

@@ -79,17 +79,32 @@ def choose_axes(draw: Callable[[str, str], go.Figure], records: Sequence[dict], 
     return widgets.VBox([widgets.HBox(menus), output])
 
 
-def explore(draw: Callable[..., go.Figure], **inputs: widgets.ValueWidget) -> widgets.VBox:
-    """The widgets in a row and under them draw(**their values), drawn again whenever one changes."""
-    output = widgets.Output()
+# In JupyterLab plotly draws each figure once more, as the PNG that a saved notebook shows: a third of the time between
+# slider and chart, for a picture that is never saved out of an Output. It does not where a figure's box has no height.
+UNSAVED = """<style>
+.mixkit-unsaved :is(.jp-OutputArea, .jp-OutputArea-child, .jp-RenderedPlotly) { overflow: visible !important }
+.mixkit-unsaved .jp-RenderedPlotly { height: 0 !important }
+</style>"""
 
-    def redraw(change=None) -> None:
-        fill(output, draw(**{name: widget.value for name, widget in inputs.items()}))
+
+def explore(draw: Callable[..., go.Figure], **inputs: widgets.ValueWidget) -> widgets.VBox:
+    """The widgets in a row and under them draw(**their values), drawn again whenever one changes.
+
+    The figures must state their height, the same one each time.
+    """
+    output = widgets.Output()
+    output.add_class("mixkit-unsaved")
+
+    def asked() -> go.Figure:
+        return draw(**{name: widget.value for name, widget in inputs.items()})
 
     for widget in inputs.values():
-        widget.observe(redraw, "value")
-    redraw()
-    return widgets.VBox([widgets.HBox(list(inputs.values())), output])
+        widget.style.description_width, widget.layout.margin = "initial", "2px 16px 2px 2px"  # room for the whole of it
+        widget.observe(lambda change: fill(output, asked()), "value")
+    fill(output, first := asked())
+    output.layout.min_height = f"{first.layout.height}px"
+    style = widgets.HTML(UNSAVED, layout={"display": "none"})
+    return widgets.VBox([widgets.HBox(list(inputs.values())), style, output])
 
 
 def edit_actions(actions: str) -> widgets.VBox:

@@ -10,7 +10,7 @@ import torch
 
 from mixkit.errors import InputError, check_unit_interval, unknown
 
-POINTS, STARTS, ROUNDS = 501, (31, 21), 25
+POINTS, STARTS, ROUNDS = 251, (31, 21), 25
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def divergence(kind: str, mean, deviation, *, eta: float = 0.5, target: Mixture 
     """
     if not np.min(deviation) > 0:
         raise InputError(f"deviation is {np.min(deviation)}; it must be positive")
-    return _quadrature(kind, eta, target, 8 * POINTS)(*np.broadcast_arrays(mean, deviation))
+    return _quadrature(kind, eta, target, 16 * POINTS)(*np.broadcast_arrays(mean, deviation))
 
 
 def fit_gaussian(kind: str, *, eta: float = 0.5, target: Mixture = Mixture()) -> Gaussian:
@@ -101,7 +101,7 @@ def fit_gaussian(kind: str, *, eta: float = 0.5, target: Mixture = Mixture()) ->
     bounds = [(min(target.means), max(target.means)), np.log([min(target.deviations) / 2, target.moments()[1] * 1.1])]
     starts = [np.linspace(*bound, count) for bound, count in zip(bounds, STARTS, strict=True)]
     least, mean, log = best_of(*starts)
-    value = _quadrature(kind, eta, target, 2 * POINTS)
+    value = _quadrature(kind, eta, target, (4 if kind == "tv" else 2) * POINTS)
     least, span = math.inf, max(np.diff(axis).max() for axis in starts)
     for _ in range(ROUNDS):
         pattern = span * np.arange(-2, 3) / 2

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mixkit.backspace import TreePicture
-from mixkit.charts import COLORS, LABELS, number, styled
+from mixkit.charts import COLORS, LABELS, number
 from mixkit.estimates import Estimate
 
 KEPT, TAKEN_BACK, PALE = "#0072B2", "#D55E00", "#DDDDDD"
@@ -59,7 +59,7 @@ def tree_and_mask(picture: TreePicture) -> go.Figure:
     figure.update_yaxes(visible=False, range=[-max(lanes) - 0.7, 0.9], row=1, col=1)
     figure.update_xaxes(side="bottom", tickangle=-60, row=1, col=2)
     figure.update_yaxes(autorange="reversed", row=1, col=2)
-    return styled(figure, 360).update_layout(legend_y=1.08)  # above the subplots' titles
+    return figure.update_layout(height=360, legend_y=1.08)  # above the subplots' titles
 
 
 def _lanes(picture: TreePicture) -> list[int]:
@@ -86,7 +86,7 @@ def occupancies(names: Sequence[str], data: Sequence[float], model: Sequence[flo
         figure.add_trace(go.Bar(**bars, name=name, marker_color=color, hovertemplate="%{x}: %{y:.4f}<extra></extra>"))
     figure.update_xaxes(title="text so far → action", tickangle=-45)
     figure.update_yaxes(title="occupancy")
-    return styled(figure, 380)
+    return figure.update_layout(height=380)
 
 
 def accuracies(results: Mapping[str, Estimate]) -> go.Figure:
@@ -97,4 +97,4 @@ def accuracies(results: Mapping[str, Estimate]) -> go.Figure:
         bar = {"x": [LABELS[name]], "y": [estimate.value], "marker_color": COLORS[name], "showlegend": False}
         figure.add_trace(go.Bar(**bar, error_y={"symmetric": False, **ends}, text=[number(vars(estimate))]))
     figure.update_yaxes(title="right answers", range=[0, 1])
-    return styled(figure, 340)
+    return figure.update_layout(height=340)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from mixkit.charts import COEFFICIENT, COLORS, LABELS, label, styled
+from mixkit.charts import COEFFICIENT, COLORS, LABELS, label
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 POINTS = 60  # of a run's curve: what is averaged into one is noise to the eye
@@ -25,7 +25,7 @@ def training_curve(history: Sequence[dict]) -> go.Figure:
             figure.add_trace(go.Scatter(x=x, y=y, mode=mode, name=name, line={"color": color}))
     figure.update_xaxes(title="optimizer step")
     figure.update_yaxes(title="nats per token")
-    return styled(figure, height=380)
+    return figure.update_layout(height=380)
 
 
 def training_curves(runs: Sequence[dict], histories: Mapping[str, Sequence[dict]], key: str = "nll") -> go.Figure:
@@ -62,7 +62,7 @@ def training_curves(runs: Sequence[dict], histories: Mapping[str, Sequence[dict]
         count[name] += 1
     figure.update_xaxes(title="optimizer step")
     figure.update_yaxes(title=f"{'objective' if key == 'loss' else key} in training, nats per token")
-    return styled(figure, height=380).update_layout(margin={"r": 70}, uirevision="training")
+    return figure.update_layout(height=380, margin={"r": 70}, uirevision="training")
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import torch
 
 from mixkit.chains import NAMES
-from mixkit.charts import COLORS, SYMBOLS, styled
+from mixkit.charts import COLORS, SYMBOLS
 from mixkit.gaussians import Gaussian, Mixture, gaussian_log_density
 from mixkit.markov import MarkovChain
 from mixkit.objectives import TokenWeighted
@@ -23,59 +23,59 @@ COLORBAR = ["≤ 10⁻⁶", "10⁻⁴", "0.01", "1"]
 
 
 def weight_curves(objectives: Mapping[str, TokenWeighted]) -> go.Figure:
-    """w(q), and w(q) (1 - q), the pull on the token's own logit, against q, a logarithmic axis, by name."""
+    """w(q), and, thin, the pull on the token's own logit, w(q) (1 - q), against q, a logarithmic axis, by name.
+
+    One pair of axes: two would take a browser twice as long, and this figure follows sliders.
+    """
     q = torch.logspace(-9, 0, 181, dtype=torch.float64)
     traces = []
     used: dict[str, int] = {}
     for name, objective in objectives.items():
         kind = NAMES[type(objective)]
-        line = {"color": COLORS[kind], "width": 2.5, "dash": DASHES[used.get(kind, 0) % len(DASHES)]}
+        line = {"color": COLORS[kind], "dash": DASHES[used.get(kind, 0) % len(DASHES)]}
         used[kind] = used.get(kind, 0) + 1
         weight = objective.weight(q)
-        for axis, y in (("", weight), ("2", weight * (1 - q))):
+        for what, y, width in (("w(q)", weight, 3), ("w(q) (1 − q)", weight * (1 - q), 1)):
             traces.append(
                 {
                     "x": q.numpy(),
                     "y": y.numpy(),
                     "name": name,
-                    "line": line,
+                    "line": line | {"width": width},
                     "mode": "lines",
-                    "showlegend": not axis,
+                    "showlegend": width > 1,
                     "legendgroup": name,
-                    "xaxis": f"x{axis}",
-                    "yaxis": f"y{axis}",
-                    "hovertemplate": "q = %{x:.2g}<br>%{y:.3g}",
+                    "hovertemplate": f"q = %{{x:.2g}}<br>{what} = %{{y:.3g}}",
                 }
             )
-    ticks = {"type": "log", "tickvals": [1e-9, 1e-6, 1e-3, 0.1, 1], "ticktext": ["10⁻⁹", "10⁻⁶", "0.001", "0.1", "1"]}
-    probability = "q, the model's probability of the token"
+    ticks = {"tickvals": [1e-9, 1e-6, 1e-3, 0.1, 1], "ticktext": ["10⁻⁹", "10⁻⁶", "0.001", "0.1", "1"]}
     layout = {
-        "xaxis": {**ticks, "domain": [0, 0.46], "title": probability},
-        "xaxis2": {**ticks, "domain": [0.54, 1], "title": probability, "anchor": "y2"},
-        "yaxis": {"title": "weight of its nll, w(q)", "range": [-0.03, 1.05]},
-        "yaxis2": {"title": "pull on its logit, w(q) (1 − q)", "range": [-0.03, 1.05], "anchor": "x2"},
+        "height": 400,
+        "xaxis": {**ticks, "type": "log", "range": [-9.1, 0.1], "title": "q, the model's probability of the token"},
+        "yaxis": {"title": "weight of its nll, w(q)<br>thin: pull on its logit, w(q) (1 − q)", "range": [-0.03, 1.05]},
     }
-    return styled(go.Figure(data=traces, layout=layout), height=400)
+    return go.Figure(data=traces, layout=layout)
 
 
 def gaussian_fits(fits: Mapping[str, Gaussian], target: Mixture = TARGET) -> go.Figure:
     """The target's density, filled, and those of the Gaussians fitted to it, by the name of what each minimises."""
     x = np.linspace(-4, 8, 241)
-    figure = go.Figure()
+    curve = {"x": x, "mode": "lines"}
     gray = {"color": "#999999", "width": 1}
-    figure.add_scatter(x=x, y=np.exp(target.log_density(x)), name="the truth", fill="tozeroy", line=gray, mode="lines")
+    traces = [{**curve, "y": np.exp(target.log_density(x)), "name": "the truth", "fill": "tozeroy", "line": gray}]
     colors = ("#0072B2", "#56B4E9", "#D55E00", "#009E73", "#CC79A7")
     for (name, fit), color, dash in zip(fits.items(), colors, (*DASHES, "longdash"), strict=False):
-        figure.add_scatter(
-            x=x,
-            y=np.exp(gaussian_log_density(x, fit.mean, fit.deviation)),
-            name=f"{name}: N({fit.mean:.2f}, {fit.deviation:.2f}²)",
-            mode="lines",
-            line={"color": color, "width": 2.5, "dash": dash},
-            hoverinfo="name",
+        traces.append(
+            {
+                **curve,
+                "y": np.exp(gaussian_log_density(x, fit.mean, fit.deviation)),
+                "name": f"{name}: N({fit.mean:.2f}, {fit.deviation:.2f}²)",
+                "line": {"color": color, "width": 2.5, "dash": dash},
+                "hoverinfo": "name",
+            }
         )
-    figure.update_layout(xaxis={"title": "x"}, yaxis={"title": "density"}, hoverlabel={"namelength": -1})
-    return styled(figure, height=420)
+    layout = {"height": 420, "xaxis": {"title": "x"}, "yaxis": {"title": "density"}, "hoverlabel": {"namelength": -1}}
+    return go.Figure(data=traces, layout=layout)
 
 
 def transitions(gold: MarkovChain, learned: MarkovChain, name: str) -> go.Figure:
@@ -115,6 +115,7 @@ def transitions(gold: MarkovChain, learned: MarkovChain, name: str) -> go.Figure
     ]
     kind = {"type": "category", "showgrid": False, "tickfont": {"size": 9}, "dtick": max(1, vocab // 20)}
     layout = {
+        "height": 480,
         "xaxis": {**kind, "domain": [0, 0.46], "title": "P, the truth: next token"},
         "xaxis2": {**kind, "domain": [0.52, 0.98], "title": f"Q, learned by {name}: next token", "anchor": "y2"},
         "yaxis": {**kind, "autorange": "reversed", "title": "previous token"},
@@ -122,7 +123,7 @@ def transitions(gold: MarkovChain, learned: MarkovChain, name: str) -> go.Figure
         "shapes": shapes if crosses else [],
         "showlegend": True,
     }
-    return styled(go.Figure(data=[*maps, legend], layout=layout), height=480)
+    return go.Figure(data=[*maps, legend], layout=layout)
 
 
 def bigram_tradeoff(lines: Sequence[dict], published: Sequence[dict] = (), chosen: float | None = None) -> go.Figure:
@@ -174,4 +175,4 @@ def bigram_tradeoff(lines: Sequence[dict], published: Sequence[dict] = (), chose
         xaxis={**axis, "title": "avg. js: distance of Q from P"},
         yaxis={**axis, "title": "avg. 0s: probability of the impossible"},
     )
-    return styled(figure, height=460)
+    return figure.update_layout(height=460)

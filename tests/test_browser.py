@@ -158,6 +158,10 @@ def test_a_slider_turns_the_curves_of_the_objectives(page_of):
     view.locator(".widget-slider", has_text="η").locator(".noUi-handle").press("ArrowRight")
     after = json.loads(until_redrawn(view, before))
     assert after[2]["name"] == "MixCE η=0.11"
+    plot = view.locator(PLOT).first
+    assert plot.evaluate("plot => plot.offsetHeight") == 0  # so that plotly makes no picture of it to be saved
+    figure, room = (x.bounding_box() for x in (plot.locator(".main-svg").first, view.locator(".mixkit-unsaved").first))
+    assert figure["height"] == room["height"] == 400 and figure["y"] == room["y"]
 
 
 def test_a_menu_changes_the_axes_of_the_tradeoff(page_of):
