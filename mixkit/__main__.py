@@ -31,10 +31,11 @@ def main(arguments: list[str] | None = None) -> int:
     report = commands.add_parser("report", help="print a study's table and bring its report.html up to date")
     report.add_argument("name", help="folder under runs/")
     bench = commands.add_parser(
-        "bench", help="measure the kit itself: the vocabulary head, which metric sees what, or a study that is killed"
+        "bench", help="measure the kit itself: losses, judging, known truth, which metric sees what, a killed study"
     )
-    bench.add_argument("what", nargs="?", default="head", choices=("head", "damages", "kills"))
-    bench.add_argument("corpus", nargs="?", default="wikitext", help="of damages: human texts, a name or a file")
+    bench.add_argument("what", nargs="?", default="head", choices=("head", "judging", "truth", "damages", "kills"))
+    corpus = "a name or a file: of damages the human texts (wikitext), of judging what is counted (pydoc)"
+    bench.add_argument("corpus", nargs="?", help=corpus)
     truth = commands.add_parser("truth", help="the bigram study, where the truth is known: the whole table")
     truth.add_argument("--vocab", type=int, default=20, help="tokens of the chain, the end among them")
     truth.add_argument("--zeros", type=float, default=0.5, help="share of the transitions that are forbidden")
@@ -49,11 +50,19 @@ def main(arguments: list[str] | None = None) -> int:
             if asked.what == "damages":
                 from mixkit.stress import main as damages
 
-                damages(asked.corpus)
+                damages(asked.corpus or "wikitext")
             elif asked.what == "kills":
                 from mixkit.kills import main as kills
 
                 kills()
+            elif asked.what == "judging":
+                from mixkit.bench_judging import judging
+
+                judging(asked.corpus or "pydoc")
+            elif asked.what == "truth":
+                from mixkit.bench_judging import truth
+
+                truth()
             else:
                 from mixkit.bench import main as head
 
