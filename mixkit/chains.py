@@ -159,7 +159,8 @@ def fit(
     gold: one chain for all seeds, or a batch of one a seed. A seed sets texts, start, order and dropout; objectives
     share them. Learner: embedding 50, linear 50, ReLU, dropout 0.1, linear to V + 1 (a padding token that never
     occurs is also the start); Adam 1e-3, weight decay 1e-4; stops after `epochs`, or `patience` of them without a
-    better development loss, whose best epoch is kept.
+    better development loss, whose best epoch is kept. What is fitted beside changes no result, but for "gumbel", whose
+    noise is drawn for all at once.
     Losses are sums over a text, means over the batch. Since the learner is a bigram model they depend on the batch's
     transition counts alone, so counts are all that is kept of the texts: the same loss and gradient, except that
     dropout is drawn `masks` times for each previous token and batch, where the published one draws at each position

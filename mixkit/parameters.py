@@ -111,7 +111,7 @@ FINETUNE = {
     "batch_size": Parameter(32, "texts in a batch, on each device", 1),
     "accumulation": Parameter(1, "batches in an optimizer step", 1),
     "learning_rate": Parameter(5e-4, "peak of AdamW's linear decay", 0, 1),
-    "max_tokens": Parameter(128, "texts are cut after so many tokens", 2),
+    "max_tokens": Parameter(160, "texts are cut after so many tokens", 2),
     "evaluations": Parameter(4, "validations during training", 1),
     "patience": Parameter(0, "stop after so many validations without a better nll; 0 never stops early", 0),
     "precision": Parameter(
