@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 
 from mixkit.comparisons import decoding_curves, undominated
+from mixkit.placing import text_positions
 
 WHITE = pio.templates["plotly_white"].to_plotly_json()
 # The kit's looks: of plotly_white what our figures use. The whole of it would be most of a small figure, and copied
@@ -40,13 +41,6 @@ SYMBOLS = {
     "sequencematch": "diamond",
     "mle-backspace": "circle-x",
     "human": "star",
-}
-PLACES = {  # of the labels, so that few overlap
-    "mle": "bottom center",
-    "mixce": "top left",
-    "tailr": "top right",
-    "sequencematch": "bottom left",
-    "mle-backspace": "bottom right",
 }
 LABELS = {
     "mle": "MLE",
@@ -167,6 +161,7 @@ def frontier(records: Sequence[dict], quality: str = "mauve", diversity: str = "
         if group:
             traces.append(_points(group, quality, diversity, name, hollow=part == "decoding"))
     human, layout = _human(shown, quality, diversity)
+    _place_texts([trace for trace in traces if "text" in trace], human)
     layout |= {"xaxis": {"title": AXES.get(diversity, diversity)}, "yaxis": {"title": AXES.get(quality, quality)}}
     return go.Figure(data=[*traces, *human], layout={"height": 560, **layout})  # at once: additions cost most of it
 
@@ -240,7 +235,6 @@ def _points(group: list[dict], quality: str, diversity: str, name: str, *, hollo
         "error_y": _interval(group, quality, COLORS[name]),
         "mode": "markers+text",
         "text": texts,
-        "textposition": "bottom right" if hollow else PLACES[name],
         "textfont": {"size": 11, "color": COLORS[name]},
         "marker": {
             "color": "white" if hollow else COLORS[name],
@@ -257,6 +251,20 @@ def _points(group: list[dict], quality: str, diversity: str, name: str, *, hollo
         ],
         "hoverinfo": "text",
     }
+
+
+def _place_texts(traces: list[dict], others: list[dict]) -> None:
+    """Each text of the traces to the side of its point where it covers least of these and of the others' points."""
+    places, bars = [], []
+    for trace in traces:
+        for i, (x, y) in enumerate(zip(trace["x"], trace["y"], strict=True)):
+            places.append(((x, y), trace["text"][i]))
+            ends = [(t["arrayminus"][i] or 0, t["array"][i] or 0) for t in (trace["error_x"], trace["error_y"])]
+            bars += [(x - ends[0][0], y, x + ends[0][1], y), (x, y - ends[1][0], x, y + ends[1][1])]
+    places += [(point, "") for trace in others for point in zip(trace["x"], trace["y"], strict=True)]
+    sides = iter(text_positions(*zip(*places, strict=True), bars) if places else ())
+    for trace in traces:
+        trace["textposition"] = [next(sides) for _ in trace["x"]]
 
 
 def _human(records: list[dict], quality: str, diversity: str) -> tuple[list[dict], dict]:

@@ -13,6 +13,7 @@ import pytest
 from mixkit import charts, report
 from mixkit.fragments import compared_table, table, table_csv
 from mixkit.parameters import check
+from mixkit.placing import text_positions
 from mixkit.report import page
 from mixkit.runs import RunStore
 from mixkit.sweeps import PlannedRun, Study, write_study
@@ -225,3 +226,13 @@ def test_the_page_in_a_browser(tmp_path):
         assert set(view.evaluate(visible)) == {"human", "mle", "mixce", "tailr"}
         browser.close()
     assert noise == []
+
+
+def test_texts_stand_where_nothing_else_is():
+    assert text_positions([], []) == []
+    crowd = [(0, 0), (1, 0), (0.04, 0.02), (1, 1), (0, 1)]
+    sides = text_positions(crowd, ["a=0.1", "", "b=0.2", "", ""], size=(1000, 430))
+    assert sides[0] not in ("top right", "middle right") and sides[2] == "top right"  # one stands to the other's right
+    beside = text_positions([(0, 0), (1, 1), (0.5, 0.5)], ["", "", "text"], bars=[(0.5, 0.53, 0.6, 0.53)])
+    assert beside[2] == "top left"
+    assert text_positions([(2, 3)], ["alone"]) == ["top right"]
