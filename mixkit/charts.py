@@ -120,6 +120,11 @@ def measured(records: Sequence[dict], metrics: Sequence[str] = ()) -> list[str]:
     return [m for m in names if any(_value(r, m) is not None for r in trained)]
 
 
+def chosen_pair(records: Sequence[dict]) -> tuple[str, str]:
+    """(quality, diversity) that are shown first: of each the first that some trained run has a value of."""
+    return tuple((measured(records, metrics) or metrics)[0] for metrics in (QUALITIES, DIVERSITIES))
+
+
 def number(estimate: dict | None, digits: int = 3) -> str:
     """An estimate as text: `0.912 [0.903, 0.921]`, or `–` where it is absent."""
     if not estimate or estimate["value"] is None:

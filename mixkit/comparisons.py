@@ -114,18 +114,20 @@ def findings(
 ) -> list[str]:
     """Sentences about what the intervals do and do not support, from the numbers alone.
 
-    compared: of `compare_with_mle`. names: what each run is called. pairs: (quality, diversity), higher better on both.
+    compared: of `compare_with_mle`. names: what each run is called. pairs: (quality, diversity), higher better on both;
+    nothing is said of a run that lacks one of the two.
     """
     trained = [r for r in done if r.get("part", "grid") == "grid" and r["parameters"]["objective"] != "mle"]
     said = []
     for quality, diversity in pairs:
         for knob in KNOBS:
             by_seed = {seed: curve for k, seed, curve in decoding_curves(done) if k == knob}
-            if by_seed and trained:
-                places = {
-                    r["name"]: beyond_curve(r, by_seed.get(r["parameters"]["seed"], []), quality, diversity)
-                    for r in trained
-                }
+            places = {
+                r["name"]: beyond_curve(r, by_seed.get(r["parameters"]["seed"], []), quality, diversity)
+                for r in trained
+                if _box(r, quality, diversity)
+            }
+            if by_seed and places:
                 said.append(_about_curve(places, knob.replace("_", "-"), quality, diversity, names))
     if trained and not decoding_curves(done):
         said.append("The study has no decoding baselines, so nothing is said about MLE at other temperatures.")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import ipywidgets as widgets
 
 from mixkit.charts import label
+from mixkit.errors import unknown
 from mixkit.escaping import as_html
 from mixkit.fragments import COLUMNS, card, data_uri, table, table_csv, written
 
@@ -17,6 +18,14 @@ STYLE = (
     ".mixkit .sample {border: 1px solid #8884; padding: 6px 10px; line-height: 1.4; white-space: pre-wrap}"
     ".mixkit .sample s {color: #b00020} .mixkit [hidden] {display: none} .mixkit a {text-decoration: underline}</style>"
 )
+
+
+def check_metrics(done: Sequence[dict], *names: str) -> None:
+    """Raises InputError unless each of the names is a metric of the runs, with a value or absent with its reason."""
+    known = sorted({m for r in done for m in r["metrics"]})
+    for name in names:
+        if name not in known:
+            raise unknown("metric", name, known)
 
 
 def numbers(done: Sequence[dict], name: str) -> widgets.VBox:

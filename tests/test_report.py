@@ -157,6 +157,18 @@ def test_the_page_is_whole_small_and_runs_nothing_that_a_model_wrote():
     assert "Nothing has been run" in empty and "No run has samples" in empty
 
 
+def test_without_mauve_the_page_begins_with_the_first_pair_that_was_measured():
+    absent = {"value": None, "low": None, "high": None, "why": "too few prompts"}
+    done = [{**r, "metrics": {**r["metrics"], "mauve": absent, "distinct_2": absent}} for r in DONE]
+    made = page(STUDY, done, SAMPLES)
+    first = json.loads(re.search(r'<script type="application/json">(.*?)</script>', made, re.S).group(1))
+    titles = [first["layout"][axis]["title"]["text"] for axis in ("yaxis", "xaxis")]
+    assert titles == [charts.AXES["precision"], charts.AXES["diversity"]]
+    assert {"MixCE", "TaiLr"} <= {trace["name"] for trace in first["data"]}
+    assert re.findall(r'<option value="(\w+)" selected>', made) == ["precision", "diversity"]
+    assert "MLE was not sampled" not in made and "No objective is shown" not in made
+
+
 def test_every_quality_is_drawn_against_every_diversity_that_the_runs_have():
     packed = re.search(r'id="pairs">([^<]+)<', page(STUDY, DONE, SAMPLES)).group(1)
     pairs = json.loads(gzip.decompress(base64.b64decode(packed)))
