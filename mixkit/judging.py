@@ -150,37 +150,52 @@ def _by_features(
         people = ReadTexts.by(reader, [*human, *spare], max_tokens)
         written = ReadTexts.by(reader, [text for texts in sets for text in texts], max_tokens)
         read = ReadTexts(reader.name, reader.limit, written.rows | people.rows)
-        results = mauve_by_sets(human, sets, read, max_tokens=max_tokens, kmeans_seeds=KMEANS_SEEDS)
-        neighbours = [prdc(human, texts, read, max_tokens=max_tokens) for texts in sets]
     except InputError as error:
         absent = {name: _record(Estimate.absent(str(error)), "sets") for name in names}
         return absent, absent
-    found = _spread(results, MAUVE_NAMES, over_sets) | _spread(neighbours, PRDC_NAMES, over_sets)
+
+    def numbers(pairs: Sequence, seeds: Sequence[int], interval: Callable) -> dict[str, dict]:
+        def by_clusters() -> list:
+            return [mauve(*pair, read, max_tokens=max_tokens, kmeans_seeds=seeds) for pair in pairs]
+
+        def by_neighbours() -> list:
+            return [prdc(*pair, read, max_tokens=max_tokens) for pair in pairs]
+
+        return _spread(by_clusters, MAUVE_NAMES, interval) | _spread(by_neighbours, PRDC_NAMES, interval)
+
+    found = numbers([(human, texts) for texts in sets], KMEANS_SEEDS, over_sets)
     if len(spare) < size:
         why = f"human against human needs {size} more human texts; the corpus has {len(spare)}"
         return found, {name: _record(Estimate.absent(why), "halvings") for name in names}
     pool, random = human + spare, np.random.default_rng(0)
     orders = [random.permutation(len(pool)) for _ in range(CEILING_SPLITS)]
     halvings = [([pool[i] for i in p[:size]], [pool[i] for i in p[size : 2 * size]]) for p in orders]
-    results = [mauve(*pair, read, max_tokens=max_tokens, kmeans_seeds=KMEANS_SEEDS[:1]) for pair in halvings]
-    neighbours = [prdc(*pair, read, max_tokens=max_tokens) for pair in halvings]
-    return found, _spread(results, MAUVE_NAMES, one_more) | _spread(neighbours, PRDC_NAMES, one_more)
+    return found, numbers(halvings, KMEANS_SEEDS[:1], one_more)
 
 
 def _of_windows(human: list[str], sets: list[list[str]], spare: list[str], words: int, reader: Reader) -> list[dict]:
     """MAUVE of windows of the sets against those of the human texts, and of the spare human texts against the same."""
-    size = len(human)
-    try:
-        drawn = [windows(texts, words, n=size, seed=i) for i, texts in enumerate((human, *sets, spare or [""]))]
-        *results, ceiling = mauve_by_sets(drawn[0], drawn[1:], reader, kmeans_seeds=KMEANS_SEEDS)
-    except InputError as error:
-        return [_record(Estimate.absent(str(error)), "sets", window_words=words)] * 2
-    return [_spread(r, ("mauve",), over_sets, window_words=words)["mauve"] for r in (results, [ceiling])]
+
+    def against_human(others: Sequence[list[str]], seed: int) -> dict[str, object]:
+        def measure() -> list:
+            own, *drawn = (
+                windows(texts, words, n=len(human), seed=i) for i, texts in ((0, human), *enumerate(others, seed))
+            )
+            return mauve_by_sets(own, drawn, reader, kmeans_seeds=KMEANS_SEEDS)
+
+        return _spread(measure, ("mauve",), over_sets, window_words=words)["mauve"]
+
+    return [against_human(sets, 1), against_human([spare or [""]], 1 + len(sets))]
 
 
-def _spread(results: Sequence, names: Sequence[str], interval: Callable, **facts: object) -> dict[str, dict]:
-    """One record a name: the mean over results, the interval over them, and each one's value."""
+def _spread(measure: Callable, names: Sequence[str], interval: Callable, **facts: object) -> dict[str, dict]:
+    """One record a name: the mean over measure()'s results, the interval over them, and each one's value; absent with
+    the reason where it raises InputError."""
     over = "halvings" if interval is one_more else "sets"
+    try:
+        results = measure()
+    except InputError as error:
+        return {name: _record(Estimate.absent(str(error)), over, **facts) for name in names}
     records = {}
     for name in names:
         values = [getattr(result, name) for result in results]

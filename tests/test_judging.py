@@ -87,9 +87,25 @@ def test_what_is_too_little_is_absent_with_the_reason(judged):
     for name in ("mauve", "coverage"):
         assert human[name]["value"] is None and "needs 100 more human texts; the corpus has 99" in human[name]["why"]
     assert metrics["mauve_windows"]["value"] is None and "windows of 999 words" in metrics["mauve_windows"]["why"]
-    few, _ = judging.judge_samples(prompts[:99], [sets[0][:99]], others, reader, max_tokens=40)
-    assert few["mauve"]["value"] is few["recall"]["value"] is None and "at least 100" in few["mauve"]["why"]
+    few, human = judging.judge_samples(prompts[:99], [sets[0][:99]], others, reader, max_tokens=40)
+    assert few["mauve"]["value"] is human["mauve"]["value"] is None and "at least 100" in few["mauve"]["why"]
     assert few["diversity"]["value"] is not None and "mauve_windows" not in few
+    for name in judging.PRDC_NAMES:
+        assert few[name]["texts"] == human[name]["texts"] == 99 and human[name]["low"] is not None
+
+
+@FEW
+def test_windows_of_the_runs_stand_where_only_the_ceiling_lacks_text(judged):
+    prompts, sets, others, reader, metrics, _ = judged
+    found = judging._of_windows(
+        [p.text + p.human for p in prompts],
+        [[p.text + text for p, text in zip(prompts, texts, strict=True)] for texts in sets],
+        [p.text + p.human for p in others[:1]],
+        8,
+        reader,
+    )
+    assert found[0]["value"] == pytest.approx(metrics["mauve_windows"]["value"], abs=1e-6)
+    assert found[1]["value"] is None and "windows of 8 words asked of texts that hold" in found[1]["why"]
 
 
 def test_numbers_by_other_models(judged, monkeypatch):
