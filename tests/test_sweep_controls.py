@@ -134,6 +134,11 @@ def test_sliders_make_the_plan_and_a_wrong_value_a_red_line(tiny, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("alpha", [1e-8, 0.01, 500.0])
+def test_an_alpha_beyond_the_slider_is_the_one_that_was_given(tiny, alpha):
+    assert sweep_inputs.settings(sweep_inputs.build({**tiny, "alpha": alpha}))["alpha"] == alpha
+
+
 def test_a_row_of_an_objective_is_there_while_the_objective_is_chosen(tiny):
     inputs = sweep_inputs.build(tiny)
     rows = {row.children[0].description: row for row in sweep_inputs.layout(inputs).children}
