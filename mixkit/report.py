@@ -25,7 +25,7 @@ from mixkit.charts import (
 )
 from mixkit.comparisons import compare_with_mle, findings
 from mixkit.escaping import as_html
-from mixkit.fragments import card, compared_table, data_uri, dot, table, table_csv, written
+from mixkit.fragments import cards, compared_table, data_uri, dot, table, table_csv
 from mixkit.runs import RunStore, write_atomically
 from mixkit.studies import Study, outdated
 from mixkit.sweeps import records
@@ -134,20 +134,9 @@ def _samples(done: Sequence[dict], samples: dict[str, list[dict]]) -> str:
         f'<label>by <select id="run"><option value="">every trained run</option>{options}</select></label></p>'
     ]
     for i in drawn:
-        human = first[shown[0]["name"]][i]
-        cards = [card("human", "human", human["prompt"], as_html(human["human"]), "human", "human")]
-        cards += [
-            card(
-                label(r),
-                r["parameters"]["objective"],
-                human["prompt"],
-                written(first[r["name"]][i]),
-                r["name"],
-                r["part"],
-            )
-            for r in shown
-        ]
-        blocks.append(f'<div class="samples"{" hidden" * (i != drawn[0])}>{"".join(cards)}</div>')
+        by_run = [(r, first[r["name"]][i]) for r in shown]
+        made = cards(by_run[0][1], by_run, hide_decoded=True)
+        blocks.append(f'<div class="samples"{" hidden" * (i != drawn[0])}>{made}</div>')
     return "".join(blocks)
 
 

@@ -8,7 +8,7 @@ import ipywidgets as widgets
 from mixkit.charts import label
 from mixkit.errors import unknown
 from mixkit.escaping import as_html
-from mixkit.fragments import COLUMNS, card, data_uri, table, table_csv, written
+from mixkit.fragments import COLUMNS, cards, data_uri, table, table_csv
 
 STYLE = (
     "<style>.mixkit td, .mixkit th {padding: 2px 10px; text-align: left; white-space: nowrap}"
@@ -61,12 +61,8 @@ def samples(done: Sequence[dict], written_by: Mapping[str, Sequence[dict]]) -> w
     def draw(change=None) -> None:
         human = first[shown[0]["name"]][prompt.value]
         chosen = [r for r in shown if r["name"] == menu.value or (not menu.value and r.get("part") != "decoding")]
-        cards = [card("human", "human", human["prompt"], as_html(human["human"]), "human", "human")]
-        for r in chosen:
-            sample = first[r["name"]][prompt.value]
-            text = written(sample)
-            cards.append(card(label(r), r["parameters"]["objective"], sample["prompt"], text, r["name"], "grid"))
-        view.value = f'{STYLE}<div class="mixkit"><div class="samples">{"".join(cards)}</div></div>'
+        made = cards(human, [(r, first[r["name"]][prompt.value]) for r in chosen])
+        view.value = f'{STYLE}<div class="mixkit"><div class="samples">{made}</div></div>'
 
     for widget in (prompt, menu):
         widget.observe(draw, "value")

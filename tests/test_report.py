@@ -198,6 +198,14 @@ def test_what_a_model_took_back_is_struck_through():
     assert "It &lt;was&gt; <s>dark</s>light</div>" in page(STUDY, DONE[:2], samples)
 
 
+def test_a_sample_stands_after_its_own_prompt():
+    samples = {**SAMPLES, "tailr": [{**s, "prompt": "There was"} for s in SAMPLES["tailr"]]}
+    made = page(STUDY, DONE, samples)
+    for name, beginning in (("human", "Once "), ("mixce", "Once "), ("tailr", "There was")):
+        prompts = re.findall(rf'data-run="{name}".*?class="prompt">(.*?)</span>', made, re.S)
+        assert len(prompts) == report.SHOWN_PROMPTS and all(p.startswith(beginning) for p in prompts)
+
+
 def test_the_page_in_a_browser(tmp_path):
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     chromium = shutil.which("chromium")
