@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 
 from mixkit.comparisons import decoding_curves, undominated
+from mixkit.parameters import COEFFICIENTS, FINETUNE
 
 WHITE = pio.templates["plotly_white"].to_plotly_json()
 # The kit's looks: of plotly_white what our figures use. The whole of it would be most of a small figure, and copied
@@ -61,6 +62,7 @@ COEFFICIENT = {
     "sequencematch": ("alpha", "α"),
     "mle-backspace": ("noise_rate", "noise"),
 }
+UNSAID = {"w_min": 0.0, "noise_rate": 0.03, "refill_every": 20}  # the quick study's where it has no default
 AXES = {
     "perplexity": "perplexity on held-out texts (lower is better)",
     "mauve": "MAUVE (1 = as the human texts)",
@@ -96,14 +98,19 @@ PARALLEL += ("judge_perplexity",)
 
 
 def label(record: dict) -> str:
-    """The run in a few words: `MixCE η=0.1`, `MLE, temperature 0.7`."""
+    """The run in a few words: `MixCE η=0.1`, `TaiLr γ=0.1, w_min=0.2`, `MLE, temperature 0.7`.
+
+    It tells the objective's first coefficient, and those of the others that are not what is UNSAID: the default, or
+    what the quick study has.
+    """
     parameters = record["parameters"]
     text = "base (MLE)" if record.get("part") == "base" else LABELS[parameters["objective"]]
     if parameters["objective"] in COEFFICIENT:
         name, letter = COEFFICIENT[parameters["objective"]]
         text += f" {letter}={parameters[name]:g}"
-    if parameters["objective"] == "sequencematch" and parameters["divergence"] != "chi2-mixture":
-        text += f", {parameters['divergence']}"
+    for name in COEFFICIENTS[parameters["objective"]][1:]:
+        if parameters[name] != UNSAID.get(name, FINETUNE[name].default):
+            text += f", {parameters[name]}" if name == "divergence" else f", {name}={parameters[name]:g}"
     if parameters["temperature"] != 1:
         text += f", temperature {parameters['temperature']:g}"
     if parameters["top_p"] != 1:
@@ -177,33 +184,42 @@ def frontier(records: Sequence[dict], quality: str = "mauve", diversity: str = "
 
 
 def against_coefficient(records: Sequence[dict], metric: str) -> go.Figure:
-    """A metric against the coefficient of each objective, as MixCE's eta and TaiLr's gamma, with MLE as a line."""
+    """A metric against the coefficient of each objective, as MixCE's eta and TaiLr's gamma, with MLE as a line; of
+    several seeds each has its own curves and line."""
     figure = go.Figure()
     trained = [r for r in records if r.get("part", "grid") == "grid" and _value(r, metric) is not None]
-    mle = [r for r in trained if r["parameters"]["objective"] == "mle"]
     for name, (coefficient, letter) in COEFFICIENT.items():
-        group = [r for r in trained if r["parameters"]["objective"] == name]
-        if not group:
-            continue
-        group = sorted(group, key=lambda r: r["parameters"][coefficient])
-        figure.add_trace(
-            go.Scatter(
-                x=[f"{letter}={r['parameters'][coefficient]:g}" for r in group],
-                y=[_value(r, metric) for r in group],
-                error_y=_interval(group, metric, COLORS[name]),
-                mode="lines+markers",
-                marker={"color": COLORS[name], "symbol": SYMBOLS[name], "size": 11},
-                line={"color": COLORS[name], "width": 1},
-                name=f"{LABELS[name]} by {letter}",
-                customdata=[r["name"] for r in group],
-                hovertext=[f"{label(r)}<br>{number(r['metrics'][metric])}" for r in group],
-                hoverinfo="text",
+        for i, group in enumerate(_by_seed(trained, name)):
+            group = sorted(group, key=lambda r: r["parameters"][coefficient])
+            figure.add_trace(
+                go.Scatter(
+                    x=[f"{letter}={r['parameters'][coefficient]:g}" for r in group],
+                    y=[_value(r, metric) for r in group],
+                    error_y=_interval(group, metric, COLORS[name]),
+                    mode="lines+markers",
+                    marker={"color": COLORS[name], "symbol": SYMBOLS[name], "size": 11},
+                    line={"color": COLORS[name], "width": 1},
+                    name=f"{LABELS[name]} by {letter}",
+                    legendgroup=name,
+                    showlegend=i == 0,
+                    customdata=[r["name"] for r in group],
+                    hovertext=[f"{label(r)}<br>{number(r['metrics'][metric])}" for r in group],
+                    hoverinfo="text",
+                )
             )
-        )
-    if mle:
-        figure.add_hline(y=_value(mle[0], metric), line={"color": COLORS["mle"], "dash": "dot"}, annotation_text="MLE")
+    for i, (mle, *_) in enumerate(_by_seed(trained, "mle")):
+        name = {} if i else {"annotation_text": "MLE"}
+        figure.add_hline(y=_value(mle, metric), line={"color": COLORS["mle"], "dash": "dot"}, **name)
     figure.update_yaxes(title="<br>".join(wrap(AXES.get(metric, metric), 32)))
     return figure.update_layout(height=380)
+
+
+def _by_seed(records: Sequence[dict], objective: str) -> list[list[dict]]:
+    """The records of that objective, a list a seed."""
+    groups: dict[int, list[dict]] = {}
+    for r in (r for r in records if r["parameters"]["objective"] == objective):
+        groups.setdefault(r["parameters"]["seed"], []).append(r)
+    return [groups[seed] for seed in sorted(groups)]
 
 
 def parallel(records: Sequence[dict], metrics: Sequence[str] = PARALLEL) -> go.Figure:

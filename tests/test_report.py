@@ -94,6 +94,31 @@ def test_two_seeds_have_two_curves_and_one_entry_in_the_legend():
     assert [t.showlegend for t in curves] == [True, False] and curves[0].x == curves[1].x
 
 
+def test_labels_tell_the_coefficients_that_differ():
+    asked = {"w_min": {"objective": "tailr", "gamma": 0.1}, "noise": {"objective": "sequencematch"}}
+    quick = {"w_min": {"w_min": 0.0}, "noise": {"noise_rate": 0.03, "refill_every": 20}}
+    for name, text in (("w_min", "TaiLr γ=0.1"), ("noise", "SequenceMatch α=0.01")):
+        assert charts.label(record("a", 0, 0, **asked[name], **quick[name])) == text
+    assert charts.label(record("a", 0, 0, **asked["w_min"], w_min=0.2)) == "TaiLr γ=0.1, w_min=0.2"
+    told = {"discount": 0.9, "divergence": "js", "mle_floor": 0.5, "temperature": 0.5}
+    found = charts.label(record("a", 0, 0, **asked["noise"], **quick["noise"], **told))
+    assert found == "SequenceMatch α=0.01, discount=0.9, js, mle_floor=0.5, temperature 0.5"
+    mixce = record("a", 0, 0, objective="mixce", w_min=0.7, eta=0.5)  # another objective's coefficient
+    assert charts.label(mixce) == "MixCE η=0.5"
+
+
+def test_each_seed_has_its_own_curve_against_the_coefficient():
+    done = [
+        record(f"{objective}{eta}{seed}", 0.5, 0.5 + eta / 10 + seed / 5, objective=objective, eta=eta, seed=seed)
+        for seed in (1, 0)
+        for objective, eta in (("mle", 0.5), ("mixce", 0.9), ("mixce", 0.1))
+    ]
+    figure = charts.against_coefficient(done, "mauve")
+    assert [(t.showlegend, t.y) for t in figure.data] == [(True, (0.51, 0.59)), (False, (0.71, 0.79))]
+    assert [line.y0 for line in figure.layout.shapes] == [0.55, 0.75]
+    assert [note.text for note in figure.layout.annotations] == ["MLE"]
+
+
 def test_lower_perplexity_is_better_where_rings_are_drawn():
     done = [record("a", 0.5, 0.5), record("b", 0.6, 0.5)]
     done[1]["metrics"]["perplexity"] = estimate(12.0)
