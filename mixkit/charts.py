@@ -86,12 +86,15 @@ LOWER_IS_BETTER = (
     "judge_perplexity",
     "frontier_integral",
     "tales_forward_kl",
+    "tales_forward_ce",
+    "tales_choice_distance",
     "rep_2",
     "rep_3",
     "rep_4",
     "repetition_loops",
 )
 LOWER_IS_BETTER += ("self_bleu_2", "self_bleu_3", "self_bleu_4", "compression_ratio")
+NO_DIRECTION = ("length", "zipf_coefficient", "tales_nll")  # neither end is better
 KNOBS = {"temperature": ("temperature", "dot"), "top_p": ("top-p", "dashdot")}  # how MLE is decoded: name, its line
 PARALLEL = ("perplexity", "mauve", "precision", "recall", "diversity", "distinct_2", "self_bleu_4", "coherence")
 PARALLEL += ("judge_perplexity",)
@@ -145,7 +148,8 @@ def number(estimate: dict | None, digits: int = 3) -> str:
 def frontier(records: Sequence[dict], quality: str = "mauve", diversity: str = "diversity") -> go.Figure:
     """Quality against diversity: a point a run with its intervals, the curves of MLE under other temperatures and
     top-p, and the human texts' own point with the human-against-human ceiling; a ring around each run that no other
-    surpasses on both axes, by value. The honest question is what lies beyond those curves."""
+    surpasses on both axes, by value, diversity counted up to the human texts' own; none where an axis has no better
+    end. The honest question is what lies beyond those curves."""
     shown = [r for r in records if _value(r, quality) is not None and _value(r, diversity) is not None]
     trained = [r for r in shown if r.get("part") != "base"]
     curves = decoding_curves(shown)
@@ -162,8 +166,9 @@ def frontier(records: Sequence[dict], quality: str = "mauve", diversity: str = "
         }
         for i, (knob, _, curve) in enumerate(curves)
     ]
-    best = undominated(trained, quality, diversity, LOWER_IS_BETTER)
-    if best:
+    enough = (_people(shown).get(diversity) or {}).get("value")
+    best = undominated(trained, quality, diversity, LOWER_IS_BETTER, enough=enough)
+    if best and not {quality, diversity} & {*NO_DIRECTION}:
         traces.append(
             {
                 "x": [_value(r, diversity) for r in best],
@@ -282,7 +287,7 @@ def _points(group: list[dict], quality: str, diversity: str, name: str, *, hollo
 
 def _human(records: list[dict], quality: str, diversity: str) -> tuple[list[dict], dict]:
     """The human texts' point, and the layout's lines through it, with the band of human against human."""
-    human = next((r["human"] for r in records if r.get("human")), {})
+    human = _people(records)
     x, y = ((human.get(metric) or {}).get("value") for metric in (diversity, quality))
     shapes, notes = [], []
     across = {"xref": "x domain", "x0": 0, "x1": 1, "yref": "y"}
@@ -314,6 +319,11 @@ def _human(records: list[dict], quality: str, diversity: str) -> tuple[list[dict
         "hoverinfo": "text",
     }
     return [point], layout
+
+
+def _people(records: Sequence[dict]) -> dict[str, dict]:
+    """The human texts' numbers; empty where no record has them."""
+    return next((r["human"] for r in records if r.get("human")), {})
 
 
 def _value(record: dict, metric: str) -> float | None:

@@ -143,14 +143,26 @@ def findings(
     return said
 
 
-def undominated(done: Sequence[dict], quality: str, diversity: str, lower_is_better: Sequence[str] = ()) -> list[dict]:
-    """The runs that no other run surpasses on one axis without falling behind on the other, by value."""
+def undominated(
+    done: Sequence[dict],
+    quality: str,
+    diversity: str,
+    lower_is_better: Sequence[str] = (),
+    *,
+    enough: float | None = None,
+) -> list[dict]:
+    """The runs that no other run surpasses on one axis without falling behind on the other, by value.
+
+    enough: what `diversity` is of the human texts, where known; what lies beyond counts as much as that, not more.
+    """
 
     def place(record: dict) -> tuple[float, float] | None:
         values = [(record["metrics"].get(m) or {}).get("value") for m in (quality, diversity)]
         if None in values:
             return None
-        return tuple(-v if m in lower_is_better else v for v, m in zip(values, (quality, diversity), strict=True))
+        signs = [-1 if m in lower_is_better else 1 for m in (quality, diversity)]
+        good, varied = (sign * value for sign, value in zip(signs, values, strict=True))
+        return good, varied if enough is None else min(varied, signs[1] * enough)
 
     placed = [(r, p) for r in done if (p := place(r))]
     return [r for r, p in placed if not any(q != p and q[0] >= p[0] and q[1] >= p[1] for _, q in placed)]

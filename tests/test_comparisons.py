@@ -142,6 +142,10 @@ def test_undominated_runs_are_surpassed_by_none():
     done.append(run("absent", mauve=(None, None, None)))
     assert [r["name"] for r in undominated(done, "mauve", "distinct_2")] == ["a", "b", "d", "e"]
     assert [r["name"] for r in undominated(done, "mauve", "distinct_2", ("distinct_2",))] == ["a"]
+    assert [r["name"] for r in undominated(done, "mauve", "distinct_2", enough=0.5)] == ["a", "b"]
+    # where less is more varied, 0.4 counts as 0.5
+    lower = undominated(done[1:], "mauve", "distinct_2", ("distinct_2",), enough=0.5)
+    assert [r["name"] for r in lower] == ["b", "c"]
 
 
 def test_the_sentences_follow_the_numbers():

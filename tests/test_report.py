@@ -129,6 +129,19 @@ def test_lower_perplexity_is_better_where_rings_are_drawn():
     assert ring.x == (0.6,)
 
 
+def test_no_ring_for_diversity_beyond_people_or_where_neither_end_is_better():
+    ring = "no run is better on both axes"
+    done = [record("wild", 0.95, 0.4), record("good", 0.85, 0.8)]  # people: 0.8
+    assert traces(charts.frontier(done, "mauve", "diversity"))[ring].x == (0.85,)
+    for metric, best in (("tales_forward_ce", 9.0), ("tales_choice_distance", 9.0), ("tales_nll", None)):
+        for r, value in zip(done, (12.0, 9.0), strict=True):
+            r["metrics"][metric] = estimate(value)
+        found = traces(charts.frontier(done, metric, "diversity"))
+        assert (found[ring].y == (best,)) if best else ring not in found
+    found = charts.frontier(done, "mauve", "tales_nll")
+    assert ring not in traces(found) and len(found.data) == 1
+
+
 def test_parallel_coordinates_have_an_axis_a_metric_that_all_runs_have():
     (trace,) = charts.parallel(DONE).data
     assert [d.label for d in trace.dimensions] == ["perplexity", "mauve", "precision", "diversity", "distinct 2"]
