@@ -15,6 +15,7 @@ from mixkit.likelihood import encode
 from mixkit.metrics import score_texts
 from mixkit.readers import ReadTexts, load_reader
 from mixkit.sampling import Prompt
+from mixkit.studies import lineage
 
 KMEANS_SEEDS = (25, 26, 27)
 CEILING_SPLITS = 5
@@ -74,8 +75,8 @@ def judge_by_models(
 
     Values and intervals are as those of text metrics in `judge_samples`; `prompts` holds one value a prompt, the mean
     over sets (cosine; nats per token), None where there is none. judged: the model that wrote the texts, or that it
-    was trained from: it may not be its own judge. An empty name, or a model that is not at hand, leaves its number
-    absent with the reason.
+    was trained from: neither it nor one that it descends from, by the records of runs, may be the judge. An empty name,
+    or a model that is not at hand, leaves its number absent with the reason.
     """
     beginnings = [prompt.text for prompt in prompts]
 
@@ -96,7 +97,7 @@ def judge_by_models(
         try:
             if not name:
                 raise InputError(f"no model was asked for; the parameter {parameter} names one")
-            if name == judged and metric == "judge_perplexity":
+            if metric == "judge_perplexity" and lineage(name, study)[0] in lineage(judged, study):
                 raise InputError(f"judge {name!r} is the model that wrote the texts, or their model's start")
             reader = load_reader(name, study=study)
             results = [measure(texts, reader) for texts in sets]

@@ -11,7 +11,9 @@ from mixkit.embeddings import Reader, SmallSampleWarning, coherence, judge_perpl
 from mixkit.errors import InputError
 from mixkit.estimates import one_more, over_sets
 from mixkit.metrics import score_texts
+from mixkit.parameters import check
 from mixkit.readers import ReadTexts, choose_reader
+from mixkit.runs import RunStore
 from mixkit.sampling import Prompt, sample_texts
 
 FEW = pytest.mark.filterwarnings("ignore::mixkit.embeddings.SmallSampleWarning")
@@ -142,6 +144,22 @@ def test_a_judge_that_is_not_at_hand_leaves_the_number_absent(judged, asked, rea
     for numbers in judging.judge_by_models(prompts, sets, **names):
         assert numbers["judge_perplexity"]["value"] is None and reason in numbers["judge_perplexity"]["why"]
         assert "the parameter coherence_reader names one" in numbers["coherence"]["why"]
+
+
+def test_no_model_judges_those_that_descend_from_it(judged, tmp_path, monkeypatch):
+    prompts, sets, _, reader, *_ = judged
+    store = RunStore(tmp_path)
+    base = store.begin(check({"study": "own", "objective": "mle", "model": "smollm2-135m"}))
+    tuned = store.begin(check({"study": "own", "objective": "mle", "model": f"run:{base.name}"}))
+    for run in (base, tuned):
+        run.finish({})
+    monkeypatch.setattr("mixkit.studies.RunStore", lambda: store)
+    monkeypatch.setattr(judging, "load_reader", lambda name, *, study: reader)
+    for judge in ("smollm2-135m", f"run:{base.name}", f"run:own/{base.name}", "another"):
+        asked = {"coherence_reader": "", "judge": judge, "judged": f"run:{tuned.name}", "study": "own"}
+        found = judging.judge_by_models(prompts, sets, **asked)[0]["judge_perplexity"]
+        assert (found["value"] is not None) == (judge == "another")
+        assert judge == "another" or "wrote the texts, or their model's start" in found["why"]
 
 
 def test_texts_are_read_once(judged):
