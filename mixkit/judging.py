@@ -211,16 +211,16 @@ def _spread(measure: Callable, names: Sequence[str], interval: Callable, **facts
 
 def _over_sets(scores: list[dict[str, Estimate]], **facts: object) -> dict[str, dict]:
     metrics = {}
-    for name, first in scores[0].items():
+    for name in scores[0]:
         sets = [score[name] for score in scores]
         absent = next((e for e in sets if e.value is None), None)
         if absent:
             metrics[name] = _record(absent, "texts")
             continue
-        ends = [(e.low, e.high) for e in sets]
-        low, high = (None, None) if any(None in pair for pair in ends) else np.mean(ends, axis=0)
+        bare = next((e for e in sets if e.low is None), None)
+        low, high = (None, None) if bare else np.mean([(e.low, e.high) for e in sets], axis=0)
         values = [e.value for e in sets]
-        estimate = Estimate(float(np.mean(values)), low, high, first.why)
+        estimate = Estimate(float(np.mean(values)), low, high, bare.why if bare else None)
         metrics[name] = _record(estimate, "texts", sets=values, **facts)
     return metrics
 

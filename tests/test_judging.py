@@ -9,7 +9,7 @@ import pytest
 from mixkit import judging, readers
 from mixkit.embeddings import Reader, SmallSampleWarning, coherence, judge_perplexity
 from mixkit.errors import InputError
-from mixkit.estimates import one_more, over_sets
+from mixkit.estimates import Estimate, one_more, over_sets
 from mixkit.metrics import score_texts
 from mixkit.parameters import check
 from mixkit.readers import ReadTexts, choose_reader
@@ -46,6 +46,14 @@ def test_text_metrics_are_means_over_sets(judged):
             assert metrics[name]["value"] == pytest.approx(np.mean([s[name].value for s in scores]), abs=1e-12)
             assert metrics[name]["low"] == pytest.approx(np.mean([s[name].low for s in scores]), abs=1e-12)
     assert human["diversity"]["value"] == score_texts([p.human for p in prompts])["diversity"].value
+
+
+def test_a_set_without_an_interval_gives_the_reason_why_the_mean_has_none():
+    whole, bare = Estimate(0.5, 0.4, 0.6), Estimate(0.7, why="one text has no interval")
+    for sets in ((whole, bare), (bare, whole)):
+        found = judging._over_sets([{"x": e} for e in sets])["x"]
+        assert (found["value"], found["low"], found["why"]) == (0.6, None, "one text has no interval")
+    assert judging._over_sets([{"x": whole}])["x"]["why"] is None
 
 
 @FEW
