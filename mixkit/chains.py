@@ -122,7 +122,11 @@ class Fitted:
     seconds: float  # of the whole call
 
     def records(self) -> list[dict]:
-        """One plain dict an (objective, seed): names and coefficients, figures (KLs in nats a text), share of time."""
+        """One plain dict an (objective, seed): names and coefficients, figures (KLs in nats a text), share of time.
+
+        avg_0s is None where nothing is forbidden.
+        """
+        forbids = (self.gold.probs == 0).any(-1).any(-1).tolist()
         kls = forward_kl(self.gold, self.learned), reverse_kl(self.gold, self.learned)
         return [
             {
@@ -130,7 +134,7 @@ class Fitted:
                 **asdict(objective),
                 "seed": seed,
                 "avg_js": self.average_js[i, j].item(),
-                "avg_0s": self.average_zeros[i, j].item(),
+                "avg_0s": self.average_zeros[i, j].item() if forbids[j] else None,
                 "forward_kl": kls[0][i, j].item(),
                 "reverse_kl": kls[1][i, j].item(),
                 "epoch": int(self.best_epoch[i, j]),

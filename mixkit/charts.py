@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 
 from mixkit.comparisons import decoding_curves, undominated
+from mixkit.parameters import COEFFICIENTS
 from mixkit.placing import text_positions
 
 WHITE = pio.templates["plotly_white"].to_plotly_json()
@@ -55,6 +56,7 @@ COEFFICIENT = {
     "sequencematch": ("alpha", "α"),
     "mle-backspace": ("noise_rate", "noise"),
 }
+UNSAID = {"w_min": 0.0, "discount": 0.998, "divergence": "chi2-mixture"}  # what a loss has where its label is silent
 AXES = {
     "perplexity": "perplexity on held-out texts (lower is better)",
     "mauve": "MAUVE (1 = as the human texts)",
@@ -78,26 +80,33 @@ LOWER_IS_BETTER = (
     "judge_perplexity",
     "frontier_integral",
     "tales_forward_kl",
+    "tales_forward_ce",
+    "tales_choice_distance",
     "rep_2",
     "rep_3",
     "rep_4",
     "repetition_loops",
 )
 LOWER_IS_BETTER += ("self_bleu_2", "self_bleu_3", "self_bleu_4", "compression_ratio")
+NO_DIRECTION = ("length", "zipf_coefficient", "tales_nll")  # neither end is better
 KNOBS = {"temperature": ("temperature", "dot"), "top_p": ("top-p", "dashdot")}  # how MLE is decoded: name, its line
 PARALLEL = ("perplexity", "mauve", "precision", "recall", "diversity", "distinct_2", "self_bleu_4", "coherence")
 PARALLEL += ("judge_perplexity",)
 
 
 def label(record: dict) -> str:
-    """The run in a few words: `MixCE η=0.1`, `MLE, temperature 0.7`."""
+    """The run in a few words: `MixCE η=0.1`, `TaiLr γ=0.1, w_min=0.2`, `MLE, temperature 0.7`.
+
+    It tells the objective's first coefficient, and the others of its loss where they are not what is UNSAID.
+    """
     parameters = record["parameters"]
     text = "base (MLE)" if record.get("part") == "base" else LABELS[parameters["objective"]]
     if parameters["objective"] in COEFFICIENT:
         name, letter = COEFFICIENT[parameters["objective"]]
         text += f" {letter}={parameters[name]:g}"
-    if parameters["objective"] == "sequencematch" and parameters["divergence"] != "chi2-mixture":
-        text += f", {parameters['divergence']}"
+    for name in COEFFICIENTS[parameters["objective"]][1:]:
+        if name in UNSAID and parameters[name] != UNSAID[name]:
+            text += f", {parameters[name]}" if name == "divergence" else f", {name}={parameters[name]:g}"
     if parameters["temperature"] != 1:
         text += f", temperature {parameters['temperature']:g}"
     if parameters["top_p"] != 1:
@@ -114,6 +123,11 @@ def measured(records: Sequence[dict], metrics: Sequence[str] = ()) -> list[str]:
     return [m for m in names if any(_value(r, m) is not None for r in trained)]
 
 
+def chosen_pair(records: Sequence[dict]) -> tuple[str, str]:
+    """(quality, diversity) that are shown first: of each the first that some trained run has a value of."""
+    return tuple((measured(records, metrics) or metrics)[0] for metrics in (QUALITIES, DIVERSITIES))
+
+
 def number(estimate: dict | None, digits: int = 3) -> str:
     """An estimate as text: `0.912 [0.903, 0.921]`, or `–` where it is absent."""
     if not estimate or estimate["value"] is None:
@@ -127,7 +141,8 @@ def number(estimate: dict | None, digits: int = 3) -> str:
 def frontier(records: Sequence[dict], quality: str = "mauve", diversity: str = "diversity") -> go.Figure:
     """Quality against diversity: a point a run with its intervals, the curves of MLE under other temperatures and
     top-p, and the human texts' own point with the human-against-human ceiling; a ring around each run that no other
-    surpasses on both axes, by value. The honest question is what lies beyond those curves."""
+    surpasses on both axes, by value, diversity counted up to the human texts' own; none where an axis has no better
+    end. The honest question is what lies beyond those curves."""
     shown = [r for r in records if _value(r, quality) is not None and _value(r, diversity) is not None]
     trained = [r for r in shown if r.get("part") != "base"]
     curves = decoding_curves(shown)
@@ -144,8 +159,9 @@ def frontier(records: Sequence[dict], quality: str = "mauve", diversity: str = "
         }
         for i, (knob, _, curve) in enumerate(curves)
     ]
-    best = undominated(trained, quality, diversity, LOWER_IS_BETTER)
-    if best:
+    enough = (_people(shown).get(diversity) or {}).get("value")
+    best = undominated(trained, quality, diversity, LOWER_IS_BETTER, enough=enough)
+    if best and not {quality, diversity} & {*NO_DIRECTION}:
         traces.append(
             {
                 "x": [_value(r, diversity) for r in best],
@@ -167,33 +183,42 @@ def frontier(records: Sequence[dict], quality: str = "mauve", diversity: str = "
 
 
 def against_coefficient(records: Sequence[dict], metric: str) -> go.Figure:
-    """A metric against the coefficient of each objective, as MixCE's eta and TaiLr's gamma, with MLE as a line."""
+    """A metric against the coefficient of each objective, as MixCE's eta and TaiLr's gamma, with MLE as a line; of
+    several seeds each has its own curves and line."""
     figure = go.Figure()
     trained = [r for r in records if r.get("part", "grid") == "grid" and _value(r, metric) is not None]
-    mle = [r for r in trained if r["parameters"]["objective"] == "mle"]
     for name, (coefficient, letter) in COEFFICIENT.items():
-        group = [r for r in trained if r["parameters"]["objective"] == name]
-        if not group:
-            continue
-        group = sorted(group, key=lambda r: r["parameters"][coefficient])
-        figure.add_trace(
-            go.Scatter(
-                x=[f"{letter}={r['parameters'][coefficient]:g}" for r in group],
-                y=[_value(r, metric) for r in group],
-                error_y=_interval(group, metric, COLORS[name]),
-                mode="lines+markers",
-                marker={"color": COLORS[name], "symbol": SYMBOLS[name], "size": 11},
-                line={"color": COLORS[name], "width": 1},
-                name=f"{LABELS[name]} by {letter}",
-                customdata=[r["name"] for r in group],
-                hovertext=[f"{label(r)}<br>{number(r['metrics'][metric])}" for r in group],
-                hoverinfo="text",
+        for i, group in enumerate(_by_seed(trained, name)):
+            group = sorted(group, key=lambda r: r["parameters"][coefficient])
+            figure.add_trace(
+                go.Scatter(
+                    x=[f"{letter}={r['parameters'][coefficient]:g}" for r in group],
+                    y=[_value(r, metric) for r in group],
+                    error_y=_interval(group, metric, COLORS[name]),
+                    mode="lines+markers",
+                    marker={"color": COLORS[name], "symbol": SYMBOLS[name], "size": 11},
+                    line={"color": COLORS[name], "width": 1},
+                    name=f"{LABELS[name]} by {letter}",
+                    legendgroup=name,
+                    showlegend=i == 0,
+                    customdata=[r["name"] for r in group],
+                    hovertext=[f"{label(r)}<br>{number(r['metrics'][metric])}" for r in group],
+                    hoverinfo="text",
+                )
             )
-        )
-    if mle:
-        figure.add_hline(y=_value(mle[0], metric), line={"color": COLORS["mle"], "dash": "dot"}, annotation_text="MLE")
+    for i, (mle, *_) in enumerate(_by_seed(trained, "mle")):
+        name = {} if i else {"annotation_text": "MLE"}
+        figure.add_hline(y=_value(mle, metric), line={"color": COLORS["mle"], "dash": "dot"}, **name)
     figure.update_yaxes(title="<br>".join(wrap(AXES.get(metric, metric), 32)))
     return figure.update_layout(height=380)
+
+
+def _by_seed(records: Sequence[dict], objective: str) -> list[list[dict]]:
+    """The records of that objective, a list a seed."""
+    groups: dict[int, list[dict]] = {}
+    for r in (r for r in records if r["parameters"]["objective"] == objective):
+        groups.setdefault(r["parameters"]["seed"], []).append(r)
+    return [groups[seed] for seed in sorted(groups)]
 
 
 def parallel(records: Sequence[dict], metrics: Sequence[str] = PARALLEL) -> go.Figure:
@@ -269,7 +294,7 @@ def _place_texts(traces: list[dict], others: list[dict]) -> None:
 
 def _human(records: list[dict], quality: str, diversity: str) -> tuple[list[dict], dict]:
     """The human texts' point, and the layout's lines through it, with the band of human against human."""
-    human = next((r["human"] for r in records if r.get("human")), {})
+    human = _people(records)
     x, y = ((human.get(metric) or {}).get("value") for metric in (diversity, quality))
     shapes, notes = [], []
     across = {"xref": "x domain", "x0": 0, "x1": 1, "yref": "y"}
@@ -301,6 +326,11 @@ def _human(records: list[dict], quality: str, diversity: str) -> tuple[list[dict
         "hoverinfo": "text",
     }
     return [point], layout
+
+
+def _people(records: Sequence[dict]) -> dict[str, dict]:
+    """The human texts' numbers; empty where no record has them."""
+    return next((r["human"] for r in records if r.get("human")), {})
 
 
 def _value(record: dict, metric: str) -> float | None:

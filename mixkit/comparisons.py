@@ -114,18 +114,20 @@ def findings(
 ) -> list[str]:
     """Sentences about what the intervals do and do not support, from the numbers alone.
 
-    compared: of `compare_with_mle`. names: what each run is called. pairs: (quality, diversity), higher better on both.
+    compared: of `compare_with_mle`. names: what each run is called. pairs: (quality, diversity), higher better on both;
+    nothing is said of a run that lacks one of the two.
     """
     trained = [r for r in done if r.get("part", "grid") == "grid" and r["parameters"]["objective"] != "mle"]
     said = []
     for quality, diversity in pairs:
         for knob in KNOBS:
             by_seed = {seed: curve for k, seed, curve in decoding_curves(done) if k == knob}
-            if by_seed and trained:
-                places = {
-                    r["name"]: beyond_curve(r, by_seed.get(r["parameters"]["seed"], []), quality, diversity)
-                    for r in trained
-                }
+            places = {
+                r["name"]: beyond_curve(r, by_seed.get(r["parameters"]["seed"], []), quality, diversity)
+                for r in trained
+                if _box(r, quality, diversity)
+            }
+            if by_seed and places:
                 said.append(_about_curve(places, knob.replace("_", "-"), quality, diversity, names))
     if trained and not decoding_curves(done):
         said.append("The study has no decoding baselines, so nothing is said about MLE at other temperatures.")
@@ -141,14 +143,26 @@ def findings(
     return said
 
 
-def undominated(done: Sequence[dict], quality: str, diversity: str, lower_is_better: Sequence[str] = ()) -> list[dict]:
-    """The runs that no other run surpasses on one axis without falling behind on the other, by value."""
+def undominated(
+    done: Sequence[dict],
+    quality: str,
+    diversity: str,
+    lower_is_better: Sequence[str] = (),
+    *,
+    enough: float | None = None,
+) -> list[dict]:
+    """The runs that no other run surpasses on one axis without falling behind on the other, by value.
+
+    enough: what `diversity` is of the human texts, where known; what lies beyond counts as much as that, not more.
+    """
 
     def place(record: dict) -> tuple[float, float] | None:
         values = [(record["metrics"].get(m) or {}).get("value") for m in (quality, diversity)]
         if None in values:
             return None
-        return tuple(-v if m in lower_is_better else v for v, m in zip(values, (quality, diversity), strict=True))
+        signs = [-1 if m in lower_is_better else 1 for m in (quality, diversity)]
+        good, varied = (sign * value for sign, value in zip(signs, values, strict=True))
+        return good, varied if enough is None else min(varied, signs[1] * enough)
 
     placed = [(r, p) for r in done if (p := place(r))]
     return [r for r, p in placed if not any(q != p and q[0] >= p[0] and q[1] >= p[1] for _, q in placed)]

@@ -3,6 +3,7 @@ Core widgets of ipywidgets 7.7 and 8 only; figures are drawn into an Output."""
 
 import sys
 from collections.abc import Callable, Sequence
+from math import ceil, floor, log10
 
 import ipywidgets as widgets
 import plotly.graph_objects as go
@@ -133,10 +134,28 @@ def edit_actions(actions: str) -> widgets.VBox:
 
 
 def match_occupancies(world: World, policy: torch.Tensor, alpha: float, discount: float) -> widgets.VBox:
-    """Sliders for alpha and the discount over a world: SequenceMatch's table is fitted anew, exactly, at each move."""
+    """Sliders for alpha and the discount over a world: SequenceMatch's table is fitted anew, exactly, at each move.
+
+    Their ranges hold the values given: a slider would set one outside to its nearer end without a word.
+    """
     sliders = [
-        widgets.FloatLogSlider(alpha, base=10, min=-2, max=1, step=0.25, description="alpha", continuous_update=False),
-        widgets.FloatSlider(discount, min=0.5, max=0.95, step=0.05, description="discount", continuous_update=False),
+        widgets.FloatLogSlider(
+            alpha,
+            min=min(-2, floor(log10(alpha))),
+            max=max(1, ceil(log10(alpha))),
+            step=0.25,
+            description="alpha",
+            continuous_update=False,
+        ),
+        widgets.FloatSlider(
+            discount,
+            min=min(0.5, discount),
+            max=max(0.95, discount),
+            step=0.05,
+            readout_format=".3g",
+            description="discount",
+            continuous_update=False,
+        ),
     ]
     names = [f"{world.state_name(state)} → {world.action_name(a)}" for state, a in world.allowed.nonzero().tolist()]
     output = widgets.Output()

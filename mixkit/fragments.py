@@ -4,7 +4,7 @@ Texts are escaped here; pages, figures and widgets are made elsewhere."""
 import base64
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from mixkit.charts import COLORS, label, number
 from mixkit.comparisons import LEVEL, MODEL_METRICS, TEXT_METRICS
@@ -116,11 +116,24 @@ def written(sample: dict) -> str:
     return "".join(as_html(text) if stands else f"<s>{as_html(text)}</s>" for text, stands in runs)
 
 
-def card(title: str, color: str, prompt: str, continuation: str, run: str, part: str) -> str:
+def cards(human: dict, by_run: Iterable[tuple[dict, dict]], *, hide_decoded: bool = False) -> str:
+    """The sample `human`'s human continuation, then a card for each (run record, its sample) of `by_run`.
+
+    Each stands after its own prompt: runs may differ in the corpus or in the length of prompts. hide_decoded: cards of
+    runs that are only decoded otherwise are hidden.
+    """
+    made = [_card("human", "human", human["prompt"], as_html(human["human"]), "human", "human")]
+    for r, sample in by_run:
+        name, part = r["parameters"]["objective"], r.get("part", "grid")
+        hidden = hide_decoded and part == "decoding"
+        made.append(_card(label(r), name, sample["prompt"], written(sample), r["name"], part, hidden=hidden))
+    return "".join(made)
+
+
+def _card(title: str, color: str, prompt: str, continuation: str, run: str, part: str, *, hidden: bool = False) -> str:
     """A box with a title, a prompt and what followed it. `continuation` is HTML already, the others are text."""
-    hidden = " hidden" if part == "decoding" else ""
     return (
-        f'<div class="sample" data-run="{as_html(run)}" data-part="{as_html(part)}"{hidden} '
+        f'<div class="sample" data-run="{as_html(run)}" data-part="{as_html(part)}"{" hidden" * hidden} '
         f'style="border-left:4px solid {COLORS[color]}"><b>{as_html(title)}</b>'
         f'<span class="prompt">{as_html(prompt)}</span>{continuation}</div>'
     )

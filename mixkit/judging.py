@@ -15,6 +15,7 @@ from mixkit.likelihood import encode
 from mixkit.metrics import score_texts
 from mixkit.readers import ReadTexts, load_reader
 from mixkit.sampling import Prompt
+from mixkit.studies import lineage
 
 KMEANS_SEEDS = (25, 26, 27)
 CEILING_SPLITS = 5
@@ -74,8 +75,8 @@ def judge_by_models(
 
     Values and intervals are as those of text metrics in `judge_samples`; `prompts` holds one value a prompt, the mean
     over sets (cosine; nats per token), None where there is none. judged: the model that wrote the texts, or that it
-    was trained from: it may not be its own judge. An empty name, or a model that is not at hand, leaves its number
-    absent with the reason.
+    was trained from: neither it nor one that it descends from, by the records of runs, may be the judge. An empty name,
+    or a model that is not at hand, leaves its number absent with the reason.
     """
     beginnings = [prompt.text for prompt in prompts]
 
@@ -96,7 +97,7 @@ def judge_by_models(
         try:
             if not name:
                 raise InputError(f"no model was asked for; the parameter {parameter} names one")
-            if name == judged and metric == "judge_perplexity":
+            if metric == "judge_perplexity" and lineage(name, study)[0] in lineage(judged, study):
                 raise InputError(f"judge {name!r} is the model that wrote the texts, or their model's start")
             reader = load_reader(name, study=study)
             results = [measure(texts, reader) for texts in sets]
@@ -150,37 +151,52 @@ def _by_features(
         people = ReadTexts.by(reader, [*human, *spare], max_tokens)
         written = ReadTexts.by(reader, [text for texts in sets for text in texts], max_tokens)
         read = ReadTexts(reader.name, reader.limit, written.rows | people.rows)
-        results = mauve_by_sets(human, sets, read, max_tokens=max_tokens, kmeans_seeds=KMEANS_SEEDS)
-        neighbours = [prdc(human, texts, read, max_tokens=max_tokens) for texts in sets]
     except InputError as error:
         absent = {name: _record(Estimate.absent(str(error)), "sets") for name in names}
         return absent, absent
-    found = _spread(results, MAUVE_NAMES, over_sets) | _spread(neighbours, PRDC_NAMES, over_sets)
+
+    def numbers(pairs: Sequence, seeds: Sequence[int], interval: Callable) -> dict[str, dict]:
+        def by_clusters() -> list:
+            return [mauve(*pair, read, max_tokens=max_tokens, kmeans_seeds=seeds) for pair in pairs]
+
+        def by_neighbours() -> list:
+            return [prdc(*pair, read, max_tokens=max_tokens) for pair in pairs]
+
+        return _spread(by_clusters, MAUVE_NAMES, interval) | _spread(by_neighbours, PRDC_NAMES, interval)
+
+    found = numbers([(human, texts) for texts in sets], KMEANS_SEEDS, over_sets)
     if len(spare) < size:
         why = f"human against human needs {size} more human texts; the corpus has {len(spare)}"
         return found, {name: _record(Estimate.absent(why), "halvings") for name in names}
     pool, random = human + spare, np.random.default_rng(0)
     orders = [random.permutation(len(pool)) for _ in range(CEILING_SPLITS)]
     halvings = [([pool[i] for i in p[:size]], [pool[i] for i in p[size : 2 * size]]) for p in orders]
-    results = [mauve(*pair, read, max_tokens=max_tokens, kmeans_seeds=KMEANS_SEEDS[:1]) for pair in halvings]
-    neighbours = [prdc(*pair, read, max_tokens=max_tokens) for pair in halvings]
-    return found, _spread(results, MAUVE_NAMES, one_more) | _spread(neighbours, PRDC_NAMES, one_more)
+    return found, numbers(halvings, KMEANS_SEEDS[:1], one_more)
 
 
 def _of_windows(human: list[str], sets: list[list[str]], spare: list[str], words: int, reader: Reader) -> list[dict]:
     """MAUVE of windows of the sets against those of the human texts, and of the spare human texts against the same."""
-    size = len(human)
-    try:
-        drawn = [windows(texts, words, n=size, seed=i) for i, texts in enumerate((human, *sets, spare or [""]))]
-        *results, ceiling = mauve_by_sets(drawn[0], drawn[1:], reader, kmeans_seeds=KMEANS_SEEDS)
-    except InputError as error:
-        return [_record(Estimate.absent(str(error)), "sets", window_words=words)] * 2
-    return [_spread(r, ("mauve",), over_sets, window_words=words)["mauve"] for r in (results, [ceiling])]
+
+    def against_human(others: Sequence[list[str]], seed: int) -> dict[str, object]:
+        def measure() -> list:
+            own, *drawn = (
+                windows(texts, words, n=len(human), seed=i) for i, texts in ((0, human), *enumerate(others, seed))
+            )
+            return mauve_by_sets(own, drawn, reader, kmeans_seeds=KMEANS_SEEDS)
+
+        return _spread(measure, ("mauve",), over_sets, window_words=words)["mauve"]
+
+    return [against_human(sets, 1), against_human([spare or [""]], 1 + len(sets))]
 
 
-def _spread(results: Sequence, names: Sequence[str], interval: Callable, **facts: object) -> dict[str, dict]:
-    """One record a name: the mean over results, the interval over them, and each one's value."""
+def _spread(measure: Callable, names: Sequence[str], interval: Callable, **facts: object) -> dict[str, dict]:
+    """One record a name: the mean over measure()'s results, the interval over them, and each one's value; absent with
+    the reason where it raises InputError."""
     over = "halvings" if interval is one_more else "sets"
+    try:
+        results = measure()
+    except InputError as error:
+        return {name: _record(Estimate.absent(str(error)), over, **facts) for name in names}
     records = {}
     for name in names:
         values = [getattr(result, name) for result in results]
@@ -195,16 +211,16 @@ def _spread(results: Sequence, names: Sequence[str], interval: Callable, **facts
 
 def _over_sets(scores: list[dict[str, Estimate]], **facts: object) -> dict[str, dict]:
     metrics = {}
-    for name, first in scores[0].items():
+    for name in scores[0]:
         sets = [score[name] for score in scores]
         absent = next((e for e in sets if e.value is None), None)
         if absent:
             metrics[name] = _record(absent, "texts")
             continue
-        ends = [(e.low, e.high) for e in sets]
-        low, high = (None, None) if any(None in pair for pair in ends) else np.mean(ends, axis=0)
+        bare = next((e for e in sets if e.low is None), None)
+        low, high = (None, None) if bare else np.mean([(e.low, e.high) for e in sets], axis=0)
         values = [e.value for e in sets]
-        estimate = Estimate(float(np.mean(values)), low, high, first.why)
+        estimate = Estimate(float(np.mean(values)), low, high, bare.why if bare else None)
         metrics[name] = _record(estimate, "texts", sets=values, **facts)
     return metrics
 

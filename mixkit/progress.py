@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 
@@ -14,7 +15,7 @@ from mixkit.escaping import plain
 from mixkit.execution import holder
 from mixkit.parameters import COEFFICIENTS, FINETUNE
 from mixkit.runs import RunStore
-from mixkit.studies import PlannedRun, Study
+from mixkit.studies import PlannedRun, Study, lineage
 
 COST = (  # the parameters that say how long a run takes, beside its model and its objective
     *("corpus", "train_texts", "validation_texts", "test_texts", "epochs", "max_steps", "batch_size", "accumulation"),
@@ -76,18 +77,25 @@ def measured(store: RunStore) -> list[tuple[dict[str, object], float]]:
     paths = store.root.glob("*/*/run.json")
     found = [store.read(path.parents[1].name, path.parent.name) for path in paths]
     done = [record for record in found if record is not None and record["status"] == "done"]
-    return [(r["parameters"], r["seconds"]) for r in done if {*COST, "model"} <= r["parameters"].keys()]
+    return [(r["parameters"], r["seconds"]) for r in done if {*COST, "model", "study"} <= r["parameters"].keys()]
 
 
 def time_left(
-    runs: Sequence[PlannedRun], found: Sequence[tuple[dict[str, object], float]], slots: int, elapsed=None
+    runs: Sequence[PlannedRun],
+    found: Sequence[tuple[dict[str, object], float]],
+    slots: int,
+    elapsed=None,
+    store: RunStore | None = None,
 ) -> float | None:
     """Seconds until all of the runs have ended, `slots` at a time, each after the one that it needs.
 
     A run takes the mean of those in `found` of equal sizes, model and objective; else of equal sizes and model; else
-    what the others take on average. None where nothing was measured. elapsed: seconds, by name, of runs under way.
+    what the others take on average. None where nothing was measured. Models are equal that descend from the same one.
+    elapsed: seconds, by name, of runs under way. store: where the records lie that tell what a model descends from.
     """
-    expected = {run.name: _expected(run, found) for run in runs}
+    costs, known_costs = _costs(runs, found, store)
+    timed = [(cost, asked["objective"], seconds) for cost, (asked, seconds) in zip(known_costs, found, strict=True)]
+    expected = {run.name: _expected(run, cost, timed) for run, cost in zip(runs, costs, strict=True)}
     known = [seconds for seconds in expected.values() if seconds is not None]
     if not known:
         return None
@@ -100,14 +108,25 @@ def time_left(
     return max(ends.values())
 
 
-def _expected(run: PlannedRun, found) -> float | None:
-    alike = [(p["objective"], seconds) for p, seconds in found if _cost(p) == _cost(run.parameters)]
+def _expected(run: PlannedRun, cost: tuple, timed: Sequence[tuple[tuple, str, float]]) -> float | None:
+    alike = [(objective, seconds) for other, objective, seconds in timed if other == cost]
     same = [seconds for objective, seconds in alike if objective == run.parameters["objective"]]
     return fmean(same or [seconds for _, seconds in alike]) if alike else None
 
 
-def _cost(parameters: Mapping[str, object]) -> list[object]:
-    return [str(parameters["model"]).partition(":")[0], *(parameters[name] for name in COST)]
+def _costs(
+    runs: Sequence[PlannedRun], found: Sequence[tuple[dict[str, object], float]], store: RunStore | None
+) -> tuple[list[tuple], list[tuple]]:
+    """Of the runs and of `found`, what says how long they take: the model that theirs descends from, and COST."""
+
+    @cache
+    def origin(model: str, study: str) -> str:
+        return lineage(model, study, store, runs)[-1]
+
+    def cost(asked: Mapping[str, object]) -> tuple:
+        return origin(asked["model"], asked["study"]), *(asked[name] for name in COST)
+
+    return [cost(run.parameters) for run in runs], [cost(asked) for asked, _ in found]
 
 
 def duration(seconds: float) -> str:
@@ -152,10 +171,11 @@ def plan_lines(study: Study, slots: int, store: RunStore | None = None) -> list[
 
 def _estimate(runs: Sequence[PlannedRun], store: RunStore, slots: int, elapsed=None) -> str:
     found = measured(store)
-    left = time_left(runs, found, slots, elapsed)
+    left = time_left(runs, found, slots, elapsed, store)
     if left is None:
         return "how long they take is not known: no run of these sizes has been measured yet"
-    alike = sum(any(_cost(p) == _cost(run.parameters) for run in runs) for p, _ in found)
+    costs, known = _costs(runs, found, store)
+    alike = sum(cost in costs for cost in known)
     return f"about {duration(left)} left, by {alike} finished run{'s' * (alike != 1)} of the same sizes and model"
 
 

@@ -11,10 +11,21 @@ from pathlib import Path
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from mixkit.charts import AXES, DIVERSITIES, LABELS, QUALITIES, against_coefficient, frontier, label, measured, parallel
+from mixkit.charts import (
+    AXES,
+    DIVERSITIES,
+    LABELS,
+    QUALITIES,
+    against_coefficient,
+    chosen_pair,
+    frontier,
+    label,
+    measured,
+    parallel,
+)
 from mixkit.comparisons import compare_with_mle, findings
 from mixkit.escaping import as_html
-from mixkit.fragments import card, compared_table, data_uri, dot, table, table_csv, written
+from mixkit.fragments import cards, compared_table, data_uri, dot, table, table_csv
 from mixkit.runs import RunStore, write_atomically
 from mixkit.studies import Study, outdated
 from mixkit.sweeps import records
@@ -60,7 +71,7 @@ def page(study: Study, done: Sequence[dict], samples: dict[str, list[dict]]) -> 
         "band is human against human. Click on a point to read what that run writes.</p>",
         _axes_menus(done),
         '<div id="tradeoff">',
-        _figure(frontier(done, "mauve", "distinct_2"), "Quality against diversity, as in the table."),
+        _figure(frontier(done, *chosen_pair(done)), "Quality against diversity, as in the table."),
         "</div>",
         "<h2>What the intervals support, and what not</h2>",
         f'<ul class="findings">{"".join(f"<li>{as_html(line)}</li>" for line in findings(done, compared, names))}</ul>',
@@ -123,20 +134,9 @@ def _samples(done: Sequence[dict], samples: dict[str, list[dict]]) -> str:
         f'<label>by <select id="run"><option value="">every trained run</option>{options}</select></label></p>'
     ]
     for i in drawn:
-        human = first[shown[0]["name"]][i]
-        cards = [card("human", "human", human["prompt"], as_html(human["human"]), "human", "human")]
-        cards += [
-            card(
-                label(r),
-                r["parameters"]["objective"],
-                human["prompt"],
-                written(first[r["name"]][i]),
-                r["name"],
-                r["part"],
-            )
-            for r in shown
-        ]
-        blocks.append(f'<div class="samples"{" hidden" * (i != drawn[0])}>{"".join(cards)}</div>')
+        by_run = [(r, first[r["name"]][i]) for r in shown]
+        made = cards(by_run[0][1], by_run, hide_decoded=True)
+        blocks.append(f'<div class="samples"{" hidden" * (i != drawn[0])}>{made}</div>')
     return "".join(blocks)
 
 
@@ -167,7 +167,7 @@ def _provenance(study: Study, done: Sequence[dict]) -> str:
 def _axes_menus(done: Sequence[dict]) -> str:
     """Two menus over the metrics that the runs have; report.js draws the pair that is chosen."""
     menus = []
-    for axis, metrics, chosen in (("up", QUALITIES, "mauve"), ("right", DIVERSITIES, "distinct_2")):
+    for axis, metrics, chosen in zip(("up", "right"), (QUALITIES, DIVERSITIES), chosen_pair(done), strict=True):
         options = (
             f'<option value="{m}"{" selected" * (m == chosen)}>{as_html(AXES[m])}</option>'
             for m in measured(done, metrics)

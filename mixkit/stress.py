@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mixkit.charts import LOWER_IS_BETTER
+from mixkit.charts import LOWER_IS_BETTER, NO_DIRECTION
 from mixkit.corpora import load_corpus
 from mixkit.damages import DAMAGES
 from mixkit.embeddings import MIN_TEXTS, Reader, SmallSampleWarning, coherence, judge_perplexity, mauve, prdc
@@ -18,7 +18,6 @@ from mixkit.readers import ReadTexts, load_reader
 PROMPT_WORDS, WORDS, TEXTS = 16, 48, 400
 READ, JUDGED = 200, 50  # texts that the reader and the judge read: models take their time without a GPU
 SPLITS = 5
-NO_DIRECTION = ("length", "zipf_coefficient")
 SHOWN = ("mauve", "precision", "recall", "coherence", "judge_perplexity", "diversity", "pooled_diversity", "rep_4")
 SHOWN += ("distinct_2", "ngram_entropy_2", "self_bleu_4", "zipf_coefficient", "repetition_loops", "compression_ratio")
 SHOWN += ("length",)

@@ -4,7 +4,7 @@ Nothing is run here, and nothing that takes long to import is needed."""
 import itertools
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -153,6 +153,24 @@ def write_study(study: Study, store: RunStore) -> None:
     path = folder / "study.yaml"
     if not path.is_file() or path.read_text(encoding="utf-8") != content:  # else it is as old as the report made of it
         write_atomically(path, content)
+
+
+def lineage(model: str, study: str, store: RunStore | None = None, planned: Sequence[PlannedRun] = ()) -> list[str]:
+    """The model that a run of `study` names, the one which that was trained from, and so on: run:STUDY/NAME, ..., tiny.
+
+    What a run started from is told by `planned`, or by its record. The last name is no run's, or that of a run that
+    neither knows.
+    """
+    store, names = store or RunStore(), [model]
+    starts = {(run.parameters["study"], run.name): run.parameters for run in planned}
+    while names[-1].startswith("run:"):
+        study, name = f"{study}/{names[-1].removeprefix('run:')}".split("/")[-2:]
+        names[-1] = f"run:{study}/{name}"
+        start = starts.get((study, name)) or (store.read(study, name) or {}).get("parameters", {})
+        if "model" not in start:
+            break
+        names.append(start["model"])
+    return names
 
 
 def outdated(made: Path, folder: Path) -> bool:

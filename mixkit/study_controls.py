@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 import ipywidgets as widgets
 
 from mixkit.charts import label
+from mixkit.errors import unknown
 from mixkit.escaping import as_html
-from mixkit.fragments import COLUMNS, card, data_uri, table, table_csv, written
+from mixkit.fragments import COLUMNS, cards, data_uri, table, table_csv
 
 STYLE = (
     "<style>.mixkit td, .mixkit th {padding: 2px 10px; text-align: left; white-space: nowrap}"
@@ -17,6 +18,14 @@ STYLE = (
     ".mixkit .sample {border: 1px solid #8884; padding: 6px 10px; line-height: 1.4; white-space: pre-wrap}"
     ".mixkit .sample s {color: #b00020} .mixkit [hidden] {display: none} .mixkit a {text-decoration: underline}</style>"
 )
+
+
+def check_metrics(done: Sequence[dict], *names: str) -> None:
+    """Raises InputError unless each of the names is a metric of the runs, with a value or absent with its reason."""
+    known = sorted({m for r in done for m in r["metrics"]})
+    for name in names:
+        if name not in known:
+            raise unknown("metric", name, known)
 
 
 def numbers(done: Sequence[dict], name: str) -> widgets.VBox:
@@ -52,12 +61,8 @@ def samples(done: Sequence[dict], written_by: Mapping[str, Sequence[dict]]) -> w
     def draw(change=None) -> None:
         human = first[shown[0]["name"]][prompt.value]
         chosen = [r for r in shown if r["name"] == menu.value or (not menu.value and r.get("part") != "decoding")]
-        cards = [card("human", "human", human["prompt"], as_html(human["human"]), "human", "human")]
-        for r in chosen:
-            sample = first[r["name"]][prompt.value]
-            text = written(sample)
-            cards.append(card(label(r), r["parameters"]["objective"], sample["prompt"], text, r["name"], "grid"))
-        view.value = f'{STYLE}<div class="mixkit"><div class="samples">{"".join(cards)}</div></div>'
+        made = cards(human, [(r, first[r["name"]][prompt.value]) for r in chosen])
+        view.value = f'{STYLE}<div class="mixkit"><div class="samples">{made}</div></div>'
 
     for widget in (prompt, menu):
         widget.observe(draw, "value")

@@ -2,7 +2,7 @@
 what follows from them is not decided here."""
 
 from collections.abc import Mapping
-from math import log10
+from math import ceil, floor, log10
 
 import ipywidgets as widgets
 
@@ -50,6 +50,7 @@ def build(asked: Mapping[str, object]) -> dict[str, widgets.Widget]:
         most = min(SWEEP[name].high, 10**9)
         return kind(asked[name], min=SWEEP[name].low, max=most, description=text, **short)
 
+    alphas = {"min": min(-6, floor(log10(asked["alpha"]))), "max": max(2, ceil(log10(asked["alpha"])))}
     ends = [log10(asked["gamma_low"]), log10(asked["gamma_high"])]
     return {
         "study": words("study", "kept as"),
@@ -66,7 +67,7 @@ def build(asked: Mapping[str, object]) -> dict[str, widgets.Widget]:
         ),
         "gamma_points": number("gamma_points", "points"),
         "alpha": widgets.FloatLogSlider(
-            asked["alpha"], min=-6, max=2, step=0.25, description="SeqMatch α", readout_format=".2g", **slider
+            asked["alpha"], **alphas, step=0.25, description="SeqMatch α", readout_format=".2g", **slider
         ),
         "discount": widgets.BoundedFloatText(
             asked["discount"], min=1e-6, max=1 - 1e-6, step=0.001, description="discount", **short

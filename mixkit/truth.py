@@ -102,7 +102,10 @@ def run_truth(
 
 
 def summary(rows: Sequence[dict]) -> list[dict]:
-    """The rows of one objective and its coefficients as one: mean and standard deviation over seeds (None for one)."""
+    """The rows of one objective and its coefficients as one: mean and standard deviation over seeds (None for one).
+
+    avg_0s is over the seeds whose chain forbids something, None where none does.
+    """
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
         groups.setdefault(_key(row), []).append(row)
@@ -110,8 +113,9 @@ def summary(rows: Sequence[dict]) -> list[dict]:
     for group in groups.values():
         line = {name: group[0][name] for name in ("objective", *COEFFICIENTS) if name in group[0]}
         for figure in ("avg_js", "avg_0s", "forward_kl", "reverse_kl"):
-            values = [row[figure] for row in group]
-            line[figure], line[f"{figure}_sd"] = mean(values), stdev(values) if len(values) > 1 else None
+            values = [row[figure] for row in group if row[figure] is not None]
+            line[figure] = mean(values) if values else None
+            line[f"{figure}_sd"] = stdev(values) if len(values) > 1 else None
         table.append(line | {"seeds": len(group), "seconds": mean(row["seconds"] for row in group)})
     return table
 
@@ -167,6 +171,8 @@ def title(line: dict) -> str:
 
 
 def _spread(line: dict, figure: str) -> str:
+    if line[figure] is None:
+        return "–"
     sd = line[f"{figure}_sd"]
     return f"{line[figure]:.2e}" + ("" if sd is None else f" ± {sd:.0e}")
 

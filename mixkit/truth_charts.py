@@ -128,11 +128,11 @@ def transitions(gold: MarkovChain, learned: MarkovChain, name: str) -> go.Figure
 
 def bigram_tradeoff(lines: Sequence[dict], published: Sequence[dict] = (), chosen: float | None = None) -> go.Figure:
     """Probability wasted on the impossible against distance from the truth, both logarithmic: towards the lower left is
-    better. lines: truth.summary's, a curve an objective over its coefficient with its spread over seeds; published:
-    rows of data/published.yaml, hollow; `chosen`: the eta to stress."""
+    better. lines: truth.summary's, a curve an objective over its coefficient with its spread over seeds, those without
+    avg_0s left out; published: rows of data/published.yaml, hollow; `chosen`: the eta to stress."""
     figure = go.Figure()
     groups: dict[tuple, list[dict]] = {}
-    for line in lines:
+    for line in (line for line in lines if line["avg_0s"] is not None):
         groups.setdefault((line["objective"], line.get("estimator")), []).append(line)
     for number, ((objective, estimator), group) in enumerate(groups.items()):
         values = [line.get("eta", line.get("gamma", line.get("alpha"))) for line in group]

@@ -142,6 +142,10 @@ def test_undominated_runs_are_surpassed_by_none():
     done.append(run("absent", mauve=(None, None, None)))
     assert [r["name"] for r in undominated(done, "mauve", "distinct_2")] == ["a", "b", "d", "e"]
     assert [r["name"] for r in undominated(done, "mauve", "distinct_2", ("distinct_2",))] == ["a"]
+    assert [r["name"] for r in undominated(done, "mauve", "distinct_2", enough=0.5)] == ["a", "b"]
+    # where less is more varied, 0.4 counts as 0.5
+    lower = undominated(done[1:], "mauve", "distinct_2", ("distinct_2",), enough=0.5)
+    assert [r["name"] for r in lower] == ["b", "c"]
 
 
 def test_the_sentences_follow_the_numbers():
@@ -167,3 +171,11 @@ def test_the_sentences_follow_the_numbers():
     assert "the interval of every run ends below" in beaten[1]
     assert "no decoding baselines" in findings([above, CURVE[2]], [], names)[0]
     assert findings([], [], {}) == []
+
+
+def test_nothing_is_said_of_runs_that_lack_a_number():
+    lacking = {**at("lacking", 0.5, 0.9), "metrics": {"mauve": {"value": None, "low": None, "high": None}}}
+    names = {"lacking": "LACKING", "good": "GOOD"}
+    (said, _) = findings([*CURVE, at("good", 0.5, 0.95, 0.01), lacking], [], names, [("mauve", "distinct_2")])
+    assert "GOOD" in said and "LACKING" not in said and said.endswith("1 runs were looked at, uncorrected.")
+    assert [s for s in findings([*CURVE, lacking], [], names) if "beside MLE" in s] == []

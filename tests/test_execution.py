@@ -1,5 +1,6 @@
 """What happens around a run: claims, workers and kernels that are killed, several sweeps on one folder, the log."""
 
+import json
 import os
 import signal
 import subprocess
@@ -286,6 +287,20 @@ def test_time_left_follows_the_slots_and_the_needs(tmp_path):
     assert progress.time_left(study.runs, found, 4) == 30  # base, then the grid, then what starts from the grid's MLE
     assert progress.time_left(study.runs[1:5], found[1:2], 2, {study.runs[1].name: 4.0}) == 20
     assert progress.time_left(study.runs, [], 2) is None
+
+
+def test_time_is_that_of_runs_from_the_same_model(tmp_path):
+    file, study, store = study_of(tmp_path)
+    for seconds, planned in zip((5.0, 7.0, 9.0), study.runs, strict=True):
+        store.begin(planned.parameters).finish({})
+        path = store.folder("own", planned.name) / "run.json"
+        path.write_text(json.dumps({**small.read_json(path), "seconds": seconds}))
+    again, other = (load_study(file, given, name="other") for given in ({"seed": 1}, {"model": "gpt2"}))
+    assert progress.time_left(again.runs, progress.measured(store), 1, store=store) == 21
+    assert progress.time_left(other.runs, progress.measured(store), 1, store=store) is None
+    assert "no run of these sizes has been measured" in progress.plan_lines(other, 2, store)[-1]
+    store.begin(other.runs[0].parameters).finish({})  # what comes of it does not count as tiny's either
+    assert "by 1 finished run of the same sizes and model" in progress.plan_lines(other, 2, store)[-1]
 
 
 def test_engines_that_cannot_be_had(tmp_path, monkeypatch):

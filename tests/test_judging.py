@@ -9,9 +9,11 @@ import pytest
 from mixkit import judging, readers
 from mixkit.embeddings import Reader, SmallSampleWarning, coherence, judge_perplexity
 from mixkit.errors import InputError
-from mixkit.estimates import one_more, over_sets
+from mixkit.estimates import Estimate, one_more, over_sets
 from mixkit.metrics import score_texts
+from mixkit.parameters import check
 from mixkit.readers import ReadTexts, choose_reader
+from mixkit.runs import RunStore
 from mixkit.sampling import Prompt, sample_texts
 
 FEW = pytest.mark.filterwarnings("ignore::mixkit.embeddings.SmallSampleWarning")
@@ -44,6 +46,14 @@ def test_text_metrics_are_means_over_sets(judged):
             assert metrics[name]["value"] == pytest.approx(np.mean([s[name].value for s in scores]), abs=1e-12)
             assert metrics[name]["low"] == pytest.approx(np.mean([s[name].low for s in scores]), abs=1e-12)
     assert human["diversity"]["value"] == score_texts([p.human for p in prompts])["diversity"].value
+
+
+def test_a_set_without_an_interval_gives_the_reason_why_the_mean_has_none():
+    whole, bare = Estimate(0.5, 0.4, 0.6), Estimate(0.7, why="one text has no interval")
+    for sets in ((whole, bare), (bare, whole)):
+        found = judging._over_sets([{"x": e} for e in sets])["x"]
+        assert (found["value"], found["low"], found["why"]) == (0.6, None, "one text has no interval")
+    assert judging._over_sets([{"x": whole}])["x"]["why"] is None
 
 
 @FEW
@@ -87,9 +97,25 @@ def test_what_is_too_little_is_absent_with_the_reason(judged):
     for name in ("mauve", "coverage"):
         assert human[name]["value"] is None and "needs 100 more human texts; the corpus has 99" in human[name]["why"]
     assert metrics["mauve_windows"]["value"] is None and "windows of 999 words" in metrics["mauve_windows"]["why"]
-    few, _ = judging.judge_samples(prompts[:99], [sets[0][:99]], others, reader, max_tokens=40)
-    assert few["mauve"]["value"] is few["recall"]["value"] is None and "at least 100" in few["mauve"]["why"]
+    few, human = judging.judge_samples(prompts[:99], [sets[0][:99]], others, reader, max_tokens=40)
+    assert few["mauve"]["value"] is human["mauve"]["value"] is None and "at least 100" in few["mauve"]["why"]
     assert few["diversity"]["value"] is not None and "mauve_windows" not in few
+    for name in judging.PRDC_NAMES:
+        assert few[name]["texts"] == human[name]["texts"] == 99 and human[name]["low"] is not None
+
+
+@FEW
+def test_windows_of_the_runs_stand_where_only_the_ceiling_lacks_text(judged):
+    prompts, sets, others, reader, metrics, _ = judged
+    found = judging._of_windows(
+        [p.text + p.human for p in prompts],
+        [[p.text + text for p, text in zip(prompts, texts, strict=True)] for texts in sets],
+        [p.text + p.human for p in others[:1]],
+        8,
+        reader,
+    )
+    assert found[0]["value"] == pytest.approx(metrics["mauve_windows"]["value"], abs=1e-6)
+    assert found[1]["value"] is None and "windows of 8 words asked of texts that hold" in found[1]["why"]
 
 
 def test_numbers_by_other_models(judged, monkeypatch):
@@ -126,6 +152,22 @@ def test_a_judge_that_is_not_at_hand_leaves_the_number_absent(judged, asked, rea
     for numbers in judging.judge_by_models(prompts, sets, **names):
         assert numbers["judge_perplexity"]["value"] is None and reason in numbers["judge_perplexity"]["why"]
         assert "the parameter coherence_reader names one" in numbers["coherence"]["why"]
+
+
+def test_no_model_judges_those_that_descend_from_it(judged, tmp_path, monkeypatch):
+    prompts, sets, _, reader, *_ = judged
+    store = RunStore(tmp_path)
+    base = store.begin(check({"study": "own", "objective": "mle", "model": "smollm2-135m"}))
+    tuned = store.begin(check({"study": "own", "objective": "mle", "model": f"run:{base.name}"}))
+    for run in (base, tuned):
+        run.finish({})
+    monkeypatch.setattr("mixkit.studies.RunStore", lambda: store)
+    monkeypatch.setattr(judging, "load_reader", lambda name, *, study: reader)
+    for judge in ("smollm2-135m", f"run:{base.name}", f"run:own/{base.name}", "another"):
+        asked = {"coherence_reader": "", "judge": judge, "judged": f"run:{tuned.name}", "study": "own"}
+        found = judging.judge_by_models(prompts, sets, **asked)[0]["judge_perplexity"]
+        assert (found["value"] is not None) == (judge == "another")
+        assert judge == "another" or "wrote the texts, or their model's start" in found["why"]
 
 
 def test_texts_are_read_once(judged):

@@ -70,6 +70,14 @@ def test_the_occupancies_follow_the_sliders():
     assert world.state_name(0) == "∅" and world.state_name(len(world.texts) - 1) == "a∎"
 
 
+@pytest.mark.parametrize(("alpha", "discount"), [(1e-3, 0.99), (250.0, 0.1), (3.3e-7, 0.998)])
+def test_the_sliders_hold_the_values_given(alpha, discount):
+    world = build_world(1, 1)
+    policy = policy_and_value(world, torch.zeros(world.allowed.shape, dtype=torch.float64))[0]
+    sliders = controls.match_occupancies(world, policy, alpha, discount).children[0].children
+    assert [slider.value for slider in sliders] == [alpha, discount]
+
+
 def test_what_was_written_is_shown_as_text():
     shown = controls.show_written(["1+1="], [Continuation("2", 1, (("<b>", False), ("2", True)))]).value
     assert f"<s>{html.escape('<b>')}</s>2" in shown and "<b>" not in shown

@@ -95,6 +95,28 @@ def test_two_seeds_have_two_curves_and_one_entry_in_the_legend():
     assert [t.showlegend for t in curves] == [True, False] and curves[0].x == curves[1].x
 
 
+def test_labels_tell_the_coefficients_of_the_loss_that_differ():
+    tailr = {"objective": "tailr", "gamma": 0.1}
+    assert charts.label(record("a", 0, 0, **tailr, w_min=0.0)) == "TaiLr γ=0.1"
+    assert charts.label(record("a", 0, 0, **tailr, w_min=0.2)) == "TaiLr γ=0.1, w_min=0.2"
+    plain = {"objective": "sequencematch", "noise_rate": 0.03, "refill_every": 20}
+    assert charts.label(record("a", 0, 0, **plain)) == "SequenceMatch α=0.01"
+    found = charts.label(record("a", 0, 0, **plain, discount=0.9, divergence="js", temperature=0.5))
+    assert found == "SequenceMatch α=0.01, discount=0.9, js, temperature 0.5"
+
+
+def test_each_seed_has_its_own_curve_against_the_coefficient():
+    done = [
+        record(f"{objective}{eta}{seed}", 0.5, 0.5 + eta / 10 + seed / 5, objective=objective, eta=eta, seed=seed)
+        for seed in (1, 0)
+        for objective, eta in (("mle", 0.5), ("mixce", 0.9), ("mixce", 0.1))
+    ]
+    figure = charts.against_coefficient(done, "mauve")
+    assert [(t.showlegend, t.y) for t in figure.data] == [(True, (0.51, 0.59)), (False, (0.71, 0.79))]
+    assert [line.y0 for line in figure.layout.shapes] == [0.55, 0.75]
+    assert [note.text for note in figure.layout.annotations] == ["MLE"]
+
+
 def test_lower_perplexity_is_better_where_rings_are_drawn():
     done = [record("a", 0.5, 0.5), record("b", 0.6, 0.5)]
     done[1]["metrics"]["perplexity"] = estimate(12.0)
@@ -103,6 +125,19 @@ def test_lower_perplexity_is_better_where_rings_are_drawn():
     done[1]["metrics"]["perplexity"] = estimate(7.0)
     ring = traces(charts.frontier(done, "perplexity", "diversity"))["no run is better on both axes"]
     assert ring.x == (0.6,)
+
+
+def test_no_ring_for_diversity_beyond_people_or_where_neither_end_is_better():
+    ring = "no run is better on both axes"
+    done = [record("wild", 0.95, 0.4), record("good", 0.85, 0.8)]  # people: 0.8
+    assert traces(charts.frontier(done, "mauve", "diversity"))[ring].x == (0.85,)
+    for metric, best in (("tales_forward_ce", 9.0), ("tales_choice_distance", 9.0), ("tales_nll", None)):
+        for r, value in zip(done, (12.0, 9.0), strict=True):
+            r["metrics"][metric] = estimate(value)
+        found = traces(charts.frontier(done, metric, "diversity"))
+        assert (found[ring].y == (best,)) if best else ring not in found
+    found = charts.frontier(done, "mauve", "tales_nll")
+    assert ring not in traces(found) and len(found.data) == 1
 
 
 def test_parallel_coordinates_have_an_axis_a_metric_that_all_runs_have():
@@ -158,6 +193,18 @@ def test_the_page_is_whole_small_and_runs_nothing_that_a_model_wrote():
     assert "Nothing has been run" in empty and "No run has samples" in empty
 
 
+def test_without_mauve_the_page_begins_with_the_first_pair_that_was_measured():
+    absent = {"value": None, "low": None, "high": None, "why": "too few prompts"}
+    done = [{**r, "metrics": {**r["metrics"], "mauve": absent, "distinct_2": absent}} for r in DONE]
+    made = page(STUDY, done, SAMPLES)
+    first = json.loads(re.search(r'<script type="application/json">(.*?)</script>', made, re.S).group(1))
+    titles = [first["layout"][axis]["title"]["text"] for axis in ("yaxis", "xaxis")]
+    assert titles == [charts.AXES["precision"], charts.AXES["diversity"]]
+    assert {"MixCE", "TaiLr"} <= {trace["name"] for trace in first["data"]}
+    assert re.findall(r'<option value="(\w+)" selected>', made) == ["precision", "diversity"]
+    assert "MLE was not sampled" not in made and "No objective is shown" not in made
+
+
 def test_every_quality_is_drawn_against_every_diversity_that_the_runs_have():
     packed = re.search(r'id="pairs">([^<]+)<', page(STUDY, DONE, SAMPLES)).group(1)
     pairs = json.loads(gzip.decompress(base64.b64decode(packed)))
@@ -185,6 +232,14 @@ def test_what_a_model_took_back_is_struck_through():
     written = [["It <was> ", True], ["dark", False], ["light", True]]
     samples = {"mle": [{**s, "written": written} for s in SAMPLES["mle"]]}
     assert "It &lt;was&gt; <s>dark</s>light</div>" in page(STUDY, DONE[:2], samples)
+
+
+def test_a_sample_stands_after_its_own_prompt():
+    samples = {**SAMPLES, "tailr": [{**s, "prompt": "There was"} for s in SAMPLES["tailr"]]}
+    made = page(STUDY, DONE, samples)
+    for name, beginning in (("human", "Once "), ("mixce", "Once "), ("tailr", "There was")):
+        prompts = re.findall(rf'data-run="{name}".*?class="prompt">(.*?)</span>', made, re.S)
+        assert len(prompts) == report.SHOWN_PROMPTS and all(p.startswith(beginning) for p in prompts)
 
 
 def test_the_page_in_a_browser(tmp_path):

@@ -2,9 +2,11 @@
 
 import re
 
+import pytest
 from test_report import DONE, EVIL, SAMPLES
 
 from mixkit import study_controls
+from mixkit.errors import InputError
 from mixkit.escaping import visible
 
 
@@ -18,6 +20,12 @@ def test_the_table_is_sorted_by_the_metric_that_is_chosen():
     menu.value = "mauve"
     assert first_cells()[:2] == ["MLE, temperature 0.5", "MixCE η=0.1"]
     assert "data:text/csv" in view.value and "<script" not in view.value and "<button" not in view.value
+
+
+def test_a_metric_that_no_run_has_is_refused():
+    study_controls.check_metrics(DONE, "mauve", "coherence")  # absent with a reason: the runs know it
+    with pytest.raises(InputError, match=r"unknown metric 'mauv' \(did you mean 'mauve'\?\); allowed: coherence, "):
+        study_controls.check_metrics(DONE, "diversity", "mauv")
 
 
 def test_samples_of_one_prompt_stand_side_by_side():

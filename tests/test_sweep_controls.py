@@ -127,11 +127,16 @@ def test_sliders_make_the_plan_and_a_wrong_value_a_red_line(tiny, tmp_path):
     made.inputs["eta_points"].value = 2
     made.inputs["with tailr"].value = True
     made.inputs["gamma"].value = (-7, -1)
-    assert "MLE, MixCE η=0.5, MixCE η=1, TaiLr γ=1e-07, TaiLr γ=0.1<" in made.plan.value
+    assert "MLE, MixCE η=0.5, MixCE η=1, TaiLr γ=1e-07, w_min=0.125, TaiLr γ=0.1, w_min=0.125<" in made.plan.value
     made.inputs["base_study"].value = "<script>alert(1)</script>\x1b"
     assert "unknown study" in made.plan.value and "color:#b00020" in made.plan.value and made.run.disabled
     assert "<script" not in made.plan.value and "\x1b" not in made.plan.value
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("alpha", [1e-8, 0.01, 500.0])
+def test_an_alpha_beyond_the_slider_is_the_one_that_was_given(tiny, alpha):
+    assert sweep_inputs.settings(sweep_inputs.build({**tiny, "alpha": alpha}))["alpha"] == alpha
 
 
 def test_a_row_of_an_objective_is_there_while_the_objective_is_chosen(tiny):

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from statistics import mean, stdev
 
 import pytest
@@ -55,6 +56,21 @@ def test_the_command_keeps_the_table_as_a_run(printed):
     assert float(lines[-1]["avg_0s"]) == pytest.approx(mean(values), rel=1e-4)
     assert float(lines[-1]["avg_0s_sd"]) == pytest.approx(stdev(values), rel=1e-3)
     assert "MixCE* η=0.99 (local)" in first and not (folder / "run.json").read_text().count("NaN")
+
+
+def test_what_forbids_nothing_has_no_probability_of_the_impossible(tmp_path, monkeypatch):
+    monkeypatch.setattr(truth, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
+    asked = {"vocab": 4, "objectives": ["mle"], "seeds": [3, 1], "epochs": 1, "store": RunStore(tmp_path)}
+    record = truth.run_truth(zeros=0.0, say=lambda line: None, **asked)
+    assert [row["avg_0s"] for row in record["rows"]] == [None, None]
+    (line,) = truth.summary(record["rows"])
+    assert line["avg_0s"] is line["avg_0s_sd"] is None and line["avg_js"] > 0
+    assert re.search(r"MLE +\S+ ± \S+ +–", truth.table(record["rows"], 4, 0.0))
+    assert not truth_charts.bigram_tradeoff([line]).data
+    half = [{**record["rows"][0], "avg_0s": 0.25}, record["rows"][1]]
+    (line,) = truth.summary(half)
+    assert (line["avg_0s"], line["avg_0s_sd"]) == (0.25, None)
+    assert list(truth_charts.bigram_tradeoff([line]).data[0].y) == [0.25]
 
 
 def test_what_the_command_refuses(capsys):
