@@ -63,6 +63,16 @@ def start_token(tokenizer) -> int:
     return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
 
 
+def check_positions(model, name: str, value: int, beside: int) -> None:
+    """Raises InputError unless the model has positions for `value` tokens and the `beside` that stand with them."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit is not None and value + beside > limit:
+        allowed = max(0, limit - beside)
+        raise InputError(
+            f"{name} is {value}; beside {beside} other tokens the model's {limit} positions have room for {allowed}"
+        )
+
+
 def _quiet() -> None:
     """No bars for loading and saving, no notes on tied weights: what remains in a log is ours or an error."""
     from transformers.utils import logging
