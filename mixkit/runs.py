@@ -77,7 +77,7 @@ class Run:
         record = {
             "name": self.name,
             "study": self.folder.parent.name,
-            "hash": run_hash(self.parameters),
+            "hash": self.name.rpartition("-")[2],  # not taken anew: a corpus file may have changed while it ran
             "status": status,
             "parameters": self.parameters,
             "versions": versions(),
