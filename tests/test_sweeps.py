@@ -94,6 +94,12 @@ def test_study_files_that_are_refused(tmp_path, content, message):
         (["none.yaml"], "study file 'none.yaml' does not exist"),
         (["quick", "--set", "corpus=tails"], "unknown corpus 'tails' (did you mean 'tales'?)"),
         (["quick", "--set", "model=tinny"], "unknown model 'tinny' (did you mean 'tiny'?)"),
+        (
+            ["quick", "--set", "reader=gpt2-larg"],
+            "reader 'gpt2-larg': unknown model 'gpt2-larg' (did you mean 'gpt2-large'?)",
+        ),
+        (["quick", "--set", "reader=gpt2-large|gpt2 larg"], "unknown model 'gpt2 larg' (did you mean 'gpt2-large'?)"),
+        (["quick", "--set", "reader="], "reader '': model '' cannot be had"),
         (["quick", "--set", "objective=mixec"], "unknown objective 'mixec' (did you mean 'mixce'?)"),
         (["quick", "--set", "eta=1.5"], "eta is 1.5; it must be in [0, 1]"),
         (["quick", "--set", "gamma=-1"], "gamma is -1.0; it must be in [0, 1]"),
