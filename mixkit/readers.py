@@ -67,7 +67,8 @@ class Reader:
         """equals: np.stack([last_hidden_state(text)[-1] for text in texts]) for a causal LM, as mauve-text has it
 
         For an encoder it is the mean over the text's tokens divided by its l2 norm, as sentence-transformers has it
-        for all-MiniLM-L6-v2. Special tokens as the tokenizer adds them; the first `max_tokens` tokens are read.
+        for all-MiniLM-L6-v2. Special tokens as the tokenizer adds them; one that a text spells out counts as letters
+        (mauve-text takes it for the token). The first `max_tokens` tokens are read.
         Returns float32 [texts, width]. Texts that are equal to the reader are read once. A call's texts are cached
         together, `SHARD_TEXTS` a file: the last bits of a row depend on the texts that it was read beside, so rows out
         of other calls would make the numbers of a run depend on which runs came before it.
@@ -84,9 +85,11 @@ class Reader:
                 "join each continuation to its prompt, or leave empty texts out and report how many"
             )
         if self.is_encoder:
-            ids = self.tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
+            cut = {"truncation": True, "max_length": limit}
+            ids = self.tokenizer(list(texts), **cut, split_special_tokens=True)["input_ids"]
         else:  # cut here: a tokenizer that was set up for generation may truncate on the left
-            ids = [row[:limit] for row in self.tokenizer(list(texts), verbose=False)["input_ids"]]
+            read = self.tokenizer(list(texts), split_special_tokens=True, verbose=False)
+            ids = [row[:limit] for row in read["input_ids"]]
         keys = [hashlib.sha256(np.asarray(row, dtype="<i8").tobytes()).hexdigest()[:32] for row in ids]
         ids_of = dict(zip(keys, ids, strict=True))
         folder = None if self.cache is None else Path(self.cache) / "features" / self._fingerprint()
