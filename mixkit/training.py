@@ -70,7 +70,7 @@ def finetune(
     folder: `training.jsonl` (one line a log or evaluation) and `checkpoints/` go here; where checkpoints of a cut-off
     training lie there, it goes on from the last whole one, to the same bits as if it had not been cut off.
     Texts are cut at `max_tokens`. max_steps: -1 means by epochs. batch_size texts on each device, `accumulation`
-    batches a step. evaluations: how many, evenly spaced over training.
+    batches a step. evaluations: at most so many, evenly spaced over training, the last after it.
     patience: stop after so many evaluations without a better validation nll; 0 never stops early.
     precision: `auto` (bf16 on a GPU that has it, else float32), `bf16` or `float32`.
     backtracking: SequenceMatch needs it, and MLE learns <backspace> by it; the token is added to model and tokenizer
@@ -87,7 +87,7 @@ def finetune(
     processes = int(os.environ.get("WORLD_SIZE", 1))  # torchrun's; torch.distributed is not initialized yet
     batches = math.ceil(len(rows) / (batch_size * processes))
     steps = max_steps if max_steps > 0 else math.ceil(math.ceil(batches / accumulation) * epochs)
-    every = max(1, steps // max(1, evaluations))
+    every = max(1, math.ceil(steps / max(1, evaluations)))
     collator, replay, loss = collate, None, None
     if isinstance(objective, SequenceMatch) and backtracking is None:
         raise InputError("SequenceMatch needs backtracking: its noise rate, schedule and buffer; pass Backtracking()")

@@ -73,6 +73,11 @@ def test_finetune_trains_tiny_as_it_stands(toy, tmp_path):
     assert finetune(model, tokenizer, MLE(), long, long, folder=tmp_path, max_steps=1, progress=False).steps == 1
 
 
+def test_there_are_no_more_evaluations_than_asked_for_and_the_last_is_at_the_end(toy, tmp_path):
+    _, done = train(toy, tmp_path, max_steps=7, batch_size=4, evaluations=4)
+    assert [line["step"] for line in done.history if "validation_nll" in line] == [2, 4, 6, 7]
+
+
 def test_one_step_is_the_gradient_of_the_objective_on_the_full_logits(toy, tmp_path):
     """One AdamW step from our loss and from the plain formula lead to the same parameters."""
     model, tokenizer, texts = toy
@@ -210,7 +215,7 @@ def kill_after_training(monkeypatch, step):
 @pytest.mark.parametrize("kill", [kill_while_saving, kill_in_the_last_file, kill_after_training])
 @pytest.mark.parametrize("objective", ["mixce", "sequencematch"])
 def test_a_training_killed_anywhere_ends_in_the_same_bits(toy, tmp_path, monkeypatch, kill, objective):
-    asked = {"objective": MixCE(0.3), "dtype": torch.float32, "epochs": 3, "batch_size": 6, "evaluations": 4}
+    asked = {"objective": MixCE(0.3), "dtype": torch.float32, "epochs": 3, "batch_size": 6, "evaluations": 5}
     if objective == "sequencematch":
         asked |= {"objective": SequenceMatch(0.1, 0.95), "texts": 14}
         asked["backtracking"] = Backtracking(0.2, 0.25, 0.5, 0.1, buffer_texts=6, refill_texts=2, refill_every=3)
