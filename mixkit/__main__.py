@@ -9,6 +9,7 @@ import sys
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from mixkit.errors import InputError
+from mixkit.parameters import FINETUNE
 from mixkit.runs import RunStore, write_atomically
 
 
@@ -23,7 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
     study.add_argument("--name", default="", help="folder under runs/; by default the file's name and the values set")
     study.add_argument("--slots", type=int, default=0, help="runs at a time; by default one a GPU, or two without one")
     study.add_argument("--retry", action="store_true", help="execute again what failed")
-    study.add_argument("--dry-run", action="store_true", help="list the runs and the time that they will take")
+    study.add_argument(
+        "--dry-run", action="store_true", help="list the runs and the time they take, look for their inputs"
+    )
     study.add_argument("--engine", choices=("local", "ray"), default="local", help="this machine, or a Ray cluster")
     study.add_argument("--address", help="of the Ray cluster to join; by default one is started here")
     status = commands.add_parser("status", help="how a study's runs stand: done, running, failed, waiting")
@@ -79,14 +82,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _study(asked: argparse.Namespace) -> int:
-    from mixkit.sweeps import load_study, run_study
+    from mixkit.sweeps import check_inputs, load_study, run_study, states
 
     study = load_study(asked.file, _overrides(asked.set), name=asked.name)
     if asked.dry_run:
         from mixkit.engines import local_slots
         from mixkit.progress import plan_lines
 
-        print("\n".join(plan_lines(study, asked.slots or local_slots())))
+        print("\n".join(plan_lines(study, local_slots(asked.slots))))
+        check_inputs([state.run for state in states(study) if state.status != "done"])
         return 0
     for stopping in (signal.SIGINT, signal.SIGTERM):  # also where a parent process ignores them, as a kernel does
         signal.signal(stopping, signal.default_int_handler)
@@ -145,6 +149,9 @@ def _overrides(assignments: list[str]) -> dict[str, object]:
         if not equals:
             raise InputError(f"--set {assignment!r}: write NAME=VALUE")
         overrides[name] = _value(value)
+        is_list = isinstance(overrides[name], str) and ("," in value or value.startswith("["))
+        if is_list and name in FINETUNE and isinstance(FINETUNE[name].default, int | float):
+            raise InputError(f"{name} takes one number, not {value!r}; lists go into a study file's grid")
     return overrides
 
 

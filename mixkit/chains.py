@@ -189,10 +189,9 @@ def fit(
     if gold.probs.shape[:-2] != (len(seeds),):
         batched = tuple(gold.probs.shape[:-2])
         raise InputError(f"gold is a batch {batched} of chains; give one, or one for each of {len(seeds)} seeds")
-    if not 1 <= batch <= train or min(development, epochs, patience, masks) < 1:
-        raise InputError(
-            f"batch {batch} must be in 1 to train ({train}); development, epochs, patience, masks at least 1"
-        )
+    check_counts(batch=batch, development=development, epochs=epochs, patience=patience, masks=masks)
+    if batch > train:
+        raise InputError(f"batch is {batch}; it must be in [1, {train}], train")
 
     vocab, shape = gold.vocab, (len(objectives), len(seeds))
     data = [Texts(gold[i], train, development, batch, seed) for i, seed in enumerate(seeds)]
@@ -265,6 +264,13 @@ def fit(
         best_epoch,
         time.perf_counter() - began,
     )
+
+
+def check_counts(**counts: int) -> None:
+    """Raises InputError unless each is at least 1."""
+    for name, count in counts.items():
+        if count < 1:
+            raise InputError(f"{name} is {count!r}; it must be at least 1")
 
 
 def study(

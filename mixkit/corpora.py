@@ -139,8 +139,8 @@ def _local(path: Path) -> list[str]:
         names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         near = get_close_matches(path.name, names, n=1)
         hint = f" (did you mean {str(path.parent / near[0])!r}?)" if near else ""
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise InputError(f"corpus {str(path)!r} {what}{hint}; a .txt, .jsonl or .csv file is needed")
+        what = "is a folder" if path.is_dir() else f"does not exist{hint}"
+        raise InputError(f"corpus {str(path)!r} {what}; a .txt, .jsonl or .csv file is needed")
     if path.suffix not in READERS:
         raise unknown(f"file type of corpus {str(path)!r}:", path.suffix, READERS)
     raw = path.read_bytes()

@@ -359,7 +359,8 @@ def judge_perplexity(
     for each text: how plausible a causal LM that did not write the texts finds them; low where they are plausible, or
     merely repetitive. judged: the name of the model that wrote the texts, None for people. Text and prompt are
     tokenized apart and joined; at most `max_tokens` tokens of the whole are read, and tokens beyond are not counted.
-    The first token of all (bos, if the tokenizer has one) is context only. A text without tokens counts 0 of them.
+    The first token of all (bos, if the tokenizer has one) is context only. A text without tokens counts 0 of them; a
+    special token that a text spells out counts as letters.
 
     Raises InputError for a judge that judges itself or is no causal LM, for prompts that leave no room for the text,
     and where no token at all is scored.
@@ -373,7 +374,7 @@ def judge_perplexity(
     if prompts is not None and len(prompts) != len(texts):
         raise InputError(f"{len(prompts)} prompts and {len(texts)} texts; allowed: as many of each")
     limit = judge.limit(max_tokens)
-    tokenize = partial(judge.tokenizer, add_special_tokens=False, verbose=False)
+    tokenize = partial(judge.tokenizer, add_special_tokens=False, split_special_tokens=True, verbose=False)
     start = [] if judge.tokenizer.bos_token_id is None else [judge.tokenizer.bos_token_id]
     contexts = [start] * len(texts) if prompts is None else [start + p for p in tokenize(list(prompts))["input_ids"]]
     if full := sum(len(context) >= limit for context in contexts):

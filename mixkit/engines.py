@@ -43,12 +43,19 @@ def engine(name: str, *, slots: int = 0, address: str | None = None) -> Engine:
         raise unknown("engine", name, ENGINES)
     if address and name != "ray":
         raise InputError(f"address {address!r} is of a Ray cluster; it needs the engine ray")
+    _check_slots(slots)
     return _local(slots) if name == "local" else _ray(slots, address)
 
 
-def local_slots() -> int:
-    """One a GPU, or two without one, or one on one core."""
-    return len(_gpus()) or min(2, _cores())
+def local_slots(asked: int = 0) -> int:
+    """As many as asked for; for 0 one a GPU, or two without one, or one on one core. InputError below 0."""
+    _check_slots(asked)
+    return asked or len(_gpus()) or min(2, _cores())
+
+
+def _check_slots(slots: int) -> None:
+    if slots < 0:
+        raise InputError(f"slots is {slots}; it must be at least 0, which means one a GPU, or two without one")
 
 
 def _cores() -> int:
@@ -66,7 +73,7 @@ def _gpus() -> list[str]:
 
 
 def _local(slots: int) -> Engine:
-    gpus, cores, slots = _gpus(), _cores(), slots or local_slots()
+    gpus, cores, slots = _gpus(), _cores(), local_slots(slots)
 
     def start(folder: Path, slot: int, beside: int) -> Job:
         environment = os.environ | _environment(folder, cores // min(slots, beside))

@@ -21,7 +21,7 @@ from mixkit.errors import InputError
 from mixkit.escaping import plain
 from mixkit.parameters import FINETUNE, check
 from mixkit.paths import CLONE
-from mixkit.runs import Run, RunStore, write_atomically
+from mixkit.runs import Run, RunStore, run_name, write_atomically
 
 NOTEBOOK = CLONE / "notebooks" / "3_finetune.ipynb"
 ENDED, ELSEWHERE, KILLED = 0, 75, 76  # exit codes: run.json tells how; another process has the claim; the kernel died
@@ -33,7 +33,8 @@ def execute(folder: Path) -> int:
     """equals: papermill notebooks/3_finetune.ipynb FOLDER/notebook.ipynb -f FOLDER/parameters.yaml
 
     by one process at a time, and only where FOLDER/run.json does not say yet how the run ended. What the notebook
-    prints goes into log.txt; where it raised, run.json says so in one line. Returns ENDED, ELSEWHERE or KILLED.
+    prints goes into log.txt; where it raised, run.json says so in one line, and where its corpus is a file that has
+    changed since the folder was named, it is not run. Returns ENDED, ELSEWHERE or KILLED.
     """
     store, study, name = RunStore(folder.parents[1]), folder.parent.name, folder.name
     with claim(folder) as descriptor:
@@ -42,7 +43,11 @@ def execute(folder: Path) -> int:
         if store.read(study, name) is not None:
             return ENDED
         given = yaml.safe_load((folder / "parameters.yaml").read_text(encoding="utf-8"))
-        run, log = Run(folder, name, check(given)), PlainLog(folder / "log.txt")
+        run = Run(folder, name, check(given))
+        if os.path.isfile(run.parameters["corpus"]) and run_name(run.parameters) != name:
+            run.fail("the corpus file has changed since the study was planned")
+            return ENDED
+        log = PlainLog(folder / "log.txt")
         log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}, {platform.node()}, process {os.getpid()}\n")
         log.flush()
         try:

@@ -5,10 +5,11 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from mixkit.errors import InputError
-from mixkit.models import start_token
+from mixkit.models import check_positions, start_token
 from mixkit.scores import TokenScores, token_scores
 
 IGNORED = -100
+ENDS = 2  # tokens that `encode` puts around a text
 
 
 def encode(tokenizer, texts: list[str], max_tokens: int) -> list[list[int]]:
@@ -69,8 +70,9 @@ def text_nll(
     """equals: per text, sum_t -log q(y_t | y_<t) and the number of tokens t, end of text included where it fits.
 
     Returns two float64 tensors (N,): nats and tokens. Perplexity is exp(nats.sum() / tokens.sum()). The model is left
-    in the mode that it was in.
+    in the mode that it was in. Raises InputError where max_tokens, start and end exceed the model's positions.
     """
+    check_positions(model, "max_tokens", max_tokens, ENDS)
     rows = encode(tokenizer, texts, max_tokens)
     nats, tokens = torch.zeros(len(rows), dtype=torch.float64), torch.zeros(len(rows), dtype=torch.float64)
     longest_first = sorted(range(len(rows)), key=lambda i: -len(rows[i]))

@@ -12,6 +12,7 @@ import torch
 from mixkit.errors import InputError, check_unit_interval
 
 FLOOR = 1e-30  # log P is taken no lower than log of this, where a chain does what P never does: the published study's
+LARGEST = 5000  # tokens of a random chain: 200 MB, and the texts of a fit to it, as counts, are 5 GB
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +45,17 @@ class MarkovChain:
 
         The first token is uniform over all `vocab` tokens (a text may be empty). Drawn from numpy's legacy stream in
         the published order, so that a seed gives the published study's own matrix. A sequence of seeds gives a batch.
+        Raises InputError for vocab outside [2, 5000], zeros outside [0, 1] and a seed outside [0, 2**32 - 1].
         Source: Zhang et al., "MixCE", ACL 2023, section 4.1.
         """
         _check_vocab(vocab)
+        if vocab > LARGEST:
+            raise InputError(f"vocab is {vocab}; it must be in [2, {LARGEST}], as a chain is a matrix of vocab squared")
         check_unit_interval("zeros", zeros)
         if not isinstance(seed, int):
             return cls(torch.stack([cls.random(vocab, zeros, one).probs for one in seed]))
+        if not 0 <= seed < 2**32:
+            raise InputError(f"seed is {seed}; it must be in [0, 2**32 - 1]")
         stream = np.random.RandomState(seed)
         rows = stream.dirichlet(np.full(vocab, 0.5), size=vocab)[:-1]  # the last would be what follows the end
         rows[:, :-1][stream.random_sample((vocab - 1, vocab - 1)) < zeros] = 0

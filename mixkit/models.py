@@ -55,12 +55,27 @@ def is_here(name: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
     files = ("model.safetensors", "model.safetensors.index.json")
-    return Path(name).is_dir() or any(isinstance(try_to_load_from_cache(name, file), str) for file in files)
+    if name and Path(name).is_dir():
+        return True
+    try:
+        return any(isinstance(try_to_load_from_cache(name, file), str) for file in files)
+    except ValueError:  # the hub has no such names
+        return False
 
 
 def start_token(tokenizer) -> int:
     """The id that every text begins with: the tokenizer's beginning-of-sequence token, else its end token."""
     return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+
+
+def check_positions(model, name: str, value: int, beside: int) -> None:
+    """Raises InputError unless the model has positions for `value` tokens and the `beside` that stand with them."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit is not None and value + beside > limit:
+        allowed = max(0, limit - beside)
+        raise InputError(
+            f"{name} is {value}; beside {beside} other tokens the model's {limit} positions have room for {allowed}"
+        )
 
 
 def _quiet() -> None:

@@ -41,11 +41,13 @@ class Parameter:
         return value
 
     def _holds(self, value: float) -> bool:
-        return self.low <= value <= self.high and not (self.open and value in (self.low, self.high))
+        within = self.low <= value <= self.high and value != math.inf
+        return within and not (self.open and value in (self.low, self.high))
 
     def _range(self) -> str:
         if self.high == math.inf:
-            return f"a finite number above {self.low:g}" if self.open else f"at least {self.low:g}"
+            finite = "finite and " if isinstance(self.default, float) else ""
+            return f"a finite number above {self.low:g}" if self.open else f"{finite}at least {self.low:g}"
         return f"in ({self.low:g}, {self.high:g})" if self.open else f"in [{self.low:g}, {self.high:g}]"
 
 

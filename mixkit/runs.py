@@ -77,7 +77,7 @@ class Run:
         record = {
             "name": self.name,
             "study": self.folder.parent.name,
-            "hash": run_hash(self.parameters),
+            "hash": self.name.rpartition("-")[2],  # not taken anew: a corpus file may have changed while it ran
             "status": status,
             "parameters": self.parameters,
             "versions": versions(),
@@ -106,7 +106,7 @@ class RunStore:
         return Run(folder, name, dict(parameters))
 
     def read(self, study: str, name: str) -> dict[str, object] | None:
-        """The run's record, or None where run.json is missing, does not parse, or its hash is not its parameters'."""
+        """The run's record; None where run.json is missing, does not parse, or its hash does not end the name."""
         try:
             record = json.loads((self.folder(study, name) / "run.json").read_text(encoding="utf-8"))
             return record if name.endswith(record["hash"]) else None

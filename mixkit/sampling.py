@@ -9,7 +9,7 @@ from transformers import GenerationConfig
 
 from mixkit.backspace import written
 from mixkit.errors import InputError
-from mixkit.models import start_token
+from mixkit.models import check_positions, start_token
 from mixkit.sampling_backspace import Trajectory, sample_with_backspace
 
 
@@ -86,10 +86,13 @@ def sample_continuations(
     prompts: strings (the start token is put before them) or token ids (taken as they are); prompts of one length share
     a batch, so nothing is padded. A model that knows <backspace> takes tokens back, within 2 max_new_tokens steps.
     The same seed, batch size and machine give the same texts; sets are independent.
+    Raises InputError where there are no prompts, one has no tokens, or prompt and continuation exceed the model's
+    positions.
     """
     rows = [p if isinstance(p, list) else [start_token(tokenizer), *_tokens(tokenizer, p)] for p in prompts]
     if not rows or min(map(len, rows)) == 0:
         raise InputError("there is nothing to continue: no prompts, or a prompt without tokens")
+    check_positions(model, "max_new_tokens", max_new_tokens, max(map(len, rows)))
     backspace_id, end_id = getattr(model.config, "backspace_token_id", None), tokenizer.eos_token_id
     by_length = sorted(range(len(rows) * sets), key=lambda i: len(rows[i % len(rows)]))
     drawn = [[Continuation("")] * len(rows) for _ in range(sets)]

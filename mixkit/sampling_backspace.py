@@ -11,6 +11,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from mixkit.backspace import undo
 from mixkit.errors import InputError
+from mixkit.models import check_positions
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,7 @@ def _walk(
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)  # (B,)
     longest = max(len(prompt) for prompt in prompts)
     capacity = longest + max_new_tokens
-    limit = getattr(model.config, "max_position_embeddings", None)
-    if limit is not None and capacity > limit:
-        raise InputError(f"{longest} prompt and {max_new_tokens} new tokens exceed the model's {limit} positions")
+    check_positions(model, "max_new_tokens", max_new_tokens, longest)
     stack = torch.zeros(len(prompts), capacity, dtype=torch.long, device=device)  # (B, C) the token at every depth
     for at, prompt in enumerate(prompts):
         stack[at, : len(prompt)] = torch.tensor(prompt, device=device)

@@ -47,7 +47,9 @@ class TokenScores:
         """equals: logits.gather(-1, targets[..., None])[..., 0], logits.logsumexp(-1)
 
         The slow exact reference. logits (..., V), targets (...) of token ids. Half precision is raised to float32.
+        Raises ValueError for a target outside [0, V), on the CPU only: a GPU would be waited for.
         """
+        _check_targets(targets, logits.shape[-1])
         logits = _at_least_float32(logits)
         return cls(logits.gather(-1, targets[..., None])[..., 0], logits.logsumexp(-1))
 
@@ -67,6 +69,7 @@ def token_scores(
     hidden (..., D), head_weight (V, D), bias (V,) or None, targets (...) of token ids in [0, V).
     chunk_size: positions whose logits are held at once; by default as many as fit `CHUNK_LOGITS`.
     Half-precision products are summed in float32; under autocast the products run in its dtype.
+    Raises ValueError for shapes that do not fit and, on the CPU only, for a target outside [0, V).
     """
     hidden, head_weight, bias, chunk_size = _prepared(hidden, head_weight, targets, bias, chunk_size)
     flat = _Scores.apply(hidden.reshape(-1, hidden.shape[-1]), head_weight, bias, targets.reshape(-1), chunk_size)
@@ -96,9 +99,15 @@ def weighted_cross_entropy(
     denominator: what the sum is divided by; by default the number of unmasked positions. Under gradient accumulation
     or on several devices pass the unmasked positions of the whole global batch.
     Returns the scalar loss in nats per token; with return_nll also the plain nll over the same denominator, detached.
-    Raises ValueError where nothing is unmasked and no denominator is given.
+    Raises ValueError where nothing is unmasked and no denominator is given, for an objective without weights, for
+    shapes that do not fit and, on the CPU only, for an unmasked target outside [0, V).
     """
+    if isinstance(objective, type) or not callable(getattr(objective, "weight", None)):
+        raise ValueError(f"objective is {objective!r}; it must be token-weighted: MLE(), MixCE(eta), TaiLr(gamma)")
     if mask is not None:
+        _check_positions(hidden, targets)
+        if mask.shape != targets.shape:
+            raise ValueError(f"mask {tuple(mask.shape)} and targets {tuple(targets.shape)} differ in shape")
         mask = mask.bool()
         hidden, targets = hidden[mask], targets[mask]
     if denominator is None:
@@ -124,10 +133,10 @@ def _at_least_float32(x: torch.Tensor) -> torch.Tensor:
 
 def _prepared(hidden, head_weight, targets, bias, chunk_size):
     """The inputs in the dtype that autocast asks for, checked, and the number of positions a chunk."""
-    if hidden.shape[:-1] != targets.shape:
-        raise ValueError(f"hidden {tuple(hidden.shape)} must be targets {tuple(targets.shape)} and one more dimension")
+    _check_positions(hidden, targets)
     if hidden.shape[-1] != head_weight.shape[1]:
         raise ValueError(f"hidden has width {hidden.shape[-1]}, the output embedding {head_weight.shape[1]}")
+    _check_targets(targets, head_weight.shape[0])
     if chunk_size is None:
         chunk_size = max(1, CHUNK_LOGITS // head_weight.shape[0])
     if chunk_size < 1:
@@ -136,6 +145,22 @@ def _prepared(hidden, head_weight, targets, bias, chunk_size):
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     bias = None if bias is None else bias.to(dtype)
     return hidden.to(dtype), head_weight.to(dtype), bias, chunk_size
+
+
+def _check_positions(hidden, targets):
+    if hidden.shape[:-1] != targets.shape:
+        raise ValueError(f"hidden {tuple(hidden.shape)} must be targets {tuple(targets.shape)} and one more dimension")
+
+
+def _check_targets(targets, vocabulary):
+    if targets.device.type != "cpu" or targets.numel() == 0:
+        return
+    low, high = targets.min().item(), targets.max().item()
+    if low < 0 or high >= vocabulary:
+        wrong = low if low < 0 else high
+        raise ValueError(
+            f"targets hold {wrong}; token ids are in [0, {vocabulary}): mask those positions out (targets != {wrong})"
+        )
 
 
 def _chunks(hidden, head_weight, bias, targets, chunk_size):

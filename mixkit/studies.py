@@ -121,6 +121,8 @@ def _read_yaml(path: Path) -> dict[str, object]:
     for entry in (e for key in ("grid", "decoding") for e in content.get(key, [])):
         if not isinstance(entry, dict):
             raise InputError(f"study file {str(path)!r}: an entry of a grid maps parameters to values, not {entry!r}")
+    if content.get("seeds") == []:
+        raise InputError(f"study file {str(path)!r}: seeds is an empty list; at least one seed is needed")
     if not content.get("grid") and "base" not in content:
         raise InputError(f"study file {str(path)!r} asks for no run: it has neither a grid nor a base")
     return content

@@ -38,7 +38,7 @@ def run_study(
     its last checkpoint, three times in all. retry: what failed before is executed again; else it is named.
     engine: `local`, or `ray` with the address of a cluster to join, or with none on a cluster of this machine alone.
     `say` gets one line an event. When it is interrupted its workers end, and the same call goes on where they were.
-    Raises InputError for what can be told before the first run: an unknown engine, a corpus or a model that is missing.
+    Raises InputError for what can be told before the first run: an unknown engine, a missing corpus, model or reader.
     """
     store = store or RunStore()
     ended = {run.name: read(store, run) for run in study.runs}
@@ -150,14 +150,18 @@ def _forget(run: PlannedRun, store: RunStore) -> None:
 
 
 def check_inputs(runs: Sequence[PlannedRun]) -> None:
-    """Reads each corpus and looks for each model once, so that what is missing is said before the first run."""
+    """Reads each corpus and looks for each model and reader once, so that what is missing is said before the first
+    run."""
     from mixkit.corpora import load_corpus
     from mixkit.models import check_model  # here, as it takes seconds to import
+    from mixkit.readers import check_reader
 
     for sizes in {run.parameters["corpus"]: run.parameters for run in reversed(runs)}.values():
         load_corpus(sizes["corpus"], **{split: sizes[f"{split}_texts"] for split in ("train", "validation", "test")})
     for model, study in {(run.parameters["model"], run.parameters["study"]) for run in runs if run.needs is None}:
         check_model(model, study=study)
+    for reader, start in {(run.parameters["reader"], run.parameters["model"]) for run in runs}:
+        check_reader(reader, start=start)
 
 
 def records(study: Study, store: RunStore | None = None) -> list[dict[str, object]]:

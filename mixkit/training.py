@@ -15,8 +15,8 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 from mixkit.backspace import add_backspace, check_tree_attention
 from mixkit.backtracking import Backtracking, BacktrackingLoss, CorrectedTexts, collate_actions
 from mixkit.errors import InputError
-from mixkit.likelihood import IGNORED, batch_nll, check_head, collate, encode, last_hidden
-from mixkit.models import start_token
+from mixkit.likelihood import ENDS, IGNORED, batch_nll, check_head, collate, encode, last_hidden
+from mixkit.models import check_positions, start_token
 from mixkit.objectives import MLE, SequenceMatch
 from mixkit.replay import Replay
 from mixkit.scores import weighted_cross_entropy
@@ -54,7 +54,7 @@ def finetune(
     accumulation: int = 1,
     learning_rate: float = 5e-5,
     weight_decay: float = 0.0,
-    max_tokens: int = 512,
+    max_tokens: int = 256,
     evaluations: int = 5,
     patience: int = 0,
     precision: str = "auto",
@@ -70,22 +70,24 @@ def finetune(
     folder: `training.jsonl` (one line a log or evaluation) and `checkpoints/` go here; where checkpoints of a cut-off
     training lie there, it goes on from the last whole one, to the same bits as if it had not been cut off.
     Texts are cut at `max_tokens`. max_steps: -1 means by epochs. batch_size texts on each device, `accumulation`
-    batches a step. evaluations: how many, evenly spaced over training.
+    batches a step. evaluations: at most so many, evenly spaced over training, the last after it.
     patience: stop after so many evaluations without a better validation nll; 0 never stops early.
     precision: `auto` (bf16 on a GPU that has it, else float32), `bf16` or `float32`.
     backtracking: SequenceMatch needs it, and MLE learns <backspace> by it; the token is added to model and tokenizer
     where they do not know it. The validation texts have none.
     On several GPUs start the program with torchrun or accelerate launch; without, one GPU is used.
-    Raises InputError for a model whose logits are not hidden states times output embedding; where there is
-    backtracking, for one that takes no 4-D attention mask, and for an objective that knows no <backspace>.
+    Raises InputError for a model whose logits are not hidden states times output embedding, and where max_tokens, start
+    and end exceed its positions; where there is backtracking, for a model that takes no 4-D attention mask, and for an
+    objective that knows no <backspace>.
     """
     check_head(model)
+    check_positions(model, "max_tokens", max_tokens, ENDS)
     folder = Path(folder)
     rows, validation = (encode(tokenizer, texts, max_tokens) for texts in (train_texts, validation_texts))
     processes = int(os.environ.get("WORLD_SIZE", 1))  # torchrun's; torch.distributed is not initialized yet
     batches = math.ceil(len(rows) / (batch_size * processes))
     steps = max_steps if max_steps > 0 else math.ceil(math.ceil(batches / accumulation) * epochs)
-    every = max(1, steps // max(1, evaluations))
+    every = max(1, math.ceil(steps / max(1, evaluations)))
     collator, replay, loss = collate, None, None
     if isinstance(objective, SequenceMatch) and backtracking is None:
         raise InputError("SequenceMatch needs backtracking: its noise rate, schedule and buffer; pass Backtracking()")

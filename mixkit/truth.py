@@ -51,6 +51,7 @@ def run_truth(
     The record's `rows` hold one dict an (objective, seed). Raises InputError for what cannot be fitted.
     """
     store = store or RunStore()
+    chains.check_counts(epochs=epochs, patience=patience)
     for name in objectives:
         if name not in chains.NAMES.values():
             raise unknown("objective", name, chains.NAMES.values())

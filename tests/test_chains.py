@@ -415,6 +415,8 @@ def rows(**changed):
         (lambda: MarkovChain.from_matrix([0.5, 0.5], [[0.2, 0.3, 0.5]]), r"must be \(V,\) and \(V - 1, V\)"),
         (lambda: MarkovChain.random(1), "vocab is 1"),
         (lambda: MarkovChain.random(20, 1.5), r"zeros is 1\.5; it must be a number in \[0, 1\]"),
+        (lambda: MarkovChain.random(100_000), r"vocab is 100000; it must be in \[2, 5000\]"),
+        (lambda: MarkovChain.random(20, 0.5, [7, -1]), r"seed is -1; it must be in \[0, 2\*\*32 - 1\]"),
         (lambda: MarkovChain.from_corpus([]), "the corpus is empty"),
         (lambda: MarkovChain.from_corpus([[]]), "vocab is 1"),
         (lambda: MarkovChain.from_corpus([[0, 7]], vocab=5), "ids from 0 to 4"),
@@ -432,7 +434,8 @@ def rows(**changed):
             r"'mle' cannot be fitted; allowed: MLE, .*, KLMix, JensenShannon, SequenceMatch instances",
         ),
         (lambda: fit(short_chain(0), MLE(), [1, 1]), "no seed twice"),
-        (lambda: fit(short_chain(0), MLE(), [1], train=10), r"batch 1000 must be in 1 to train \(10\)"),
+        (lambda: fit(short_chain(0), MLE(), [1], train=10), r"batch is 1000; it must be in \[1, 10\], train"),
+        (lambda: fit(short_chain(0), MLE(), [1], patience=0), "patience is 0; it must be at least 1"),
         (lambda: fit(MarkovChain.random(5, 0.5, [1, 2]), MLE(), [1]), r"gold is a batch \(2,\) of chains"),
     ],
 )

@@ -158,6 +158,11 @@ def test_what_is_refused(tmp_path, name, content, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_folder_is_not_its_own_near_miss(tmp_path):
+    with pytest.raises(ValueError, match=f"corpus '{tmp_path}' is a folder; a .txt, .jsonl or .csv file is needed"):
+        load_corpus(str(tmp_path))
+
+
 def test_a_split_needs_a_text():
     with pytest.raises(ValueError, match="train is 0"):
         load_corpus("tales", train=0)

@@ -158,6 +158,18 @@ def test_encoder_features_are_the_normalised_mean_over_tokens(bert):
         np.testing.assert_allclose(row, (mean / mean.norm()).numpy(), atol=1e-5)
 
 
+def test_a_special_token_that_a_text_spells_out_is_read_as_letters(gpt2, bert):
+    spelled = "a<|endoftext|>b"
+    ids = [i for letter in spelled for i in byte_tokenizer()(letter)["input_ids"]]
+    for reader in (gpt2, bert):
+        with torch.no_grad():
+            hidden = reader.model.eval().base_model(torch.tensor([ids])).last_hidden_state[0]
+        expected = hidden.mean(0) / hidden.mean(0).norm() if reader is bert else hidden[-1]
+        np.testing.assert_allclose(reader.features([spelled])[0], expected.numpy(), atol=1e-5)
+    judged = judge_perplexity([spelled], gpt2, judged=None, prompts=[spelled])
+    assert judged.tokens.tolist() == [len(spelled)]
+
+
 def test_features_do_not_depend_on_the_other_texts_nor_on_the_side_that_generation_pads(gpt2):
     texts = sentences(30, seed=4)
     together = gpt2.features(texts)

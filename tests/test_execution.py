@@ -121,6 +121,21 @@ def test_a_run_is_executed_once_and_by_one(tmp_path, notebook):
     assert execute(folder) == ENDED and len(small.began(folder)) == 1
 
 
+def test_a_corpus_file_that_changes_after_the_plan_fails_the_run_and_is_said(tmp_path, notebook):
+    corpus = tmp_path / "own.txt"
+    corpus.write_text("as planned")
+    changed, running = prepared(tmp_path, corpus=str(corpus)), prepared(tmp_path, corpus=str(corpus), seed=1)
+    (running / "wait").touch()
+    worker = start_worker(notebook, running)
+    until(lambda: small.began(running))
+    corpus.write_text("edited")
+    (running / "wait").unlink()
+    assert worker.wait() == execute(changed) == ENDED and not small.began(changed)
+    store = RunStore(tmp_path / "runs")
+    assert store.read("s", changed.name)["error"] == "the corpus file has changed since the study was planned"
+    assert store.read("s", running.name)["status"] == "done"  # it had read the file
+
+
 def test_a_kernel_that_outlives_its_worker_keeps_the_claim_and_ends(tmp_path, notebook):
     """So that no two kernels can write into one folder, and none is left behind."""
     folder = prepared(tmp_path)

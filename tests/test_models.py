@@ -81,6 +81,7 @@ def test_names_that_cannot_be_had(name, message):
 def test_is_here(tmp_path):
     assert not is_here("gpt2-large")
     assert is_here(str(tmp_path))
+    assert not any(is_here(name) for name in ("", "gpt2 larg", "a/b/c"))
 
 
 def test_smollm2_says_how_to_get_it(monkeypatch):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mixkit.backspace import add_backspace
+from mixkit.errors import InputError
 from mixkit.sampling import Sampler, cut_prompts, sample_continuations, sample_texts
 
 
@@ -126,3 +127,5 @@ def test_what_is_refused(toy):
             Sampler(**bad)
     with pytest.raises(ValueError, match="nothing to continue"):
         sample_texts(*toy[:2], [], max_new_tokens=3)
+    with pytest.raises(InputError, match="max_new_tokens is 254; beside 3 other tokens"):
+        sample_texts(*toy[:2], [[0, 5], [0, 5, 7]], max_new_tokens=254)

@@ -163,7 +163,7 @@ def test_training_mode_is_put_back_and_float32_works():
         ({"temperature": 0}, "temperature is 0; it must be above 0"),
         ({"top_p": 1.1}, r"top_p is 1.1; it must be in \(0, 1\]"),
         ({"top_k": -1}, "top_k is -1"),
-        ({"max_new_tokens": 64}, "exceed the model's 64 positions"),
+        ({"max_new_tokens": 64}, "beside 2 other tokens the model's 64 positions have room for 62"),
         ({"backspace_id": None}, "the model has no <backspace>"),
     ],
 )

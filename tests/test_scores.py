@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mixkit import MLE, MixCE, TaiLr, TokenScores, token_scores, weighted_cross_entropy
+from mixkit import MLE, MixCE, SequenceMatch, TaiLr, TokenScores, token_scores, weighted_cross_entropy
 
 OBJECTIVES = [MLE(), MixCE(0.2), TaiLr(0.3, 0.1)]
 
@@ -172,3 +172,32 @@ def test_bad_shapes_are_refused():
         weighted_cross_entropy(hidden, weight, targets, MLE(), mask=torch.zeros_like(mask))
     with pytest.raises(ValueError, match="differ in shape"):
         TokenScores(torch.zeros(2), torch.zeros(3))
+
+
+@pytest.mark.parametrize("wrong", [-100, 23])
+def test_targets_that_are_no_token_ids_are_refused_where_they_count(wrong):
+    hidden, weight, bias, targets, _ = head()
+    targets[1, 2] = wrong
+    for compute in (
+        lambda: TokenScores.from_logits(F.linear(hidden, weight, bias), targets),
+        lambda: token_scores(hidden, weight, targets, bias=bias),
+        lambda: weighted_cross_entropy(hidden, weight, targets, MLE(), bias=bias),
+    ):
+        with pytest.raises(ValueError, match=rf"targets hold {wrong}; token ids are in \[0, 23\): mask"):
+            compute()
+    assert weighted_cross_entropy(hidden, weight, targets, MLE(), mask=targets != wrong, bias=bias).isfinite()
+
+
+def test_a_mask_of_another_shape_is_refused():
+    hidden, weight, _, targets, mask = head(bias=False)
+    with pytest.raises(ValueError, match=r"mask \(3, 6\) and targets \(3, 7\) differ in shape"):
+        weighted_cross_entropy(hidden, weight, targets, MLE(), mask=mask[:, 1:])
+    with pytest.raises(ValueError, match="one more dimension"):
+        weighted_cross_entropy(hidden[:, 1:], weight, targets, MLE(), mask=mask)
+
+
+@pytest.mark.parametrize("objective", [SequenceMatch(), "mixce", MixCE, None])
+def test_an_objective_without_weights_is_refused(objective):
+    hidden, weight, _, targets, _ = head(bias=False)
+    with pytest.raises(ValueError, match="it must be token-weighted"):
+        weighted_cross_entropy(hidden, weight, targets, objective)

@@ -74,6 +74,7 @@ def test_every_study_file_of_the_kit_can_be_read(name):
         ({**STUDY, "grid": [{"objective": "mixce", "eta": []}]}, "eta is an empty list"),
         ({**STUDY, "grid": ["mle"]}, "an entry of a grid maps parameters to values, not 'mle'"),
         ({**STUDY, "grid": {"objective": "mle"}}, "grid must be a list"),
+        ({**STUDY, "seeds": []}, "seeds is an empty list; at least one seed is needed"),
         ({"parameters": TINY}, "asks for no run"),
         ({**STUDY, "parameters": {**TINY, "learning_rate": "1e-5"}}, "1.0e-5 rather than 1e-5"),
         ("a: [", "is not YAML"),
@@ -93,6 +94,12 @@ def test_study_files_that_are_refused(tmp_path, content, message):
         (["none.yaml"], "study file 'none.yaml' does not exist"),
         (["quick", "--set", "corpus=tails"], "unknown corpus 'tails' (did you mean 'tales'?)"),
         (["quick", "--set", "model=tinny"], "unknown model 'tinny' (did you mean 'tiny'?)"),
+        (
+            ["quick", "--set", "reader=gpt2-larg"],
+            "reader 'gpt2-larg': unknown model 'gpt2-larg' (did you mean 'gpt2-large'?)",
+        ),
+        (["quick", "--set", "reader=gpt2-large|gpt2 larg"], "unknown model 'gpt2 larg' (did you mean 'gpt2-large'?)"),
+        (["quick", "--set", "reader="], "reader '': model '' cannot be had"),
         (["quick", "--set", "objective=mixec"], "unknown objective 'mixec' (did you mean 'mixce'?)"),
         (["quick", "--set", "eta=1.5"], "eta is 1.5; it must be in [0, 1]"),
         (["quick", "--set", "gamma=-1"], "gamma is -1.0; it must be in [0, 1]"),
@@ -101,6 +108,10 @@ def test_study_files_that_are_refused(tmp_path, content, message):
         (["quick", "--set", "divergence=chi3"], "unknown divergence 'chi3' (did you mean 'chi2'?)"),
         (["quick", "--set", "noise_rate=0.7"], "noise_rate is 0.7; it must be in [0, 0.5]"),
         (["quick", "--set", "eta=half"], "eta is 'half', a str; it must be a float"),
+        (["quick", "--set", "eta=0.1,0.3"], "eta takes one number, not '0.1,0.3'; lists go into a study file's grid"),
+        (["quick", "--set", "epochs=inf"], "epochs is inf; it must be finite and at least 0"),
+        (["quick", "--slots", "-3"], "slots is -3; it must be at least 0"),
+        (["quick", "--slots", "-3", "--dry-run"], "slots is -3; it must be at least 0"),
         (["quick", "--set", "etta=0.5"], "unknown parameter 'etta' (did you mean 'eta'?)"),
         (["quick", "--set", "eta"], "write NAME=VALUE"),
         (["quick", "--set", "corpus={tmp}/empty.txt"], "is too short: 0 texts"),
@@ -116,6 +127,13 @@ def test_bad_input_is_one_line_exit_code_2_and_nothing_written(tmp_path, monkeyp
     captured = capsys.readouterr()
     assert captured.err.startswith("mixkit: ") and message in captured.err and captured.err.count("\n") == 1
     assert captured.out == "" and not root.exists()
+
+
+def test_a_dry_run_tells_the_plan_and_what_is_missing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("mixkit.progress.RunStore", lambda: RunStore(tmp_path / "runs"))
+    assert main(["study", "quick", "--dry-run", "--set", f"corpus={tmp_path}/missing.txt"]) == 2
+    captured = capsys.readouterr()
+    assert "objective mixce" in captured.out and "missing.txt' does not exist" in captured.err
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +236,7 @@ def test_the_tradeoff_notebook_shows_a_finished_study(finished, tmp_path, monkey
 
 def test_a_failed_run_is_said_kept_and_what_needs_it_is_skipped(tmp_path):
     """A prompt longer than every text leaves nothing to continue, which only the run itself finds out."""
-    broken = {**STUDY, "parameters": {**TINY, "prompt_tokens": 10_000}}
+    broken = {**STUDY, "parameters": {**TINY, "prompt_tokens": 450}}
     study, store, said = load_study(write(tmp_path, broken)), RunStore(tmp_path / "runs"), []
     assert run_study(study, store=store, say=said.append) == []
     base = study.runs[0]

@@ -14,7 +14,9 @@ import torch.nn.functional as F
 
 from mixkit import MLE, MixCE, SequenceMatch, TokenScores, training
 from mixkit.backtracking import Backtracking
+from mixkit.errors import InputError
 from mixkit.likelihood import check_head, collate, encode, text_nll
+from mixkit.models import load_model
 from mixkit.training import finetune
 
 CLONE = Path(__file__).parents[1]
@@ -50,6 +52,30 @@ def test_text_nll_equals_each_text_alone(toy):
         logits = model(torch.tensor([row[:-1]])).logits[0].double()
         assert nats[i].item() == pytest.approx(F.cross_entropy(logits, torch.tensor(row[1:]), reduction="sum").item())
         assert tokens[i] == len(row) - 1
+
+
+def test_texts_longer_than_the_models_positions_are_refused_before_training(toy, tmp_path):
+    model, tokenizer, texts = toy
+    long = [" ".join(texts)]
+    assert text_nll(model, tokenizer, long, max_tokens=254)[1] == 254
+    message = "max_tokens is 255; beside 2 other tokens the model's 256 positions have room for 254"
+    with pytest.raises(InputError, match=message):
+        text_nll(model, tokenizer, long, max_tokens=255)
+    with pytest.raises(InputError, match=message):
+        train(toy, tmp_path, max_tokens=255)
+    assert not list(tmp_path.iterdir())
+
+
+def test_finetune_trains_tiny_as_it_stands(toy, tmp_path):
+    texts = toy[2]
+    long = [" ".join(texts)] * 2
+    model, tokenizer = load_model("tiny", texts=texts)
+    assert finetune(model, tokenizer, MLE(), long, long, folder=tmp_path, max_steps=1, progress=False).steps == 1
+
+
+def test_there_are_no_more_evaluations_than_asked_for_and_the_last_is_at_the_end(toy, tmp_path):
+    _, done = train(toy, tmp_path, max_steps=7, batch_size=4, evaluations=4)
+    assert [line["step"] for line in done.history if "validation_nll" in line] == [2, 4, 6, 7]
 
 
 def test_one_step_is_the_gradient_of_the_objective_on_the_full_logits(toy, tmp_path):
@@ -189,7 +215,7 @@ def kill_after_training(monkeypatch, step):
 @pytest.mark.parametrize("kill", [kill_while_saving, kill_in_the_last_file, kill_after_training])
 @pytest.mark.parametrize("objective", ["mixce", "sequencematch"])
 def test_a_training_killed_anywhere_ends_in_the_same_bits(toy, tmp_path, monkeypatch, kill, objective):
-    asked = {"objective": MixCE(0.3), "dtype": torch.float32, "epochs": 3, "batch_size": 6, "evaluations": 4}
+    asked = {"objective": MixCE(0.3), "dtype": torch.float32, "epochs": 3, "batch_size": 6, "evaluations": 5}
     if objective == "sequencematch":
         asked |= {"objective": SequenceMatch(0.1, 0.95), "texts": 14}
         asked["backtracking"] = Backtracking(0.2, 0.25, 0.5, 0.1, buffer_texts=6, refill_texts=2, refill_every=3)

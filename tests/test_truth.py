@@ -73,11 +73,21 @@ def test_what_forbids_nothing_has_no_probability_of_the_impossible(tmp_path, mon
     assert list(truth_charts.bigram_tradeoff([line]).data[0].y) == [0.25]
 
 
-def test_what_the_command_refuses(capsys):
-    assert main(["truth", "--objectives", "mixec"]) == 2
-    assert "did you mean 'mixce'" in capsys.readouterr().err
-    assert main(["truth", "--vocab", "1"]) == 2
-    assert "vocab is 1" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--objectives mixec", "did you mean 'mixce'"),
+        ("--vocab 1", "vocab is 1"),
+        ("--vocab 100000", "vocab is 100000; it must be in [2, 5000]"),
+        ("--seeds -1", "seed is -1; it must be in [0, 2**32 - 1]"),
+        ("--epochs 0", "mixkit: epochs is 0; it must be at least 1"),
+        ("--patience -1", "mixkit: patience is -1; it must be at least 1"),
+    ],
+)
+def test_what_the_command_refuses(capsys, arguments, message):
+    assert main(["truth", *arguments.split()]) == 2
+    told = capsys.readouterr()
+    assert message in told.err and told.err.count("\n") == 1 and told.out == ""
 
 
 def test_released_figures_stand_beside_the_same_objective_only():
