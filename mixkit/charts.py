@@ -2,6 +2,7 @@
 Nothing here reads files, computes metrics or knows of widgets."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from textwrap import wrap
 
 import plotly.graph_objects as go
@@ -177,9 +178,12 @@ def frontier(records: Sequence[dict], quality: str = "mauve", diversity: str = "
         if group:
             traces.append(_points(group, quality, diversity, name, hollow=part == "decoding"))
     human, layout = _human(shown, quality, diversity)
-    _place_texts([trace for trace in traces if "text" in trace], human)
+    curved = [trace for trace in traces if trace["mode"] == "lines"]
+    _place_texts([trace for trace in traces if "text" in trace], human, curved)
     layout |= {"xaxis": {"title": AXES.get(diversity, diversity)}, "yaxis": {"title": AXES.get(quality, quality)}}
-    return go.Figure(data=[*traces, *human], layout={"height": 560, **layout})  # at once: additions cost most of it
+    # Room for three rows of legend: where a legend moves the margin, plotly leaves it on the plot after a resize.
+    layout |= {"height": 590, "margin": {"t": 100}}
+    return go.Figure(data=[*traces, *human], layout=layout)  # at once: additions cost most of it
 
 
 def against_coefficient(records: Sequence[dict], metric: str) -> go.Figure:
@@ -278,9 +282,13 @@ def _points(group: list[dict], quality: str, diversity: str, name: str, *, hollo
     }
 
 
-def _place_texts(traces: list[dict], others: list[dict]) -> None:
-    """Each text of the traces to the side of its point where it covers least of these and of the others' points."""
+def _place_texts(traces: list[dict], others: list[dict], curved: list[dict]) -> None:
+    """Each text of the traces to the side of its point where it covers least of these, other points and curves."""
     places, bars = [], []
+    for points in (list(zip(trace["x"], trace["y"], strict=True)) for trace in curved):
+        for start, end in pairwise(points):  # a slanting line as dots
+            dots = [[a + (b - a) * t / 20 for a, b in zip(start, end, strict=True)] for t in range(21)]
+            bars += [(*dot, *dot) for dot in dots]
     for trace in traces:
         for i, (x, y) in enumerate(zip(trace["x"], trace["y"], strict=True)):
             places.append(((x, y), trace["text"][i]))
