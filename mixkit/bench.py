@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -34,13 +35,11 @@ def head(positions: int, width: int, vocabulary: int, rounds: int = 5) -> list[t
     sizes = (positions, width, vocabulary)
     megabytes = {way: _extra_megabytes(way, *sizes) for way in WAYS}  # first: a child starts at its parent's peak
     hidden, weight, targets = _inputs(*sizes)
-    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-    for _ in range(rounds):
-        for way, loss in WAYS.items():
-            began = time.perf_counter()
-            torch.autograd.grad(loss(hidden, weight, targets), (hidden, weight))
-            seconds[way].append(time.perf_counter() - began)
-    return [(way, statistics.median(seconds[way]), megabytes[way]) for way in WAYS]
+    gradients = [
+        lambda loss=loss: torch.autograd.grad(loss(hidden, weight, targets), (hidden, weight)) for loss in WAYS.values()
+    ]
+    seconds, _ = take_turns(rounds, *gradients)
+    return list(zip(WAYS, seconds, megabytes.values(), strict=True))
 
 
 def steps(rounds: int = 8, texts: int = 8, max_tokens: int = 160) -> list[tuple[str, float]]:
@@ -89,6 +88,17 @@ def sampling(rounds: int = 3, texts: int = 32, max_new_tokens: int = 100) -> lis
             )
             found.append((time.perf_counter() - began) / max(len(t.actions) for t in drawn))
     return [(way, statistics.median(found)) for way, found in seconds.items()]
+
+
+def take_turns(rounds: int, *ways: Callable[[], object]) -> tuple[list[float], list]:
+    """Median seconds of each way after a first call, and what that call gave."""
+    found, seconds = [way() for way in ways], [[] for _ in ways]
+    for _ in range(rounds):
+        for way, taken in zip(ways, seconds, strict=True):
+            began = time.perf_counter()
+            way()
+            taken.append(time.perf_counter() - began)
+    return [statistics.median(taken) for taken in seconds], found
 
 
 def _practice(texts: int, max_tokens: int):

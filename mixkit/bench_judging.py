@@ -4,13 +4,12 @@ Timings on a shared machine are noisy: read the ratios of the medians."""
 import os
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
 
 from mixkit import MixCE, chains, metrics
+from mixkit.bench import take_turns
 from mixkit.corpora import load_corpus
 from mixkit.models import load_model
 from mixkit.readers import Reader
@@ -36,10 +35,10 @@ def reading(rounds: int = 5, texts: int = 200) -> list[tuple[float, float, float
         asked = list(dict.fromkeys(" ".join(tale.split()[:words]) for tale in tales))[:texts]
 
         def one_at_a_time(asked=asked):
-            encode = lambda text: tokenizer.encode(text, return_tensors="pt", truncation=True, max_length=512)  # noqa: E731
-            return featurize_tokens_from_model(theirs, [encode(text) for text in asked], 1).numpy()
+            cut = {"return_tensors": "pt", "truncation": True, "max_length": 512}
+            return featurize_tokens_from_model(theirs, [tokenizer.encode(text, **cut) for text in asked], 1).numpy()
 
-        seconds, found = _take_turns(rounds, one_at_a_time, lambda asked=asked: reader.features(asked, 512))
+        seconds, found = take_turns(rounds, one_at_a_time, lambda asked=asked: reader.features(asked, 512))
         np.testing.assert_allclose(*found, atol=1e-5)
         rows.append((statistics.mean(map(len, tokenizer(asked)["input_ids"])), *seconds))
     return rows
@@ -62,7 +61,7 @@ def counting(corpus: str, rounds: int = 3, texts: int = 5_000, words: int = 128)
             metric(counts)
         metrics.repetition_loops(counts), metrics.length_statistics(counts)
 
-    seconds, _ = _take_turns(rounds, all_but_self_bleu, lambda: metrics.self_bleu(asked, 4))
+    seconds, _ = take_turns(rounds, all_but_self_bleu, lambda: metrics.self_bleu(asked, 4))
     return list(zip(("all n-gram metrics but self-BLEU", "self-BLEU-4"), seconds, strict=True))
 
 
@@ -75,17 +74,6 @@ def cells() -> list[tuple[str, float, float]]:
         released = published_row(line, 20, 0.5)["seconds"]
         found.append((f"{line['objective']} {line['eta']} {estimator}", line["seconds"], released))
     return found
-
-
-def _take_turns(rounds: int, *ways: Callable) -> tuple[list[float], list]:
-    """Median seconds of each way after a first call, and what that call gave."""
-    found, seconds = [way() for way in ways], [[] for _ in ways]
-    for _ in range(rounds):
-        for way, taken in zip(ways, seconds, strict=True):
-            began = time.perf_counter()
-            way()
-            taken.append(time.perf_counter() - began)
-    return [statistics.median(taken) for taken in seconds], found
 
 
 def judging(corpus: str) -> None:

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 
 from mixkit.comparisons import decoding_curves, undominated
-from mixkit.parameters import COEFFICIENTS
+from mixkit.parameters import COEFFICIENTS, FINETUNE
 from mixkit.placing import text_positions
 
 WHITE = pio.templates["plotly_white"].to_plotly_json()
@@ -57,7 +57,7 @@ COEFFICIENT = {
     "sequencematch": ("alpha", "α"),
     "mle-backspace": ("noise_rate", "noise"),
 }
-UNSAID = {"w_min": 0.0, "discount": 0.998, "divergence": "chi2-mixture"}  # what a loss has where its label is silent
+UNSAID = {"w_min": 0.0, **{name: FINETUNE[name].default for name in ("discount", "divergence")}}  # by a label
 AXES = {
     "perplexity": "perplexity on held-out texts (lower is better)",
     "mauve": "MAUVE (1 = as the human texts)",

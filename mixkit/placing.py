@@ -30,15 +30,15 @@ def text_positions(
     scale = np.array(size) / np.where(span > 0, span, 1)
     at, lines = (at - low) * scale, (lines - low) * scale
     fixed = np.concatenate([_boxes(at, at, MARKER), _boxes(lines.min(1), lines.max(1), LINE)])
-    sides = [0] * len(at)
+    plot = np.array([[-40, -20, size[0] + 40, size[1] + 20]])
     offered = [_offered(point, LETTER * len(text)) for point, text in zip(at, texts, strict=True)]
+    covered = [_overlap(boxes, fixed) + _area(boxes) - _overlap(boxes, plot) for boxes in offered]
+    sides = [0] * len(at)
     for _ in range(ROUNDS):
         before = list(sides)
         for i, boxes in enumerate(offered):
             others = [offered[j][side] for j, side in enumerate(sides) if j != i and texts[j]]
-            covered = _overlap(boxes, np.concatenate([fixed, *(box[None] for box in others)]))
-            outside = _area(boxes) - _overlap(boxes, np.array([[-40, -20, size[0] + 40, size[1] + 20]]))
-            sides[i] = int((covered + outside).round(6).argmin())
+            sides[i] = int((covered[i] + _overlap(boxes, np.reshape(others, (-1, 4)))).round(6).argmin())
         if sides == before:
             break
     return [SIDES[side] for side in sides]
