@@ -210,10 +210,8 @@ def _plan(study: Study, store: RunStore) -> str:
     """What Run would do: how many runs, of what, how long, and the same from a shell."""
     at_a_time = local_slots()
     left = [state.run for state in states(study, store) if state.status != "done"]
-    seconds, done = (
-        time_left(left, measured(store), at_a_time, store=store) if left else 0.0,
-        len(study.runs) - len(left),
-    )
+    done = len(study.runs) - len(left)
+    seconds = time_left(left, measured(store), at_a_time, store=store) if left else 0.0
     time = "no run of these sizes was timed yet" if seconds is None else f"about {duration(seconds)}"
     names = ", ".join(label({"parameters": run.parameters, "part": run.part}) for run in study.runs)
     asked = study.runs[0].parameters
