@@ -1,6 +1,7 @@
 # make study   set up, run the study and print its table      STUDY=quick  SET="corpus=my.txt"  NAME=folder
 # make test    set up, run all tests and the linter
 # make lab     set up, open JupyterLab on the notebooks
+# make address   write the public address (pyproject.toml, [project.urls]) into notebooks and README
 # make colab   set up the oldest versions that are supported (tests/colab.txt), run the notebooks' tests on them
 PYTHON ?= python3
 STUDY ?= quick
@@ -9,7 +10,7 @@ NAME ?=
 BIN := .venv/bin
 NOTEBOOK_TESTS := $(addprefix tests/test_,notebooks.py notebooks_truth.py notebook4.py sweeps.py sweep_controls.py)
 
-.PHONY: study test lab colab clean
+.PHONY: study test lab address colab clean
 .DEFAULT_GOAL := study
 
 study: .venv/installed
@@ -22,6 +23,9 @@ test: .venv/installed-test
 
 lab: .venv/installed
 	$(BIN)/jupyter lab notebooks
+
+address:
+	$(PYTHON) notebooks/set_address.py
 
 colab: .venv/colab/installed
 	.venv/colab/bin/python -m pytest -W default $(NOTEBOOK_TESTS)
