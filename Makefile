@@ -8,7 +8,7 @@ STUDY ?= quick
 SET ?=
 NAME ?=
 BIN := .venv/bin
-NOTEBOOK_TESTS := $(addprefix tests/test_,notebooks.py notebooks_truth.py notebook4.py sweeps.py sweep_controls.py)
+NOTEBOOK_TESTS := $(addprefix tests/,notebook/test_notebooks.py notebook/test_notebooks_1_2.py notebook/test_notebook_4.py studies/test_sweep.py notebook/test_sweep_panel.py)
 
 .PHONY: study test lab address colab clean
 .DEFAULT_GOAL := study

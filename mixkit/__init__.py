@@ -3,8 +3,8 @@
 from importlib import import_module
 
 _HOMES = {
-    **dict.fromkeys(("MLE", "MixCE", "SequenceMatch", "TaiLr", "objective"), "mixkit.objectives"),
-    **dict.fromkeys(("TokenScores", "token_scores", "weighted_cross_entropy"), "mixkit.scores"),
+    **dict.fromkeys(("MLE", "MixCE", "SequenceMatch", "TaiLr", "objective"), "mixkit.losses.objectives"),
+    **dict.fromkeys(("TokenScores", "token_scores", "weighted_cross_entropy"), "mixkit.losses.lm_head"),
 }
 __all__ = sorted(_HOMES)
 

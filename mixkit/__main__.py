@@ -8,9 +8,9 @@ import sys
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from mixkit.errors import InputError
-from mixkit.parameters import FINETUNE
-from mixkit.runs import RunStore, write_atomically
+from mixkit._common import InputError, write_atomically
+from mixkit.studies.config import FINETUNE
+from mixkit.studies.store import RunStore
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,12 +33,6 @@ def main(arguments: list[str] | None = None) -> int:
     status.add_argument("name", help="folder under runs/")
     report = commands.add_parser("report", help="print a study's table and bring its report.html up to date")
     report.add_argument("name", help="folder under runs/")
-    bench = commands.add_parser(
-        "bench", help="measure the kit itself: losses, judging, known truth, which metric sees what, a killed study"
-    )
-    bench.add_argument("what", nargs="?", default="head", choices=("head", "judging", "truth", "damages", "kills"))
-    corpus = "a name or a file: of damages the human texts (wikitext), of judging what is counted (pydoc)"
-    bench.add_argument("corpus", nargs="?", help=corpus)
     truth = commands.add_parser("truth", help="the bigram study, where the truth is known: the whole table")
     truth.add_argument("--vocab", type=int, default=20, help="tokens of the chain, the end among them")
     truth.add_argument("--zeros", type=float, default=0.5, help="share of the transitions that are forbidden")
@@ -49,28 +43,6 @@ def main(arguments: list[str] | None = None) -> int:
     truth.add_argument("--patience", type=int, default=5, help="epochs without a better development loss")
     asked = parser.parse_args(arguments)
     try:
-        if asked.command == "bench":
-            if asked.what == "damages":
-                from mixkit.stress import main as damages
-
-                damages(asked.corpus or "wikitext")
-            elif asked.what == "kills":
-                from mixkit.kills import main as kills
-
-                kills()
-            elif asked.what == "judging":
-                from mixkit.bench_judging import judging
-
-                judging(asked.corpus or "pydoc")
-            elif asked.what == "truth":
-                from mixkit.bench_judging import truth
-
-                truth()
-            else:
-                from mixkit.bench import main as head
-
-                head()
-            return 0
         if asked.command == "truth":
             return _truth(asked)
         if asked.command == "status":
@@ -82,12 +54,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _study(asked: argparse.Namespace) -> int:
-    from mixkit.sweeps import check_inputs, load_study, run_study, states
+    from mixkit.studies.sweep import check_inputs, load_study, run_study, states
 
     study = load_study(asked.file, _overrides(asked.set), name=asked.name)
     if asked.dry_run:
-        from mixkit.engines import local_slots
-        from mixkit.progress import plan_lines
+        from mixkit.studies.executors import local_slots
+        from mixkit.studies.progress import plan_lines
 
         print("\n".join(plan_lines(study, local_slots(asked.slots))))
         check_inputs([state.run for state in states(study) if state.status != "done"])
@@ -104,15 +76,15 @@ def _study(asked: argparse.Namespace) -> int:
 
 
 def _status(name: str) -> int:
-    from mixkit.progress import status_lines
-    from mixkit.studies import read_study
+    from mixkit.studies.plan import read_study
+    from mixkit.studies.progress import status_lines
 
     print("\n".join(status_lines(read_study(name))))
     return 0
 
 
 def _truth(asked: argparse.Namespace) -> int:
-    from mixkit import truth
+    from mixkit.notebook import truth
 
     wanted = {name: value for name, value in vars(asked).items() if name != "command" and value is not None}
     record = truth.run_truth(**wanted, say=lambda line: print(line, flush=True))
@@ -126,13 +98,13 @@ def _truth(asked: argparse.Namespace) -> int:
 
 def _report(name: str, *, again: bool = True) -> int:
     """Prints the study's table; report.html, and the table beside it, are made again where they may be out of date."""
-    from mixkit.studies import outdated, read_study
-    from mixkit.sweeps import records
+    from mixkit.studies.plan import outdated, read_study
+    from mixkit.studies.sweep import records
 
     study, folder = read_study(name), RunStore().root / name
     done, kept, report = records(study), folder / "table.txt", folder / "report.html"
     if again or outdated(kept, folder) or outdated(report, folder):
-        from mixkit.report import write_report
+        from mixkit.notebook.report import write_report
 
         write_report(study)
         write_atomically(kept, table(done) + "\n")
@@ -168,8 +140,8 @@ def _value(text: str) -> object:
 
 def table(done: list[dict]) -> str:
     """The records as a plain-text table with an interval behind every number."""
-    from mixkit.charts import label, number
-    from mixkit.progress import aligned
+    from mixkit.notebook.charts import label, number
+    from mixkit.studies.progress import aligned
 
     known = ("tales_valid_prefix",) if any("tales_valid_prefix" in r["metrics"] for r in done) else ()
     columns = ("perplexity", "mauve", "diversity", "distinct_2", *known)

@@ -28,8 +28,8 @@ def toy():
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from mixkit.corpora import load_corpus
-    from mixkit.models import byte_level_bpe
+    from mixkit.models.loading import byte_level_bpe
+    from mixkit.texts.corpora import load_corpus
 
     texts = load_corpus("tales", train=64, validation=8, test=8).train
     tokenizer = byte_level_bpe(texts, 400)

@@ -1,0 +1,17 @@
+"""The benchmark's ways do the same work. What they take is not asked here."""
+
+from tests.benchmarks import head as bench
+from tests.benchmarks import judging as bench_judging
+
+
+def test_the_ways_to_read_texts_find_the_same_features():
+    rows = bench_judging.reading(rounds=1, texts=6)  # raises where they differ
+    lengths = [tokens for tokens, *_ in rows]
+    assert lengths == sorted(lengths) and lengths[-1] > 3 * lengths[0]
+    assert all(theirs > 0 and ours > 0 for _, theirs, ours in rows)
+
+
+def test_every_row_has_its_time():
+    rows = bench_judging.counting("pydoc", rounds=1, texts=20, words=16)
+    rows += bench.steps(rounds=1, texts=2, max_tokens=40) + bench.sampling(rounds=1, texts=2, max_new_tokens=4)
+    assert len(rows) == 7 and all(seconds > 0 for _, seconds in rows)

@@ -1,0 +1,418 @@
+"""Prefix trees against a stack and against feeding every visited prefix alone; noise, undo and the token itself."""
+
+import doctest
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BloomConfig,
+    BloomForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+import mixkit.models.backspace
+from mixkit import SequenceMatch, TokenScores
+from mixkit._common import InputError
+from mixkit.models.backspace import (
+    BACKSPACE,
+    add_backspace,
+    check_tree_attention,
+    prefix_tree,
+    score_actions,
+    splice_corrections,
+    tree_picture,
+    tree_text,
+    undo,
+    written,
+)
+
+VOCABULARY, BACK = 11, 10
+
+
+def toy_model(kind="gpt2", attention="sdpa", dtype=torch.float64, vocabulary=VOCABULARY, tied=True):
+    torch.manual_seed(0)
+    common = {
+        "vocab_size": vocabulary,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "attn_implementation": attention,
+        "initializer_range": 0.5,
+        "tie_word_embeddings": tied,
+    }
+    if kind == "gpt2":
+        dropout = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)
+        model = GPT2LMHeadModel(GPT2Config(n_layer=2, n_head=2, n_embd=16, n_positions=64, **dropout, **common))
+    else:
+        sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+        model = LlamaForCausalLM(LlamaConfig(intermediate_size=32, max_position_embeddings=64, **sizes, **common))
+    return model.to(dtype)
+
+
+def random_actions(batch, length, seed=0, rate=0.4):
+    """Rows of random prompt lengths and lengths in which backspaces are frequent and never reach into the prompt."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda high: int(torch.randint(high, (1,), generator=generator))  # noqa: E731
+    ids = torch.full((batch, length), BACK)  # padding that looks like backspaces
+    mask = torch.zeros(batch, length, dtype=torch.bool)
+    prompt = torch.zeros(batch, dtype=torch.long)
+    for row in range(batch):
+        prompt[row] = 1 + draw(min(4, length))
+        height = 0
+        for t in range(max(int(prompt[row]), length - draw(length))):
+            back = height > prompt[row] and torch.rand(1, generator=generator) < rate
+            ids[row, t], mask[row, t] = BACK if back else draw(BACK), True
+            height += -1 if back else 1
+    return ids, mask, prompt
+
+
+def stack_oracle(actions):
+    """Nodes (token, parent, depth) and the node on top after every action, by a plain stack."""
+    nodes, stack, tops = [], [], []
+    for action in actions:
+        if action == BACK:
+            stack.pop()
+        else:
+            nodes.append((action, stack[-1] if stack else -1, len(stack)))
+            stack.append(len(nodes) - 1)
+        tops.append(stack[-1])
+    return nodes, tops
+
+
+def test_the_example_of_the_specification():
+    """Actions x1 x2 n <backspace> x3 after a start token visit start, x1, x2, n, x2, x3."""
+    start, x1, x2, n, x3 = 0, 1, 2, 3, 4
+    tree = prefix_tree(torch.tensor([[start, x1, x2, n, BACK, x3]]), BACK)
+    assert tree.tokens.tolist() == [[start, x1, x2, n, x3]]
+    assert tree.parents.tolist() == [[-1, 0, 1, 2, 2]]
+    assert tree.depths.tolist() == [[0, 1, 2, 3, 3]]
+    assert tree.states.tolist() == [[0, 1, 2, 3, 2, 4]]
+    assert tree.before[0, 1:].tolist() == [0, 1, 2, 3, 2]
+    assert tree.actions.tolist() == [[False] + [True] * 5]
+    picture = tree_picture(tree, 0, "s12n3".__getitem__)
+    assert picture.mask[4] == [True, True, True, False, True]
+    assert picture.kept == [True, True, True, False, True]
+    assert tree_text(picture) == "s\n1\n2\n      ~~n~~\n3"
+
+
+@pytest.mark.parametrize(("batch", "length"), [(1, 1), (3, 7), (5, 31), (2, 64)])
+def test_tree_equals_a_stack(batch, length):
+    ids, mask, prompt = random_actions(batch, length, seed=length)
+    tree = prefix_tree(ids, BACK, mask=mask, prompt_length=prompt)
+    ancestors = tree.ancestors()
+    for row in range(batch):
+        nodes, tops = stack_oracle(ids[row][mask[row]].tolist())
+        count = len(nodes)
+        assert tree.real[row].sum() == count
+        found = zip(*(x[row, :count].tolist() for x in (tree.tokens, tree.parents, tree.depths)), strict=True)
+        assert list(found) == nodes
+        assert tree.states[row][mask[row]].tolist() == tops
+        assert tree.actions[row].tolist() == [t >= prompt[row] and bool(mask[row, t]) for t in range(length)]
+        for i in range(tree.tokens.shape[1]):
+            expected, node = {i}, i
+            while i < count and nodes[node][1] >= 0:
+                node = nodes[node][1]
+                expected.add(node)
+            assert set(ancestors[row, i].nonzero()[:, 0].tolist()) == expected
+
+
+def test_additive_mask():
+    ids, mask, prompt = random_actions(3, 12)
+    tree = prefix_tree(ids, BACK, mask=mask, prompt_length=prompt)
+    for dtype in (torch.float64, torch.bfloat16):
+        additive = tree.attention_mask(dtype)
+        assert additive.shape == (3, 1, *tree.ancestors().shape[1:]) and additive.dtype == dtype
+        assert torch.equal(additive[:, 0] == 0, tree.ancestors())
+        assert (additive[additive != 0] == torch.finfo(dtype).min).all()
+
+
+def test_without_backspace_it_is_the_causal_mask():
+    """Identity 11, masks and positions."""
+    ids = torch.randint(BACK, (3, 9), generator=torch.Generator().manual_seed(0))
+    tree = prefix_tree(ids, BACK)
+    assert torch.equal(tree.tokens, ids)
+    assert torch.equal(tree.ancestors(), torch.ones(9, 9).tril().bool().expand(3, -1, -1))
+    assert torch.equal(tree.depths, torch.arange(9).expand(3, -1))
+    assert torch.equal(tree.states, torch.arange(9).expand(3, -1))
+
+
+@pytest.mark.parametrize(
+    ("ids", "asked", "message"),
+    [
+        (
+            [[0, 1, BACK, BACK]],
+            {},
+            "<backspace> at position 3 of row 0 reaches into the prompt; the first 1 tokens stay",
+        ),
+        ([[0, 1, 2], [0, 1, BACK]], {"prompt_length": torch.tensor([1, 2])}, "position 2 of row 1 reaches into"),
+        ([[0, 1, BACK, 2]], {"prompt_length": 3}, "<backspace> at position 2 of row 0 stands in the prompt"),
+        ([[BACK, 1]], {}, "<backspace> at position 0 of row 0 stands in the prompt"),
+        ([[0, 1]], {"prompt_length": 3}, "prompt_length is 3 in row 0; allowed: 1 to its length 2"),
+        ([[0, 1]], {"prompt_length": 0}, "prompt_length is 0 in row 0"),
+        ([[0, 1, 2]], {"mask": torch.tensor([[False, True, True]])}, "padding is not on its right"),
+    ],
+)
+def test_rows_that_are_no_action_sequences(ids, asked, message):
+    with pytest.raises(InputError, match=message):
+        prefix_tree(torch.tensor(ids), BACK, **asked)
+
+
+# The pass through a model
+
+MODELS = [
+    ("gpt2", "eager", 1e-10),
+    ("gpt2", "sdpa", 1e-10),
+    ("llama", "sdpa", 1e-10),
+    ("llama", "eager", 1e-5),  # its softmax is float32 whatever the model's dtype
+]
+
+
+@pytest.mark.parametrize(("kind", "attention", "tolerance"), MODELS)
+@pytest.mark.parametrize("tied", [True, False])
+def test_one_pass_equals_every_prefix_alone(kind, attention, tolerance, tied):
+    """Identity 10: l, V and the next state's V of every action."""
+    model = toy_model(kind, attention, tied=tied).eval()
+    ids, mask, prompt = random_actions(4, 20, seed=3)
+    tree = prefix_tree(ids, BACK, mask=mask, prompt_length=prompt)
+    with torch.no_grad():
+        got = score_actions(model, tree, chunk_size=7)
+    assert torch.equal(got.mask, tree.actions) and (ids[got.mask] == BACK).sum() > 5
+    for row, t in got.mask.nonzero().tolist():
+        with torch.no_grad():
+            before, after = (
+                model(torch.tensor([undo(ids[row, :end].tolist(), BACK)[0]])).logits[0, -1] for end in (t, t + 1)
+            )
+        want = TokenScores.from_logits(before, ids[row, t])
+        assert abs(got.scores.logit[row, t] - want.logit) < tolerance
+        assert abs(got.scores.log_partition[row, t] - want.log_partition) < tolerance
+        assert abs(got.following[row, t] - after.logsumexp(-1)) < tolerance
+    assert (got.scores.logit[~got.mask] == 0).all() and (got.following[~got.mask] == 0).all()
+
+
+@pytest.mark.parametrize(("kind", "attention", "tolerance"), MODELS)
+def test_without_backspace_the_pass_is_the_ordinary_one(kind, attention, tolerance):
+    """Identity 11, values and gradients."""
+    model = toy_model(kind, attention)
+    ids = torch.randint(BACK, (3, 9), generator=torch.Generator().manual_seed(0))
+    got = score_actions(model, prefix_tree(ids, BACK))
+    logits = model(ids).logits
+    want, values = TokenScores.from_logits(logits[:, :-1], ids[:, 1:]), logits.logsumexp(-1)
+    torch.testing.assert_close(got.scores.logit[:, 1:], want.logit, rtol=0, atol=tolerance)
+    torch.testing.assert_close(got.scores.log_partition[:, 1:], want.log_partition, rtol=0, atol=tolerance)
+    torch.testing.assert_close(got.following[:, 1:], values[:, 1:], rtol=0, atol=tolerance)
+    parameters = list(model.parameters())
+    losses = [got.scores.nll.square().sum() + got.following.sin().sum()]
+    losses.append(want.nll.square().sum() + values[:, 1:].sin().sum())
+    for a, b in zip(*(torch.autograd.grad(loss, parameters) for loss in losses), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8 if tolerance < 1e-8 else 1e-3, atol=100 * tolerance)
+
+
+def test_gradients_through_the_tree_equal_those_of_separate_prefixes():
+    model = toy_model()
+    ids, mask, prompt = random_actions(2, 12, seed=1)
+    tree = prefix_tree(ids, BACK, mask=mask, prompt_length=prompt)
+    got = score_actions(model, tree)
+    loss = (got.scores.logit.sin() + got.scores.log_partition.square() + got.following.cos())[got.mask].sum()
+    expected = 0
+    for row, t in got.mask.nonzero().tolist():
+        before, after = (
+            model(torch.tensor([undo(ids[row, :end].tolist(), BACK)[0]])).logits[0, -1] for end in (t, t + 1)
+        )
+        expected += before[ids[row, t]].sin() + before.logsumexp(-1).square() + after.logsumexp(-1).cos()
+    for a, b in zip(*(torch.autograd.grad(x, list(model.parameters())) for x in (loss, expected)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_autocast_to_bf16(kind, attention):
+    model = toy_model(kind, attention, torch.float32)
+    ids, mask, prompt = random_actions(3, 10)
+    tree = prefix_tree(ids, BACK, mask=mask, prompt_length=prompt)
+    want = score_actions(model, tree)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = score_actions(model, tree)
+    assert got.scores.logit.dtype == got.following.dtype == torch.float32
+    assert (got.following - want.following).abs().max() < 0.1 * want.following.abs().max()
+
+
+def test_sequencematch_through_a_model_takes_a_step():
+    """From ids to a finite gradient, data and model samples in one batch."""
+    model = toy_model()
+    ids, mask, prompt = random_actions(5, 14)
+    got = score_actions(model, prefix_tree(ids, BACK, mask=mask, prompt_length=prompt))
+    data, samples = slice(0, 3), slice(3, 5)
+    rows = lambda part: (TokenScores(got.scores.logit[part], got.scores.log_partition[part]), got.following[part])  # noqa: E731
+    loss = SequenceMatch(0.1, 0.9)(*rows(data), *rows(samples), data_mask=got.mask[data], model_mask=got.mask[samples])
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+    assert any(p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("kind", "attention"), [(kind, attention) for kind, attention, _ in MODELS])
+def test_models_that_take_a_tree_pass_the_check(kind, attention, dtype):
+    model = toy_model(kind, attention, dtype).train()
+    check_tree_attention(model)
+    assert model.training
+
+
+class IgnoresTheMask(GPT2LMHeadModel):
+    def forward(self, *args, attention_mask=None, **kwargs):
+        return super().forward(*args, **kwargs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_models_that_refuse_a_tree_are_refused(dtype):
+    refused = [
+        IgnoresTheMask(GPT2Config(vocab_size=11, n_layer=2, n_head=2, n_embd=16, bos_token_id=0, eos_token_id=1)),
+        MambaForCausalLM(MambaConfig(vocab_size=11, hidden_size=16, num_hidden_layers=1, state_size=4)),
+        BloomForCausalLM(BloomConfig(vocab_size=11, hidden_size=16, n_layer=2, n_head=2)),
+    ]
+    for model in refused:
+        with pytest.raises(InputError, match=f"{type(model).__name__} does not take a 4-D attention mask"):
+            check_tree_attention(model.to(dtype))
+
+
+# Noise and undo
+
+
+def test_corrections_are_wrong_tokens_taken_back_at_once():
+    text = torch.randint(2, 9, (20000,), generator=torch.Generator().manual_seed(0))
+    asked = {"vocabulary": VOCABULARY, "backspace_id": BACK, "never": (0, 1)}
+    actions, labels = splice_corrections(text, 0.1, generator=torch.Generator().manual_seed(1), **asked)
+    left, taken_back = undo(actions.tolist(), BACK)
+    assert left == text.tolist()
+    wrong = (~labels).nonzero()[:, 0]
+    assert len(wrong) == taken_back == pytest.approx(2000, abs=4 * (20000 * 0.1 * 0.9) ** 0.5)
+    assert (actions[wrong + 1] == BACK).all() and labels[wrong + 1].all()
+    assert (actions[wrong] != actions[wrong + 2]).all()  # never the right token
+    counts = actions[wrong].bincount(minlength=VOCABULARY)
+    assert (counts[[0, 1, BACK]] == 0).all()
+    p = [6 / 7 / 7] * 7 + [1 / 7]  # 8 tokens to draw; 2 to 8 are right one time in 7 and then not drawn, 9 never is
+    for token, share in zip(range(2, 10), p, strict=True):
+        assert abs(counts[token] - taken_back * share) < 4 * (taken_back * share * (1 - share)) ** 0.5
+    again = splice_corrections(text, 0.1, generator=torch.Generator().manual_seed(1), **asked)
+    assert torch.equal(actions, again[0]) and torch.equal(labels, again[1])
+
+
+def test_corrections_before_a_token_that_is_never_drawn():
+    text = torch.ones(4000, dtype=torch.long)  # the end token
+    generator = torch.Generator().manual_seed(1)
+    actions, labels = splice_corrections(text, 0.5, vocabulary=5, backspace_id=4, generator=generator, never=[1])
+    counts = actions[~labels].bincount(minlength=5).tolist()
+    assert counts[1] == counts[4] == 0
+    assert all(abs(count - sum(counts) / 3) < 4 * (sum(counts) * 2 / 9) ** 0.5 for count in (counts[0], *counts[2:4]))
+
+
+def test_no_noise_and_no_text():
+    text, generator = torch.tensor([1, 2, 3]), torch.Generator()
+    for plain in (text, text[:0]):
+        actions, labels = splice_corrections(plain, 0, vocabulary=11, backspace_id=BACK, generator=generator)
+        assert torch.equal(actions, plain) and labels.all() and len(labels) == len(plain)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 0.51, float("nan"), "0.1", None, True])
+def test_noise_rates_outside_the_range_are_refused(rate):
+    with pytest.raises(InputError, match=r"noise rate is .*; it must be a number in \[0, 0\.5\]"):
+        splice_corrections(torch.tensor([1]), rate, vocabulary=11, backspace_id=BACK, generator=torch.Generator())
+
+
+def test_noise_asks_for_plain_texts_and_tokens_to_draw():
+    with pytest.raises(InputError, match="a data text holds <backspace>"):
+        splice_corrections(torch.tensor([1, BACK]), 0.1, vocabulary=11, backspace_id=BACK, generator=torch.Generator())
+    with pytest.raises(InputError, match="a vocabulary of 1 tokens has no wrong token"):
+        splice_corrections(torch.tensor([0]), 0.1, vocabulary=2, backspace_id=1, generator=torch.Generator())
+
+
+def test_undo():
+    assert undo([1, 2, 3, BACK, BACK, 4], BACK) == ([1, 4], 2)
+    assert undo([], BACK) == ([], 0)
+    with pytest.raises(InputError, match="<backspace> at position 2 has nothing to take back"):
+        undo([1, BACK, BACK], BACK)
+
+
+def test_written_keeps_the_order_and_marks_what_was_taken_back():
+    b = 9
+    assert written([1, 2, 3, b, 4, 5, b, b, 6], b) == [([1, 2], True), ([3, 4, 5], False), ([6], True)]
+    assert written([1, b], b) == [([1], False)] and written([], b) == []
+
+
+def test_doctests():
+    assert doctest.testmod(mixkit.models.backspace).failed == 0
+
+
+# The token
+
+
+def toy_tokenizer(words=("<end>", "a", "b", "c")):
+    tokenizer = Tokenizer(models.WordLevel({word: at for at, word in enumerate(words)}, unk_token="<end>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")
+
+
+@pytest.mark.parametrize("rows", [4, 8])  # 8: an embedding padded beyond the tokenizer's 4 tokens
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_backspace_is_added_saved_and_loaded(kind, tied, rows, tmp_path):
+    model, tokenizer = toy_model(kind, vocabulary=rows, tied=tied), toy_tokenizer()
+    before = [x.weight.detach().clone() for x in (model.get_input_embeddings(), model.get_output_embeddings())]
+    backspace_id = add_backspace(model, tokenizer)
+    assert backspace_id == 4 == tokenizer.convert_tokens_to_ids(BACKSPACE) == model.config.backspace_token_id
+    for old, module in zip(before, (model.get_input_embeddings(), model.get_output_embeddings()), strict=True):
+        assert module.weight.shape[0] == max(rows, 5)
+        torch.testing.assert_close(module.weight[4], old[:4].mean(0))
+        torch.testing.assert_close(module.weight[:4], old[:4], rtol=0, atol=0)
+    assert (model.get_input_embeddings().weight is model.get_output_embeddings().weight) == tied
+
+    assert tokenizer.decode([1, 4, 2], skip_special_tokens=True).split() == ["a", "b"]
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded, words = AutoModelForCausalLM.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    loaded.get_input_embeddings().weight.data[4] += 1  # trained since
+    kept = loaded.get_input_embeddings().weight.detach().clone()
+    for _ in range(2):
+        assert add_backspace(loaded, words) == 4
+    assert torch.equal(loaded.get_input_embeddings().weight, kept)
+    assert words.decode([1, 4, 2], skip_special_tokens=True).split() == ["a", "b"]
+
+
+def test_plain_generation_never_writes_it():
+    model, tokenizer = toy_model(vocabulary=4), toy_tokenizer()
+    backspace_id = add_backspace(model, tokenizer)
+    head = torch.nn.Linear(16, 5, dtype=torch.float64)
+    head.bias.data[backspace_id] = 50
+    model.set_output_embeddings(head)
+    model.eval()
+    asked = {"do_sample": True, "top_k": 0, "max_new_tokens": 20, "pad_token_id": 0}
+    prompt = {"input_ids": torch.tensor([[1]] * 8), "attention_mask": torch.ones(8, 1)}
+    torch.manual_seed(0)
+    assert (model.generate(**prompt, **asked) != backspace_id).all()
+    assert (model.generate(**prompt, **asked, suppress_tokens=None)[:, 1:] == backspace_id).all()  # it would have
+
+
+def test_a_tokenizer_serves_a_second_model():
+    tokenizer = toy_tokenizer()
+    assert [add_backspace(toy_model(vocabulary=4), tokenizer) for _ in range(2)] == [4, 4]
+
+
+def test_a_different_backspace_is_refused():
+    word = toy_tokenizer(("<end>", "a", BACKSPACE, "c"))
+    with pytest.raises(InputError, match=r"there already is a different <backspace> \(id 2 in the tokenizer, None in"):
+        add_backspace(toy_model(vocabulary=4), word)
+    special = toy_tokenizer()
+    special.add_special_tokens({"extra_special_tokens": [BACKSPACE]})
+    with pytest.raises(InputError, match="id 4 in the tokenizer, None in the model"):
+        add_backspace(toy_model(vocabulary=8), special)  # a row that someone has trained
+    model = toy_model(vocabulary=4)
+    add_backspace(model, toy_tokenizer())
+    with pytest.raises(InputError, match="id None in the tokenizer, 4 in the model"):
+        add_backspace(model, toy_tokenizer())

@@ -1,0 +1,289 @@
+"""Finetuning: the loss is the mean over all tokens of the global batch, however that is cut up."""
+
+import copy
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mixkit import MLE, MixCE, SequenceMatch, TokenScores
+from mixkit._common import InputError
+from mixkit.models import trainer as training
+from mixkit.models.likelihood import check_head, collate, encode, text_nll
+from mixkit.models.loading import load_model
+from mixkit.models.on_policy import Backtracking
+from mixkit.models.trainer import finetune
+
+CLONE = Path(__file__).parents[2]
+SMALL = {"max_tokens": 24, "learning_rate": 1e-3, "evaluations": 1, "precision": "float32", "progress": False}
+
+
+def train(toy, folder, objective=None, texts=16, dtype=torch.float64, **kwargs):
+    """A copy of the toy model, trained. float64: Adam's first steps turn float32's rounding into whole steps."""
+    model, tokenizer, all_texts = toy
+    model = copy.deepcopy(model).to(dtype)
+    done = finetune(
+        model, tokenizer, objective or MixCE(0.3), all_texts[:texts], all_texts[-8:], folder=folder, **(SMALL | kwargs)
+    )
+    return model, done
+
+
+def parameters(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_encode_begins_with_the_start_and_ends_uncut_texts(toy):
+    _, tokenizer, texts = toy
+    ids = tokenizer(texts[0])["input_ids"]
+    whole, cut = encode(tokenizer, [texts[0]], len(ids)), encode(tokenizer, [texts[0]], len(ids) - 1)
+    assert whole == [[tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]]
+    assert cut == [[tokenizer.bos_token_id, *ids[:-1]]]
+
+
+def test_text_nll_equals_each_text_alone(toy):
+    model, tokenizer, texts = toy
+    nats, tokens = text_nll(model, tokenizer, texts[:7], max_tokens=40, batch_size=3)
+    for i, row in enumerate(encode(tokenizer, texts[:7], 40)):
+        logits = model(torch.tensor([row[:-1]])).logits[0].double()
+        assert nats[i].item() == pytest.approx(F.cross_entropy(logits, torch.tensor(row[1:]), reduction="sum").item())
+        assert tokens[i] == len(row) - 1
+
+
+def test_texts_longer_than_the_models_positions_are_refused_before_training(toy, tmp_path):
+    model, tokenizer, texts = toy
+    long = [" ".join(texts)]
+    assert text_nll(model, tokenizer, long, max_tokens=254)[1] == 254
+    message = "max_tokens is 255; beside 2 other tokens the model's 256 positions have room for 254"
+    with pytest.raises(InputError, match=message):
+        text_nll(model, tokenizer, long, max_tokens=255)
+    with pytest.raises(InputError, match=message):
+        train(toy, tmp_path, max_tokens=255)
+    assert not list(tmp_path.iterdir())
+
+
+def test_finetune_trains_tiny_as_it_stands(toy, tmp_path):
+    texts = toy[2]
+    long = [" ".join(texts)] * 2
+    model, tokenizer = load_model("tiny", texts=texts)
+    assert finetune(model, tokenizer, MLE(), long, long, folder=tmp_path, max_steps=1, progress=False).steps == 1
+
+
+def test_there_are_no_more_evaluations_than_asked_for_and_the_last_is_at_the_end(toy, tmp_path):
+    _, done = train(toy, tmp_path, max_steps=7, batch_size=4, evaluations=4)
+    assert [line["step"] for line in done.history if "validation_nll" in line] == [2, 4, 6, 7]
+
+
+def test_one_step_is_the_gradient_of_the_objective_on_the_full_logits(toy, tmp_path):
+    """One AdamW step from our loss and from the plain formula lead to the same parameters."""
+    model, tokenizer, texts = toy
+    trained, done = train(toy, tmp_path, max_steps=1, batch_size=16)
+    reference = copy.deepcopy(model).double().train()
+    batch = collate(encode(tokenizer, texts[:16], SMALL["max_tokens"]))
+    logits = reference(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+    labels = batch["labels"][:, 1:]
+    mask = labels != -100
+    loss = MixCE(0.3)(TokenScores.from_logits(logits, labels.clamp(min=0)), mask)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(reference.parameters(), 1.0)
+    torch.optim.AdamW(reference.parameters(), lr=SMALL["learning_rate"], weight_decay=0.0).step()
+    assert (parameters(trained) - parameters(model)).abs().max() > 5e-4
+    torch.testing.assert_close(parameters(trained), parameters(reference), rtol=0, atol=1e-9)
+    assert done.history[0]["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert done.history[0]["nll"] > done.history[0]["loss"]
+
+
+def test_accumulation_does_not_change_the_training(toy, tmp_path):
+    """Texts differ in length, so a mean of batch means would differ from the mean over all tokens."""
+    one, _ = train(toy, tmp_path / "one", epochs=2, batch_size=8, max_tokens=200)
+    eight, _ = train(toy, tmp_path / "eight", epochs=2, batch_size=1, accumulation=8, max_tokens=200)
+    assert (parameters(one) - parameters(toy[0])).abs().max() > 1e-3
+    assert (parameters(one) - parameters(eight)).abs().max() < 1e-5
+
+
+def test_two_processes_follow_the_same_losses(toy, tmp_path):
+    model, tokenizer, texts = toy
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "texts.json").write_text(json.dumps(texts))
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import json, sys\n"
+        "from mixkit import MixCE, SequenceMatch\n"
+        "from mixkit.models.on_policy import Backtracking\n"
+        "from mixkit.models.loading import load_model\n"
+        "from mixkit.models.trainer import finetune\n"
+        "folder, batch_size = sys.argv[1], int(sys.argv[2])\n"
+        f"texts = json.load(open({str(tmp_path / 'texts.json')!r}))\n"
+        "asked = Backtracking(0.2, 0.25, 0.5, 0.1, buffer_texts=6, refill_texts=4, refill_every=2)\n"
+        "for name, objective, asked in ('/mixce', MixCE(0.3), None), ('/match', SequenceMatch(0.1, 0.95), asked):\n"
+        f"    model, tokenizer = load_model({str(tmp_path / 'model')!r})\n"
+        "    model = model.double() if asked else model\n"  # one text sampled otherwise, and the two part ways
+        "    finetune(model, tokenizer, objective, texts[:32], texts[-9:], folder=folder + name, epochs=2.0,\n"
+        "             batch_size=batch_size, max_tokens=60 if asked else 200, learning_rate=1e-3, evaluations=2,\n"
+        "             precision='float32', progress=False, backtracking=asked)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(CLONE), "OMP_NUM_THREADS": "1"}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for command in (
+        [sys.executable, str(script), str(tmp_path / "one"), "8"],
+        [*torchrun, str(script), str(tmp_path / "two"), "4"],
+    ):
+        out = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert out.returncode == 0, out.stderr[-2000:]
+    for name, tolerance in (("mixce", 1e-4), ("match", 1e-8)):  # float32, float64
+        one, two = (
+            [json.loads(line) for line in (tmp_path / which / name / "training.jsonl").read_text().splitlines()]
+            for which in ("one", "two")
+        )
+        assert len(one) == len(two) == 10
+        gaps = []
+        for single, double in zip(one, two, strict=True):
+            for key in {"loss", "nll", "validation_nll"} & single.keys():
+                assert double[key] == pytest.approx(single[key], rel=tolerance)
+                gaps.append(double[key] - single[key])
+        if name == "mixce":
+            assert any(g > 0 for g in gaps) and any(g < 0 for g in gaps)  # noise, not a drift to one side
+
+
+def test_a_cut_off_training_goes_on_where_it_stopped(toy, tmp_path, monkeypatch):
+    whole, done = train(toy, tmp_path / "whole", epochs=2, batch_size=4, evaluations=4)
+
+    class Stopped(Exception):
+        pass
+
+    original = training.ObjectiveTrainer.training_step
+
+    def stops(self, *args, **kwargs):
+        if self.state.global_step == 5:
+            raise Stopped
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(training.ObjectiveTrainer, "training_step", stops)
+    with pytest.raises(Stopped):
+        train(toy, tmp_path / "cut", epochs=2, batch_size=4, evaluations=4)
+    monkeypatch.setattr(training.ObjectiveTrainer, "training_step", original)
+    resumed, again = train(toy, tmp_path / "cut", epochs=2, batch_size=4, evaluations=4)
+    torch.testing.assert_close(parameters(resumed), parameters(whole), rtol=0, atol=1e-9)
+    losses = [[line["loss"] for line in d.history if "loss" in line] for d in (done, again)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    kept = [json.loads(line) for line in (tmp_path / "cut" / "training.jsonl").read_text().splitlines()]
+    assert kept == again.history
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill_while_saving(monkeypatch, step):
+    """Weights are there, the rest of the checkpoint is not."""
+    original = training.ObjectiveTrainer._save_optimizer_and_scheduler
+
+    def killed(self, *args):
+        if self.state.global_step == step:
+            raise Killed
+        original(self, *args)
+
+    monkeypatch.setattr(training.ObjectiveTrainer, "_save_optimizer_and_scheduler", killed)
+
+
+def kill_in_the_last_file(monkeypatch, step):
+    from transformers import TrainerState
+
+    original = TrainerState.save_to_json
+
+    def killed(self, path):
+        original(self, path)
+        if self.global_step == step:
+            Path(path).write_text(Path(path).read_text()[:-40])
+            raise Killed
+
+    monkeypatch.setattr(TrainerState, "save_to_json", killed)
+
+
+def kill_after_training(monkeypatch, step):
+    def killed(state):
+        raise Killed
+
+    monkeypatch.setattr(training, "history", killed)
+
+
+@pytest.mark.parametrize("kill", [kill_while_saving, kill_in_the_last_file, kill_after_training])
+@pytest.mark.parametrize("objective", ["mixce", "sequencematch"])
+def test_a_training_killed_anywhere_ends_in_the_same_bits(toy, tmp_path, monkeypatch, kill, objective):
+    asked = {"objective": MixCE(0.3), "dtype": torch.float32, "epochs": 3, "batch_size": 6, "evaluations": 5}
+    if objective == "sequencematch":
+        asked |= {"objective": SequenceMatch(0.1, 0.95), "texts": 14}
+        asked["backtracking"] = Backtracking(0.2, 0.25, 0.5, 0.1, buffer_texts=6, refill_texts=2, refill_every=3)
+    else:  # at this rate the first evaluation stays the best, and patience ends the training
+        asked |= {"learning_rate": 3.0, "patience": 2}
+    whole, done = train(toy, tmp_path / "whole", **asked)
+    assert (done.steps < 9) == (objective == "mixce")
+    with monkeypatch.context() as patched:
+        kill(patched, 4)
+        with pytest.raises(Killed):
+            train(toy, tmp_path / "cut", **asked)
+    resumed, again = train(toy, tmp_path / "cut", **asked)
+    assert torch.equal(parameters(resumed), parameters(whole))
+    assert (again.steps, again.best_step, again.validation_nll) == (done.steps, done.best_step, done.validation_nll)
+    for one, other in zip(again.history, done.history, strict=True):
+        assert one | {"tokens_per_second": 0} == other | {"tokens_per_second": 0}
+
+
+def test_the_best_checkpoint_is_kept_and_patience_stops(toy, tmp_path):
+    """A learning rate that destroys the model: the first evaluation stays the best, and is what remains."""
+    model, done = train(
+        toy, tmp_path, MLE(), epochs=40, batch_size=16, learning_rate=0.3, evaluations=20, patience=3, texts=16
+    )
+    validated = [line for line in done.history if "validation_nll" in line]
+    assert done.steps < 40
+    assert done.validation_nll == min(line["validation_nll"] for line in validated)
+    nats, tokens = text_nll(model, toy[1], toy[2][-8:], max_tokens=SMALL["max_tokens"])
+    assert (nats.sum() / tokens.sum()).item() == pytest.approx(done.validation_nll, rel=1e-4)
+    assert not model.training
+
+
+def test_the_evaluation_is_the_plain_nll_whatever_the_objective(toy, tmp_path):
+    model, done = train(toy, tmp_path, MixCE(0.0), max_steps=2, batch_size=5)
+    nats, tokens = text_nll(model, toy[1], toy[2][-8:], max_tokens=SMALL["max_tokens"])
+    assert done.validation_nll == pytest.approx((nats.sum() / tokens.sum()).item(), rel=1e-5)
+    assert done.tokens_per_second > 0 and math.isfinite(done.seconds)
+
+
+def test_bf16_trains_to_nearly_the_same_loss(toy, tmp_path):
+    _, full = train(toy, tmp_path / "full", dtype=torch.float32, max_steps=3, batch_size=8)
+    _, half = train(toy, tmp_path / "half", dtype=torch.float32, max_steps=3, batch_size=8, precision="bf16")
+    losses = [[line["loss"] for line in d.history if "loss" in line] for d in (full, half)]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-2) and losses[0] != losses[1]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_the_head_is_checked(toy, architecture):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    model = toy[0]
+    if architecture == "llama":
+        sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=50, **sizes, bos_token_id=0, eos_token_id=0))
+    check_head(model)
+
+
+def test_a_model_that_caps_its_logits_is_refused():
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    sizes = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "head_dim": 8,
+    }
+    config = Gemma2Config(vocab_size=50, **sizes, num_key_value_heads=1, final_logit_softcapping=0.1)
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match="Gemma2ForCausalLM changes its logits"):
+        check_head(Gemma2ForCausalLM(config))

@@ -1,0 +1,114 @@
+"""The notebook on backtracking, executed from its parameters; its figures, its controls and the arithmetic."""
+
+import html
+import json
+from pathlib import Path
+
+import papermill
+import pytest
+import torch
+
+from mixkit.metrics.statistics import Estimate
+from mixkit.models.backspace import prefix_tree, tree_picture
+from mixkit.models.generation import Continuation
+from mixkit.notebook import widgets as controls
+from mixkit.notebook.pictures import accuracies, tree_and_mask
+from mixkit.notebook.tables import written
+from mixkit.toys import arithmetic
+from mixkit.toys.mdp import build_world, policy_and_value
+
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "4_backtracking.ipynb"
+SMALL = {"train_questions": 40, "test_questions": 12, "steps": 6, "base": 4}
+
+
+@pytest.mark.filterwarnings("ignore")  # of papermill's and jupyter's own
+def test_it_runs_from_its_parameters(tmp_path):
+    out = tmp_path / "out.ipynb"
+    papermill.execute_notebook(
+        NOTEBOOK, out, SMALL, kernel_name="python3", progress_bar=False, execution_timeout=300, cwd=NOTEBOOK.parents[1]
+    )
+    notebook = json.loads(out.read_text())
+    printed = [o for cell in notebook["cells"] for o in cell.get("outputs", [])]
+    assert not any(o["output_type"] == "error" for o in printed)
+    text = "".join("".join(o["text"]) for o in printed if o["output_type"] == "stream" and o["name"] == "stdout")
+    assert text.count(" right; ") == 3 and "of 12 answers" in text
+    assert "Traceback" not in json.dumps(notebook["metadata"].get("widgets", {}))
+
+
+def errors(output) -> list[str]:
+    return [o["ename"] for o in output.outputs if o["output_type"] == "error"]
+
+
+def test_the_tree_follows_the_line():
+    panel = controls.edit_actions("the cat sat < ran")
+    line, output = panel.children
+    assert not errors(output)
+    line.value = "a b < < c <script>"
+    line.value = "< a"  # nothing to take back: said, not raised
+    assert not errors(output)
+
+
+def test_the_mask_and_the_tree_of_a_sequence():
+    words = ["<", "start", "x1", "x2", "n", "x3"]
+    picture = tree_picture(prefix_tree(torch.tensor([[1, 2, 3, 4, 0, 5]]), 0), 0, words.__getitem__)
+    figure = tree_and_mask(picture)
+    (mask,) = figure.select_traces({"type": "heatmap"})
+    causal = [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 0, 1]]
+    assert [list(row) for row in mask.z] == causal
+    kept, taken = (trace for trace in figure.data if trace.name is not None)
+    assert list(kept.x) == [0, 1, 2, 3] and list(taken.x) == [3]  # n and x3 share a position
+    assert set(kept.y) == {0} and taken.y[0] < 0
+
+
+def test_the_occupancies_follow_the_sliders():
+    world = build_world(1, 1)
+    taste = torch.randn(world.allowed.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    panel = controls.match_occupancies(world, policy_and_value(world, taste)[0], 0.1, 0.5)
+    sliders, output = panel.children
+    for slider, value in zip(sliders.children, (1.0, 0.75), strict=True):
+        slider.value = value
+    assert not errors(output)
+    assert world.state_name(0) == "∅" and world.state_name(len(world.texts) - 1) == "a∎"
+
+
+@pytest.mark.parametrize(("alpha", "discount"), [(1e-3, 0.99), (250.0, 0.1), (3.3e-7, 0.998)])
+def test_the_sliders_hold_the_values_given(alpha, discount):
+    world = build_world(1, 1)
+    policy = policy_and_value(world, torch.zeros(world.allowed.shape, dtype=torch.float64))[0]
+    sliders = controls.match_occupancies(world, policy, alpha, discount).children[0].children
+    assert [slider.value for slider in sliders] == [alpha, discount]
+
+
+def test_what_was_written_is_shown_as_text():
+    shown = controls.show_written(["1+1="], [Continuation("2", 1, (("<b>", False), ("2", True)))]).value
+    assert f"<s>{html.escape('<b>')}</s>2" in shown and "<b>" not in shown
+
+
+def test_the_report_strikes_it_through_as_text():
+    sample = {"generated": "2", "written": [["<b>", False], ["2", True]]}
+    assert written(sample) == "<s>&lt;b&gt;</s>2"
+    assert written({"generated": "<b>"}) == "&lt;b&gt;"
+
+
+def test_questions_are_right_different_and_the_same_for_a_seed():
+    asked = arithmetic.questions(300, base=7, digits=2, seed=1)
+    assert asked == arithmetic.questions(300, base=7, digits=2, seed=1) and len({q.asked for q in asked}) == 300
+    for question in asked:
+        left, sign, right = question.asked[:-1].partition("+" if "+" in question.asked else "-")
+        value = int(left, 7) + (1 if sign == "+" else -1) * int(right, 7)
+        assert int(question.answer, 7) == value and question.text == question.asked + question.answer
+    with pytest.raises(ValueError, match=r"base is 11; it must be in \[2, 10\]"):
+        arithmetic.questions(3, base=11, digits=1)
+    with pytest.raises(ValueError, match="there are 8 questions of 1 digits in base 2, not 9"):
+        arithmetic.questions(9, base=2, digits=1)
+
+
+def test_answers_are_counted_to_the_letter():
+    asked = arithmetic.questions(4, base=5, digits=1)
+    given = [Continuation(q.answer) for q in asked]
+    assert arithmetic.accuracy(asked, given).value == 1
+    assert arithmetic.accuracy(asked, [*given[:3], Continuation(given[3].text + "0")]).value == 0.75
+    model, tokenizer = arithmetic.small_model([q.text for q in asked])
+    assert len(arithmetic.answers(model, tokenizer, asked)) == 4
+    figure = accuracies({"mle": Estimate(0.5, 0.4, 0.6), "sequencematch": Estimate(0.7, 0.5, 0.8)})
+    assert [bar.x[0] for bar in figure.data] == ["MLE", "SequenceMatch"]

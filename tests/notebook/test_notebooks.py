@@ -1,0 +1,56 @@
+"""Notebooks are kept clean, and their parameters cells say what mixkit.studies.config says."""
+
+import json
+import runpy
+import shutil
+from pathlib import Path
+
+import pytest
+from papermill.inspection import inspect_notebook
+
+from mixkit.studies.config import FINETUNE, SWEEP, TRADEOFF
+
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+SPECS = {"3_finetune": FINETUNE, "5_sweep": SWEEP, "6_tradeoff": TRADEOFF}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_kept_without_outputs_and_widget_state(path):
+    content = json.loads(path.read_text())
+    code = [c for c in content["cells"] if c["cell_type"] == "code"]
+    assert all(c["outputs"] == [] and c["execution_count"] is None for c in code)
+    assert set(content["metadata"]) <= {"kernelspec", "language_info"}
+    assert sum("parameters" in c["metadata"].get("tags", []) for c in code) == 1
+    assert len(code) <= 14
+    ids = [c["id"] for c in content["cells"]]
+    assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_papermill_reads_the_parameters_as_they_are_declared(name):
+    (path,) = (p for p in NOTEBOOKS if p.stem == name)
+    found = inspect_notebook(str(path))
+    assert {n: (eval(p["default"]), p["help"]) for n, p in found.items()} == {
+        n: (p.default, p.help) for n, p in SPECS[name].items()
+    }
+
+
+def test_badges_and_install_cells_hold_the_address_of_pyproject(tmp_path):
+    clone = Path(__file__).parents[2]
+    set_address = runpy.run_path(str(clone / "notebooks" / "set_address.py"))["set_address"]
+    for path in ("pyproject.toml", "README.md"):
+        shutil.copy(clone / path, tmp_path)
+    shutil.copytree(clone / "notebooks", tmp_path / "notebooks")
+    assert set_address(tmp_path) == []  # the files of the clone agree with its pyproject.toml
+    urls, address = "[project.urls]\n", "https://github.com/someone/mixkit"
+    project = (tmp_path / "pyproject.toml").read_text()
+    (tmp_path / "pyproject.toml").write_text(project.replace(urls, f'{urls}Repository = "{address}"\n'))
+    assert len(set_address(tmp_path)) == len(NOTEBOOKS) + 1
+    for path in NOTEBOOKS:
+        content = (tmp_path / "notebooks" / path.name).read_text()
+        assert "github/someone/mixkit/blob/main/notebooks/" + path.name in content
+        assert f'repository = \\"{address}\\"' in content
+    assert (tmp_path / "README.md").read_text().count("github/someone/mixkit/blob/main") == len(NOTEBOOKS)
+    (tmp_path / "pyproject.toml").write_text(project)
+    set_address(tmp_path)
+    assert all((tmp_path / "notebooks" / p.name).read_text() == p.read_text() for p in NOTEBOOKS)

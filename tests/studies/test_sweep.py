@@ -1,0 +1,247 @@
+"""Study files: what they expand to, what is refused, and a small study run from end to end by papermill."""
+
+import itertools
+import json
+
+import papermill
+import pytest
+import yaml
+
+from mixkit.__main__ import main
+from mixkit._common import CLONE
+from mixkit.studies import sweep as sweeps
+from mixkit.studies.store import RunStore
+from mixkit.studies.sweep import STUDIES, load_study, read_study, records, run_study
+from tests.benchmarks import kills
+from tests.support import STUDY, TINY
+
+
+def write(tmp_path, content, name="own.yaml"):
+    path = tmp_path / name
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return path
+
+
+def test_a_study_is_its_base_its_grid_and_the_mle_run_decoded_otherwise(tmp_path):
+    study = load_study(write(tmp_path, {**STUDY, "seeds": [0, 1]}))
+    assert study.name == "own" and study.about == "A study for tests."
+    assert [r.part for r in study.runs] == 2 * ["base", "grid", "grid", "grid", "grid", "decoding"]
+    base, mle, first, second, match, decoded = study.runs[:6]
+    assert base.needs is None and base.name.startswith("base-")
+    assert {r.needs for r in (mle, first, second, match)} == {base.name}
+    assert first.parameters["model"] == f"run:{base.name}"
+    assert [r.parameters["eta"] for r in (first, second)] == [0.0, 0.5]
+    assert decoded.needs == mle.name and decoded.parameters["epochs"] == 0 and decoded.parameters["temperature"] == 0.5
+    assert {r.parameters["reader"] for r in study.runs[1:6]} == {f"gpt2-large|run:{base.name}"}
+    assert len({r.name for r in study.runs}) == 12
+    assert {r.parameters["seed"] for r in study.runs[6:]} == {1}
+
+
+def test_a_change_of_the_base_changes_the_names_of_what_starts_from_it(tmp_path):
+    one = load_study(write(tmp_path, STUDY))
+    other = load_study(write(tmp_path, {**STUDY, "base": {"objective": "mle", "epochs": 2.0}}))
+    assert not {r.name for r in one.runs} & {r.name for r in other.runs}
+
+
+def test_overrides_replace_what_the_file_gives(tmp_path):
+    corpus = tmp_path / "my.txt"
+    corpus.write_text("x")
+    study = load_study(write(tmp_path, STUDY), {"corpus": str(corpus), "model": "smollm2-135m", "eta": 0.25, "seed": 7})
+    assert study.name == "own-my-smollm2-135m-0.25-7"
+    assert {r.parameters["corpus"] for r in study.runs} == {str(corpus)}
+    assert study.runs[0].parameters["model"] == "smollm2-135m"
+    assert [r.parameters["eta"] for r in study.runs if r.parameters["objective"] == "mixce"] == [0.25]
+    assert {r.parameters["seed"] for r in study.runs} == {7}
+    named = load_study(write(tmp_path, STUDY), {"objective": "tailr"}, name="n")
+    assert [r.parameters["objective"] for r in named.runs] == ["mle", "tailr"] and named.name == "n"
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in STUDIES.glob("*.yaml")))
+def test_every_study_file_of_the_kit_can_be_read(name):
+    study = load_study(name)
+    assert len(study.runs) >= 2 and study.about
+    objectives = {r.parameters["objective"] for r in study.runs}
+    assert {"mle", "mixce"} <= objectives
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({**STUDY, "grd": []}, r"unknown key in study file .*: 'grd' \(did you mean 'grid'\?\)"),
+        ({**STUDY, "parameters": {"bach_size": 8}}, r"unknown parameter 'bach_size' \(did you mean 'batch_size'\?\)"),
+        ({**STUDY, "grid": [{"objective": "mixce", "etta": 0.1}]}, r"'etta' \(did you mean 'eta'\?\)"),
+        ({**STUDY, "grid": [{"objective": "mixce", "eta": [0.5, 2.0]}]}, r"eta is 2.0; it must be in \[0, 1\]"),
+        ({**STUDY, "grid": [{"objective": "mixce", "eta": "0.5"}]}, "eta is '0.5', a str"),
+        ({**STUDY, "grid": [{"objective": "mixce", "eta": []}]}, "eta is an empty list"),
+        ({**STUDY, "grid": ["mle"]}, "an entry of a grid maps parameters to values, not 'mle'"),
+        ({**STUDY, "grid": {"objective": "mle"}}, "grid must be a list"),
+        ({**STUDY, "seeds": []}, "seeds is an empty list; at least one seed is needed"),
+        ({"parameters": TINY}, "asks for no run"),
+        ({**STUDY, "parameters": {**TINY, "learning_rate": "1e-5"}}, "1.0e-5 rather than 1e-5"),
+        ("a: [", "is not YAML"),
+        ("text", "must be a mapping"),
+    ],
+)
+def test_study_files_that_are_refused(tmp_path, content, message):
+    with pytest.raises(ValueError, match=message) as error:
+        load_study(write(tmp_path, content))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["quik"], "unknown study 'quik' (did you mean 'quick'?)"),
+        (["none.yaml"], "study file 'none.yaml' does not exist"),
+        (["quick", "--set", "corpus=tails"], "unknown corpus 'tails' (did you mean 'tales'?)"),
+        (["quick", "--set", "model=tinny"], "unknown model 'tinny' (did you mean 'tiny'?)"),
+        (
+            ["quick", "--set", "reader=gpt2-larg"],
+            "reader 'gpt2-larg': unknown model 'gpt2-larg' (did you mean 'gpt2-large'?)",
+        ),
+        (["quick", "--set", "reader=gpt2-large|gpt2 larg"], "unknown model 'gpt2 larg' (did you mean 'gpt2-large'?)"),
+        (["quick", "--set", "reader="], "reader '': model '' cannot be had"),
+        (["quick", "--set", "objective=mixec"], "unknown objective 'mixec' (did you mean 'mixce'?)"),
+        (["quick", "--set", "eta=1.5"], "eta is 1.5; it must be in [0, 1]"),
+        (["quick", "--set", "gamma=-1"], "gamma is -1.0; it must be in [0, 1]"),
+        (["quick", "--set", "discount=1.0"], "discount is 1.0; it must be in (0, 1)"),
+        (["quick", "--set", "alpha=0"], "alpha is 0.0; it must be a finite number above 0"),
+        (["quick", "--set", "divergence=chi3"], "unknown divergence 'chi3' (did you mean 'chi2'?)"),
+        (["quick", "--set", "noise_rate=0.7"], "noise_rate is 0.7; it must be in [0, 0.5]"),
+        (["quick", "--set", "eta=half"], "eta is 'half', a str; it must be a float"),
+        (["quick", "--set", "eta=0.1,0.3"], "eta takes one number, not '0.1,0.3'; lists go into a study file's grid"),
+        (["quick", "--set", "epochs=inf"], "epochs is inf; it must be finite and at least 0"),
+        (["quick", "--slots", "-3"], "slots is -3; it must be at least 0"),
+        (["quick", "--slots", "-3", "--dry-run"], "slots is -3; it must be at least 0"),
+        (["quick", "--set", "etta=0.5"], "unknown parameter 'etta' (did you mean 'eta'?)"),
+        (["quick", "--set", "eta"], "write NAME=VALUE"),
+        (["quick", "--set", "corpus={tmp}/empty.txt"], "is too short: 0 texts"),
+        (["quick", "--set", "corpus={tmp}/binary.txt"], "is not UTF-8 text"),
+    ],
+)
+def test_bad_input_is_one_line_exit_code_2_and_nothing_written(tmp_path, monkeypatch, capsys, arguments, message):
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "binary.txt").write_bytes(bytes(range(256)))
+    root = tmp_path / "runs"
+    monkeypatch.setattr(sweeps, "RunStore", lambda: RunStore(root))
+    assert main(["study", *(a.format(tmp=tmp_path) for a in arguments)]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("mixkit: ") and message in captured.err and captured.err.count("\n") == 1
+    assert captured.out == "" and not root.exists()
+
+
+def test_a_dry_run_tells_the_plan_and_what_is_missing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("mixkit.studies.progress.RunStore", lambda: RunStore(tmp_path / "runs"))
+    assert main(["study", "quick", "--dry-run", "--set", f"corpus={tmp_path}/missing.txt"]) == 2
+    captured = capsys.readouterr()
+    assert "objective mixce" in captured.out and "missing.txt' does not exist" in captured.err
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    study, store, said = load_study(write(folder, STUDY)), RunStore(folder / "runs"), []
+    done = run_study(study, store=store, slots=2, say=said.append)  # as many as where it is killed: the same threads
+    return study, store, said, done
+
+
+def test_a_study_runs_from_text_to_scores(finished):
+    study, store, said, done = finished
+    assert [r["name"] for r in done] == [r.name for r in study.runs], said
+    for record in done:
+        assert record["status"] == "done"
+        for metric in ("perplexity", "mauve", "diversity"):
+            estimate = record["metrics"][metric]
+            assert estimate["low"] <= estimate["value"] <= estimate["high"]
+        assert record["human"]["mauve"]["value"] > record["metrics"]["mauve"]["value"]
+        folder = store.folder(study.name, record["name"])
+        samples = store.samples(study.name, record["name"])
+        assert len(samples) == 2 * 100
+        for sample in samples:
+            whole = "".join(text for text, stands in sample["written"] if stands)
+            assert whole == sample["generated"] or "\ufffd" in whole
+        assert not (folder / "checkpoints").exists()
+        notebook = json.loads((folder / "notebook.ipynb").read_text())
+        assert not any(o["output_type"] == "error" for c in notebook["cells"] for o in c.get("outputs", []))
+    assert {r["resolved"]["reader"] for r in done[1:]} == {f"run:{study.runs[0].name}"}
+    untrained = done[0]["metrics"]["perplexity"]["value"]
+    assert done[1]["metrics"]["perplexity"]["value"] < untrained
+
+
+def test_a_finished_study_is_not_run_again_and_a_damaged_run_is(finished, monkeypatch):
+    study, store, _, done = finished
+    said = []
+    assert run_study(study, store=store, say=said.append) == done and said == []
+    last = study.runs[-1]
+    path = store.folder(study.name, last.name) / "run.json"
+    path.write_text(path.read_text()[:100])
+    again = run_study(study, store=store, say=said.append)
+    assert len(said) == 2 and last.name in said[1]
+    assert again[-1]["metrics"] == done[-1]["metrics"]  # the same seed gives the same numbers
+
+
+def test_a_study_that_is_killed_and_resumed_ends_as_if_nothing_was(finished, tmp_path):
+    """Three runs of the study above, bit for bit: `python -m mixkit bench kills` does it with twelve, twenty times."""
+    study, store, *_ = finished
+    file = write(
+        tmp_path, {**STUDY, "grid": [{"objective": "mle"}, {"objective": "mixce", "eta": 0.0}], "decoding": []}
+    )
+    fewer, other = load_study(file), RunStore(tmp_path / "runs")
+    pauses = itertools.chain([4.0, 6.0], itertools.repeat(8.0))
+    watch = kills.kill_and_resume(file, other, "own", kills.VICTIMS, lambda: next(pauses), say=lambda line: None)
+    assert watch.looks and not watch.broken and not watch.changed
+    assert {r.name for r in fewer.runs} < {r.name for r in study.runs}
+    calm, found = kills.outcome(study, store), kills.outcome(fewer, other)
+    assert found == {name: calm[name] for name in found}
+
+
+def test_a_study_is_reported_from_its_folder(finished):
+    study, store, *_ = finished
+    assert read_study(study.name, store) == study
+    assert len(records(study, store)) == 6
+    with pytest.raises(ValueError, match=r"unknown study under runs/ 'owm' \(did you mean 'own'\?\)"):
+        read_study("owm", store)
+
+
+def test_the_tradeoff_notebook_shows_a_finished_study(finished, tmp_path, monkeypatch):
+    study, store, *_ = finished
+    monkeypatch.setenv("MIXKIT_RUNS", str(store.root))
+    out = tmp_path / "out.ipynb"
+    papermill.execute_notebook(
+        str(CLONE / "notebooks" / "6_tradeoff.ipynb"),
+        str(out),
+        {"study": study.name},
+        progress_bar=False,
+        execution_timeout=300,
+        cwd=str(CLONE),
+    )
+    outputs = [o for c in json.loads(out.read_text())["cells"] for o in c.get("outputs", [])]
+    figures = [
+        o["data"]["application/vnd.plotly.v1+json"]
+        for o in outputs
+        if "application/vnd.plotly.v1+json" in o.get("data", {})
+    ]
+    names = {trace.get("name") for figure in figures for trace in figure["data"]}
+    assert {"MLE", "MixCE", "human texts"} <= names
+    assert not any("error" in (o["output_type"], o.get("name")) for o in outputs)
+    with pytest.raises(papermill.PapermillExecutionError, match="unknown parameter 'studdy'"):
+        papermill.execute_notebook(
+            str(CLONE / "notebooks" / "6_tradeoff.ipynb"),
+            str(out),
+            {"studdy": "x"},
+            progress_bar=False,
+            execution_timeout=300,
+            cwd=str(CLONE),
+        )
+
+
+def test_a_failed_run_is_said_kept_and_what_needs_it_is_skipped(tmp_path):
+    """A prompt longer than every text leaves nothing to continue, which only the run itself finds out."""
+    broken = {**STUDY, "parameters": {**TINY, "prompt_tokens": 450}}
+    study, store, said = load_study(write(tmp_path, broken)), RunStore(tmp_path / "runs"), []
+    assert run_study(study, store=store, say=said.append) == []
+    base = study.runs[0]
+    record = store.read(study.name, base.name)
+    assert record["status"] == "failed" and "nothing to continue" in record["error"]
+    assert any("FAILED" in line and base.name in line for line in said)
+    assert sum(line.startswith("skipped") for line in said) == 5

@@ -1,0 +1,168 @@
+"""Corpora by name: splits, local files, WikiText's preparation, the hub's layout on disk, and what is refused."""
+
+import csv
+import json
+
+import pytest
+
+from mixkit.texts import corpora
+from mixkit.texts.corpora import detokenize, load_corpus
+
+PARAGRAPH = " ".join(f"word{i}" for i in range(60))
+
+
+@pytest.mark.parametrize("name", ["tales", "pydoc"])
+def test_built_in_corpora_are_the_same_every_time_and_their_splits_disjoint(name):
+    sizes = {"train": 200, "validation": 30, "test": 100}
+    once, again = load_corpus(name, **sizes), load_corpus(name, **sizes)
+    assert once == again
+    splits = [once.train, once.validation, once.test]
+    assert [len(s) for s in splits] == [200, 30, 100]
+    assert len(set().union(*splits)) == 330
+    assert all(len(text.split()) >= 20 for split in splits for text in split)
+
+
+def test_pydoc_is_prose():
+    corpus = load_corpus("pydoc")
+    assert len(corpus.test) >= 100
+    for text in corpus.train:
+        assert "::=" not in text and "\n" not in text and not text.startswith(" ")
+
+
+def test_a_text_file_is_cut_at_empty_lines_and_short_paragraphs_are_joined(tmp_path):
+    path = tmp_path / "own.txt"
+    short = " ".join(["short"] * 30)
+    path.write_text("\n\n".join([PARAGRAPH.replace(" ", "\n")] * 30 + [short, short]))
+    corpus = load_corpus(str(path))
+    texts = corpus.train + corpus.validation + corpus.test
+    assert len(texts) == 31
+    assert sorted(set(texts)) == [f"{short} {short}", PARAGRAPH]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_records_hold_one_text_each(tmp_path, suffix):
+    path = tmp_path / f"own{suffix}"
+    texts = [f'Text {i}, with "quotes"\nand two lines <b>.' for i in range(40)]
+    with open(path, "w", newline="") as file:
+        if suffix == ".csv":
+            writer = csv.writer(file)
+            writer.writerows([["id", "text"], *enumerate(texts)])
+        else:
+            file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
+    corpus = load_corpus(str(path))
+    assert sorted(corpus.train + corpus.validation + corpus.test) == sorted(texts)
+    assert len(load_corpus(str(path), train=5).train) == 5
+
+
+def test_wikitext_is_prepared_as_the_paper_does(wikitext_file):
+    corpus = load_corpus(str(wikitext_file))
+    texts = corpus.train + corpus.validation + corpus.test
+    raw = [line.strip() for line in wikitext_file.read_text().splitlines()]
+    kept = [line for line in raw if not line.startswith("= ") and 50 < len(line.split()) < 1000]
+    assert len(texts) == len(kept) > 1000
+    assert len(corpus.test) == 150
+    joined = "\n".join(texts)
+    for trace in (" @-@ ", " @,@ ", " @.@ ", " ,", " .\n", "( ", " )", " 's ", " n't "):
+        assert trace not in joined
+    lobster = next(text for text in texts if text.startswith("Homarus gammarus, known as the European lobster"))
+    assert "a length of 60 cm (24 in) and a mass of 6 kilograms (13 lb), and bears" in lobster
+    assert 'the lobsters are blue, only becoming "lobster red" on cooking.' in lobster
+
+
+def test_detokenize():
+    tokens = "It 's 0 @.@ 7 – 2 @,@ 000 kg , well @-@ known ( the lobsters ' claws ) ; does n't it ?"
+    assert detokenize(tokens) == "It's 0.7 – 2,000 kg, well-known (the lobsters' claws); doesn't it?"
+    assert detokenize('called " <unk> " , or " crusher "') == 'called "<unk>", or "crusher"'
+    assert detokenize('an odd " mark') == 'an odd " mark'
+
+
+def write_dataset(folder, splits, column="text"):
+    folder.mkdir()
+    for split, texts in splits.items():
+        rows = "".join(json.dumps({"id": i, column: text}) + "\n" for i, text in enumerate(texts))
+        (folder / f"{split}.jsonl").write_text(rows)
+    return f"hub:{folder}"
+
+
+def numbered(prefix, count):
+    return [f"{prefix}{i} {PARAGRAPH}" for i in range(count)]
+
+
+def test_a_dataset_in_the_hubs_layout_with_its_own_splits(tmp_path):
+    splits = {"train": numbered("a", 50), "validation": numbered("b", 7), "test": [*numbered("c", 9), "too short"]}
+    corpus = load_corpus(write_dataset(tmp_path / "data", splits), train=40)
+    assert corpus.train == splits["train"][:40]
+    assert corpus.validation == splits["validation"]
+    assert corpus.test == splits["test"][:9]
+
+
+def test_a_dataset_without_held_out_texts_is_split(tmp_path):
+    texts = numbered("a", 60)
+    corpus = load_corpus(write_dataset(tmp_path / "data", {"train": texts}, "story"), train=30, validation=5, test=10)
+    assert [len(s) for s in (corpus.train, corpus.validation, corpus.test)] == [30, 5, 10]
+    assert len({*corpus.train, *corpus.validation, *corpus.test}) == 45
+
+
+def test_a_named_dataset_is_streamed_once_and_then_read_from_the_cache(tmp_path, monkeypatch):
+    rows = [" = Heading = \n", *(f" {t} @-@ x , \n" for t in numbered("a", 30))]
+    folder = tmp_path / "local"
+    write_dataset(folder, {"train": rows, "validation": rows[:8], "test": rows[:8]})
+    import datasets
+
+    calls, real = [], datasets.load_dataset
+    monkeypatch.setattr(corpora, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda name, config, **k: calls.append(name) or real(str(folder), **k)
+    )
+    first = load_corpus("wikitext", train=25)
+    assert first.train[0] == f"a0 {PARAGRAPH}-x,"
+    assert load_corpus("wikitext", train=25) == first
+    assert calls == ["Salesforce/wikitext"]
+
+
+def test_a_failed_download_says_which_name_why_and_what_works(monkeypatch, tmp_path):
+    monkeypatch.setattr(corpora, "CACHE", tmp_path)
+    with pytest.raises(ValueError) as error:
+        load_corpus("wikitext")
+    for part in ("corpus 'wikitext': cannot load 'Salesforce/wikitext'", "these work: tales, tales-noisy, pydoc"):
+        assert part in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("tails", None, r"unknown corpus 'tails' \(did you mean 'tales'\?\); allowed: tales, tales-noisy, pydoc"),
+        ("hub:", None, "names no dataset"),
+        ("none.txt", None, r"does not exist \(did you mean '.*one.txt'\?\)"),
+        ("empty.txt", b"", "is too short: 0 texts"),
+        ("short.txt", b"A few words only.\n" * 3, "is too short: 0 texts .* at least 20 are needed"),
+        ("binary.txt", bytes(range(256)) * 9, "is not UTF-8 text"),
+        ("nul.txt", b"text\0" * 900, "binary file"),
+        ("own.pdf", b"%PDF", r"unknown file type of corpus .*: '.pdf'; allowed: .txt, .jsonl, .csv"),
+        ("broken.jsonl", b'{"text": "x"}\n{"text', "record 2 is not JSON"),
+        ("other.jsonl", b'{"story": "x"}\n', "record 1 has no field 'text' with a string .found: story."),
+        ("other.csv", b"a,b\n1,2\n", "record 1 has no field 'text'"),
+    ],
+)
+def test_what_is_refused(tmp_path, name, content, message):
+    (tmp_path / "one.txt").touch()
+    path = name
+    if content is not None or name == "none.txt":
+        path = str(tmp_path / name)
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        load_corpus(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_is_not_its_own_near_miss(tmp_path):
+    with pytest.raises(ValueError, match=f"corpus '{tmp_path}' is a folder; a .txt, .jsonl or .csv file is needed"):
+        load_corpus(str(tmp_path))
+
+
+def test_a_split_needs_a_text():
+    with pytest.raises(ValueError, match="train is 0"):
+        load_corpus("tales", train=0)
