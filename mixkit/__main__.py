@@ -22,7 +22,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="replace parameters of every run"
     )
     study.add_argument("--name", default="", help="folder under runs/; by default the file's name and the values set")
-    study.add_argument("--slots", type=int, default=0, help="runs at a time; by default one a GPU, or two without one")
+    study.add_argument(
+        "--max-workers", type=int, default=0, help="runs at a time; by default one a GPU, or two without one"
+    )
     study.add_argument("--retry", action="store_true", help="execute again what failed")
     study.add_argument(
         "--dry-run", action="store_true", help="list the runs and the time they take, look for their inputs"
@@ -58,15 +60,15 @@ def _study(asked: argparse.Namespace) -> int:
 
     study = load_study(asked.file, _overrides(asked.set), name=asked.name)
     if asked.dry_run:
-        from mixkit.studies.executors import local_slots
+        from mixkit.studies.executors import local_workers
         from mixkit.studies.progress import plan_lines
 
-        print("\n".join(plan_lines(study, local_slots(asked.slots))))
+        print("\n".join(plan_lines(study, local_workers(asked.max_workers))))
         check_inputs([state.run for state in states(study) if state.status != "done"])
         return 0
     for stopping in (signal.SIGINT, signal.SIGTERM):  # also where a parent process ignores them, as a kernel does
         signal.signal(stopping, signal.default_int_handler)
-    chosen = {"slots": asked.slots, "retry": asked.retry, "engine": asked.engine, "address": asked.address}
+    chosen = {"max_workers": asked.max_workers, "retry": asked.retry, "engine": asked.engine, "address": asked.address}
     try:
         run_study(study, **chosen, say=lambda line: print(line, flush=True))
     except KeyboardInterrupt:
@@ -143,7 +145,7 @@ def table(done: list[dict]) -> str:
     from mixkit.notebook.charts import label, number
     from mixkit.studies.progress import aligned
 
-    known = ("tales_valid_prefix",) if any("tales_valid_prefix" in r["metrics"] for r in done) else ()
+    known = ("valid_prefix_rate",) if any("valid_prefix_rate" in r["metrics"] for r in done) else ()
     columns = ("perplexity", "mauve", "diversity", "distinct_2", *known)
     rows = [("run", *columns)]
     rows += [(label(r), *(number(r["metrics"].get(c)) for c in columns)) for r in done]

@@ -220,7 +220,7 @@ DIVERGENCES = {"chi2-mixture": _chi2, "chi2": _chi2, "js": _jensen_shannon, "rkl
 
 
 @dataclass(frozen=True)
-class MLEShare:
+class MLEWeightSchedule:
     """share(step) = 1 before step `alone`, then a straight line that reaches `floor` at step `alone + fall`.
 
     The trainer's loss is share * MLE + (1 - share) * SequenceMatch, both in nats per token. floor in [0, 1]: 1 is MLE
@@ -228,21 +228,21 @@ class MLEShare:
     negative or fractional numbers of steps.
     """
 
-    alone: int
-    fall: int
-    floor: float = 0.0
+    warmup: int
+    decay: int
+    minimum: float = 0.0
 
     def __post_init__(self):
-        for name in ("alone", "fall"):
+        for name in ("warmup", "decay"):
             _check_number(name, getattr(self, name), lambda x: x >= 0 and float(x).is_integer(), "a number of steps")
-        check_unit_interval("floor", self.floor)
+        check_unit_interval("minimum", self.minimum)
 
     def __call__(self, step: int) -> float:
         """MLE's share of the loss at optimisation step `step`, counted from 0. In [floor, 1]."""
-        if step < self.alone:
+        if step < self.warmup:
             return 1.0
-        fallen = min(1.0, (step - self.alone) / self.fall) if self.fall else 1.0
-        return 1 - fallen * (1 - self.floor)
+        fallen = min(1.0, (step - self.warmup) / self.decay) if self.decay else 1.0
+        return 1 - fallen * (1 - self.minimum)
 
 
 OBJECTIVES = {"mle": MLE, "mixce": MixCE, "tailr": TaiLr, "sequencematch": SequenceMatch}

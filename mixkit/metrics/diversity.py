@@ -17,10 +17,10 @@ import numpy as np
 from mixkit._common import InputError
 from mixkit.metrics.ngram_counts import NgramCounts, Ngrams, count_ngrams
 from mixkit.metrics.statistics import Comparison as Comparison
-from mixkit.metrics.statistics import Estimate, bootstrap, jackknife, proportion
+from mixkit.metrics.statistics import Estimate, bootstrap, jackknife, wilson_interval
 from mixkit.metrics.statistics import compare as compare
 from mixkit.metrics.statistics import holm as holm
-from mixkit.metrics.statistics import over_sets as over_sets
+from mixkit.metrics.statistics import t_interval as t_interval
 
 
 class Undefined(InputError):
@@ -184,7 +184,7 @@ def score_texts(
     metrics |= {f"self_bleu_{n}": partial(self_bleus, n) for n in (2, 3, 4)}
     if references is not None:
         metrics["bleu_4"] = lambda: resample(_bleu(corpus, references, 4))
-    metrics["repetition_loops"] = lambda: proportion(int(_loops(corpus).sum()), len(corpus.texts), confidence)
+    metrics["repetition_loops"] = lambda: wilson_interval(int(_loops(corpus).sum()), len(corpus.texts), confidence)
     metrics["compression_ratio"] = compression
     metrics["length"] = lambda: resample(corpus.lengths)
     return {name: _or_absent(metric) for name, metric in metrics.items()}

@@ -8,16 +8,16 @@ from functools import cache
 import numpy as np
 
 from mixkit._common import InputError
-from mixkit.metrics.statistics import Estimate, bootstrap, proportion
+from mixkit.metrics.statistics import Estimate, bootstrap, wilson_interval
 from mixkit.texts.story_grammar import Grammar
 
 CORPORA = ("tales", "tales-noisy")
 NAMES = (
-    "tales_valid_prefix",
-    "tales_inside",
-    "tales_nll",
-    "tales_forward_ce",
-    "tales_forward_kl",
+    "valid_prefix_rate",
+    "valid_text_rate",
+    "grammar_nll",
+    "forward_ce",
+    "forward_kl",
 )  # most telling first
 
 
@@ -59,17 +59,17 @@ def score_texts(
     log_probs = np.array([grammar.log_prob(text) for text in texts])
     inside = [text for text, value in zip(texts, log_probs, strict=True) if value > -math.inf]
     scores = {
-        "tales_inside": proportion(len(inside), len(texts)),
-        "tales_valid_prefix": _valid_prefix(texts, prompts, grammar),
+        "valid_text_rate": wilson_interval(len(inside), len(texts)),
+        "valid_prefix_rate": _valid_prefix(texts, prompts, grammar),
     }
     if not inside:
         reason = f"none of {len(texts)} texts is inside the language"
-        return scores | dict.fromkeys(("tales_nll", "tales_distinct", "tales_choice_distance"), Estimate.absent(reason))
+        return scores | dict.fromkeys(("grammar_nll", "tales_distinct", "rule_usage_tv"), Estimate.absent(reason))
     even = grammar.choice_total_variation(grammar.sample(len(inside), seed=0))
     return scores | {
-        "tales_nll": bootstrap(-log_probs[log_probs > -math.inf]),
+        "grammar_nll": bootstrap(-log_probs[log_probs > -math.inf]),
         "tales_distinct": Estimate(len(set(inside)) / len(inside), why="no interval: copies in a resample are copies"),
-        "tales_choice_distance": Estimate(
+        "rule_usage_tv": Estimate(
             grammar.choice_total_variation(inside) - even,
             why=f"no interval; {even:.3g}, what {len(inside)} texts of the grammar score, is taken off",
         ),
@@ -101,9 +101,9 @@ def coverage(
     grammar = grammar or stories()
     if cut:
         absent = Estimate.absent(f"{cut} of {len(texts)} texts are longer than max_tokens")
-        return {"tales_forward_ce": absent, "tales_forward_kl": absent}
+        return {"forward_ce": absent, "forward_kl": absent}
     log_probs = np.array([grammar.log_prob(text) for text in texts])
     if not np.isfinite(log_probs).all():
         raise InputError(f"text {int(log_probs.argmin())} is outside the language: coverage is asked of clean texts")
     nats = np.asarray(nats, dtype=float)
-    return {"tales_forward_ce": bootstrap(nats), "tales_forward_kl": bootstrap(nats + log_probs)}
+    return {"forward_ce": bootstrap(nats), "forward_kl": bootstrap(nats + log_probs)}

@@ -97,7 +97,7 @@ def jackknife(value: float, left_out, *, confidence: float = 0.95, bounds=(-math
     return Estimate(value, max(bounds[0], value - half), min(bounds[1], value + half))
 
 
-def proportion(hits: int, trials: int, confidence: float = 0.95) -> Estimate:
+def wilson_interval(hits: int, trials: int, confidence: float = 0.95) -> Estimate:
     """equals: hits / trials, with Wilson's interval, which does not shrink to nothing at 0 or at `trials` hits.
 
     Source: Wilson 1927. Raises InputError unless 0 <= hits <= trials and trials > 0.
@@ -110,7 +110,7 @@ def proportion(hits: int, trials: int, confidence: float = 0.95) -> Estimate:
     return Estimate(share, max(0.0, middle - half), min(1.0, middle + half))
 
 
-def over_sets(values: Sequence[float], *, confidence: float = 0.95) -> Estimate:
+def t_interval(values: Sequence[float], *, confidence: float = 0.95) -> Estimate:
     """equals: mean(values), with mean +- t std(values, ddof=1) / sqrt(k), k sample sets or seeds, t of k - 1 degrees.
 
     The spread that a second training run or a second set of samples would show. It is not the interval of `bootstrap`,
@@ -120,7 +120,7 @@ def over_sets(values: Sequence[float], *, confidence: float = 0.95) -> Estimate:
     return _student_interval(values, confidence, lambda k: 1 / k)
 
 
-def one_more(values: Sequence[float], *, confidence: float = 0.95) -> Estimate:
+def prediction_interval(values: Sequence[float], *, confidence: float = 0.95) -> Estimate:
     """equals: mean(values), with mean +- t std(values, ddof=1) sqrt(1 + 1 / k): where one more value would lie
 
     A prediction interval, for values that share their data, such as scores of random halvings of one set of texts:

@@ -170,7 +170,7 @@ def check_tree_attention(model) -> None:
         except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, NotImplementedError) as error:
             raise refusal from error
         for at in range(2, 10):
-            prefix, _ = undo(row[:at].tolist(), backspace)
+            prefix, _ = apply_backspaces(row[:at].tolist(), backspace)
             logits = model(torch.tensor([prefix], device=model.device), use_cache=False).logits[0, -1]
             want = TokenScores.from_logits(logits, tree.ids[0, at])
             tolerance = max(1e-3, 2.5 * torch.finfo(model.dtype).eps) * logits.abs().max().item()
@@ -181,7 +181,7 @@ def check_tree_attention(model) -> None:
         model.train(training)
 
 
-def splice_corrections(
+def add_correction_noise(
     actions: torch.Tensor,
     rate: float,
     *,
@@ -222,24 +222,24 @@ def splice_corrections(
     return spliced, labels
 
 
-def undo(actions: Sequence[int], backspace_id: int) -> tuple[list[int], int]:
+def apply_backspaces(actions: Sequence[int], backspace_id: int) -> tuple[list[int], int]:
     """The token ids that an action sequence leaves, and how many tokens it took back.
 
     Raises InputError (a ValueError) where a <backspace> has nothing to take back.
     """
-    text, taken_back = [], 0
+    text, num_deleted = [], 0
     for at, action in enumerate(actions):
         if action != backspace_id:
             text.append(action)
         elif text:
             text.pop()
-            taken_back += 1
+            num_deleted += 1
         else:
             raise InputError(f"<backspace> at position {at} has nothing to take back")
-    return text, taken_back
+    return text, num_deleted
 
 
-def written(actions: Sequence[int], backspace_id: int) -> list[tuple[list[int], bool]]:
+def segments(actions: Sequence[int], backspace_id: int) -> list[tuple[list[int], bool]]:
     """All token ids in the order in which they were written, in runs: (ids, whether they were left standing).
 
     equals, for the runs left standing joined together: undo(actions, backspace_id)[0]

@@ -10,7 +10,7 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWa
 from transformers.cache_utils import Cache, DynamicLayer
 
 from mixkit._common import InputError
-from mixkit.models.backspace import undo
+from mixkit.models.backspace import apply_backspaces
 from mixkit.models.loading import check_positions
 
 
@@ -24,7 +24,7 @@ class Trajectory:
     prompt: list[int]
     actions: list[int]
     text: list[int]
-    taken_back: int
+    num_deleted: int
     ended: bool
 
     @property
@@ -94,8 +94,8 @@ def sample_with_backspace(
         model.train(training)
     trajectories = []
     for prompt, taken in zip(prompts, actions, strict=True):
-        text, taken_back = undo(taken, backspace_id)
-        trajectories.append(Trajectory(list(prompt), taken, text, taken_back, taken[-1] == end_id))
+        text, num_deleted = apply_backspaces(taken, backspace_id)
+        trajectories.append(Trajectory(list(prompt), taken, text, num_deleted, taken[-1] == end_id))
     return trajectories
 
 

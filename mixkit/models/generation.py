@@ -8,7 +8,7 @@ import torch
 from transformers import GenerationConfig
 
 from mixkit._common import InputError
-from mixkit.models.backspace import written
+from mixkit.models.backspace import segments
 from mixkit.models.backspace_generation import Trajectory, sample_with_backspace
 from mixkit.models.loading import check_positions, start_token
 
@@ -49,8 +49,8 @@ class Continuation:
     wrote, in runs: (text, whether it was left standing)."""
 
     text: str
-    taken_back: int = 0
-    written: tuple[tuple[str, bool], ...] = ()
+    num_deleted: int = 0
+    segments: tuple[tuple[str, bool], ...] = ()
 
 
 def cut_prompts(tokenizer, texts: list[str], *, prompts: int, prompt_tokens: int, max_new_tokens: int) -> list[Prompt]:
@@ -135,9 +135,9 @@ def _generated(model, tokenizer, prompts: list[list[int]], sampler: Sampler, max
 
 def _continuation(tokenizer, trajectory: Trajectory, backspace_id: int) -> Continuation:
     end = tokenizer.eos_token_id
-    runs = written(_before(end, trajectory.actions), backspace_id)
+    runs = segments(_before(end, trajectory.actions), backspace_id)
     shown = tuple((tokenizer.decode(ids), stands) for ids, stands in runs)
-    return Continuation(tokenizer.decode(_before(end, trajectory.text)), trajectory.taken_back, shown)
+    return Continuation(tokenizer.decode(_before(end, trajectory.text)), trajectory.num_deleted, shown)
 
 
 def _before(end_id: int, ids: list[int]) -> list[int]:

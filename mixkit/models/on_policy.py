@@ -8,8 +8,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from mixkit._common import InputError
-from mixkit.losses.objectives import MLEShare, SequenceMatch
-from mixkit.models.backspace import ActionScores, prefix_tree, score_actions, splice_corrections
+from mixkit.losses.objectives import MLEWeightSchedule, SequenceMatch
+from mixkit.models.backspace import ActionScores, add_correction_noise, prefix_tree, score_actions
 from mixkit.models.likelihood import IGNORED
 
 
@@ -24,15 +24,15 @@ class Backtracking:
     """
 
     noise_rate: float = 0.02
-    mle_alone: float = 0.2
-    mle_fall: float = 0.3
-    mle_floor: float = 0.2
+    mle_warmup: float = 0.2
+    mle_decay: float = 0.3
+    mle_minimum: float = 0.2
     buffer_texts: int = 128
     refill_texts: int = 32
     refill_every: int = 10
 
     def __post_init__(self):
-        ranges = {"noise_rate": (0, 0.5), "mle_alone": (0, 1), "mle_fall": (0, 1), "mle_floor": (0, 1)}
+        ranges = {"noise_rate": (0, 0.5), "mle_warmup": (0, 1), "mle_decay": (0, 1), "mle_minimum": (0, 1)}
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
                 raise InputError(f"{name} is {getattr(self, name)!r}; it must be in [{low}, {high}]")
@@ -41,12 +41,12 @@ class Backtracking:
                 raise InputError(f"{name} is {getattr(self, name)!r}; it must be at least 1")
 
 
-def stream(*parts: int) -> int:
+def derive_seed(*parts: int) -> int:
     """A seed that follows from these numbers alone: a run that resumes, or is cut up otherwise, draws the same."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
-class CorrectedTexts(torch.utils.data.Dataset):
+class CorrectionNoiseDataset(torch.utils.data.Dataset):
     """Encoded texts with correction noise, drawn anew in every `epoch`: item i is (i, actions, labels, ended).
 
     rows: [start, tokens ..., end or not]. labels: False at the start and at wrong tokens.
@@ -60,9 +60,9 @@ class CorrectedTexts(torch.utils.data.Dataset):
         return len(self.rows)
 
     def __getitem__(self, i: int):
-        generator = torch.Generator().manual_seed(stream(self.seed, self.epoch, i))
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch, i))
         row = torch.tensor(self.rows[i])
-        actions, labels = splice_corrections(row[1:], self.rate, generator=generator, **self.drawn)
+        actions, labels = add_correction_noise(row[1:], self.rate, generator=generator, **self.drawn)
         return (
             i,
             torch.cat([row[:1], actions]),
@@ -93,9 +93,11 @@ class BacktrackingLoss:
 
     def __init__(self, objective, asked: Backtracking, replay, steps: int, backspace_id: int):
         self.objective, self.replay, self.backspace_id = objective, replay, backspace_id
-        self.share = MLEShare(0, 0, 1.0)
+        self.share = MLEWeightSchedule(0, 0, 1.0)
         if isinstance(objective, SequenceMatch):
-            self.share = MLEShare(round(asked.mle_alone * steps), round(asked.mle_fall * steps), asked.mle_floor)
+            self.share = MLEWeightSchedule(
+                round(asked.mle_warmup * steps), round(asked.mle_decay * steps), asked.mle_minimum
+            )
 
     def discounted(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """SequenceMatch's denominator: the batch's discounted tokens, which add up over batches and devices."""
@@ -113,7 +115,7 @@ class BacktrackingLoss:
         nll = data.scores.nll[learned].sum() / tokens
         if share == 1:
             return nll, nll.detach()
-        self.replay.refresh(model, step)
+        self.replay.refill(model, step)
         own, own_ended = self.replay.draw(step, batch["rows"].tolist())
         ids, mask = (pad_sequence(x, batch_first=True) for x in (own, [torch.ones_like(x) for x in own]))
         played = self._score(model, ids.to(nll.device), mask)

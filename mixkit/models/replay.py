@@ -9,12 +9,12 @@ import torch
 
 from mixkit._common import write_atomically
 from mixkit.models.backspace_generation import sample_with_backspace
-from mixkit.models.on_policy import Backtracking, stream
+from mixkit.models.on_policy import Backtracking, derive_seed
 
 FILE = "replay.json"
 
 
-class Replay:
+class ReplayBuffer:
     """Action sequences that the model wrote from the start token, <backspace> and end among them.
 
     Every process of a training on several devices samples the same texts, so nothing is sent between them.
@@ -27,7 +27,7 @@ class Replay:
         self.refilled = -1  # step of the last refill
         self.seconds = 0.0  # spent on sampling
 
-    def refresh(self, model, step: int) -> None:
+    def refill(self, model, step: int) -> None:
         """Samples new texts where none are there or the last came `refill_every` or more steps ago."""
         if self.texts and step < self.refilled + self.asked.refill_every:
             return
@@ -35,7 +35,7 @@ class Replay:
         inner = getattr(model, "module", model)  # under DistributedDataParallel
         with torch.autocast(inner.device.type, enabled=False):
             drawn = sample_with_backspace(
-                inner, [[self.start_id]] * self.asked.refill_texts, **self.sampling, seed=stream(self.seed, step)
+                inner, [[self.start_id]] * self.asked.refill_texts, **self.sampling, seed=derive_seed(self.seed, step)
             )
         self.texts = [*self.texts, *(([self.start_id, *t.actions], t.ended) for t in drawn)][-self.asked.buffer_texts :]
         self.refilled = step
@@ -44,7 +44,7 @@ class Replay:
     def draw(self, step: int, rows: list[int]) -> tuple[list[torch.Tensor], torch.Tensor]:
         """One text for each data row: its actions, and (len(rows),) whether it ended. Which one follows from the step
         and the row's number alone, so it does not matter how a global batch is cut up."""
-        drawn = [self.texts[stream(self.seed, step, row) % len(self.texts)] for row in rows]
+        drawn = [self.texts[derive_seed(self.seed, step, row) % len(self.texts)] for row in rows]
         return [torch.tensor(actions) for actions, _ in drawn], torch.tensor([ended for _, ended in drawn])
 
     def save(self, folder: Path) -> None:

@@ -18,8 +18,8 @@ from mixkit.losses.objectives import MLE, SequenceMatch
 from mixkit.models.backspace import add_backspace, check_tree_attention
 from mixkit.models.likelihood import ENDS, IGNORED, batch_nll, check_head, collate, encode, last_hidden
 from mixkit.models.loading import check_positions, start_token
-from mixkit.models.on_policy import Backtracking, BacktrackingLoss, CorrectedTexts, collate_actions
-from mixkit.models.replay import Replay
+from mixkit.models.on_policy import Backtracking, BacktrackingLoss, CorrectionNoiseDataset, collate_actions
+from mixkit.models.replay import ReplayBuffer
 from mixkit.models.training_log import TrainingLog, history
 
 
@@ -177,9 +177,9 @@ def _actions(model, tokenizer, objective, texts, asked: Backtracking, max_tokens
     check_tree_attention(model)
     ids = {"backspace_id": backspace_id, "end_id": end_id}
     noise = {"vocabulary": len(tokenizer), "never": tokenizer.all_special_ids, "seed": seed}
-    corrected = CorrectedTexts(rows, asked.noise_rate, **ids, **noise)
-    replay = Replay(asked, start_id=start_token(tokenizer), max_tokens=max_tokens, seed=seed, **ids)
-    return corrected, CorrectedTexts(validation, 0, **ids, **noise), replay
+    corrected = CorrectionNoiseDataset(rows, asked.noise_rate, **ids, **noise)
+    replay = ReplayBuffer(asked, start_id=start_token(tokenizer), max_tokens=max_tokens, seed=seed, **ids)
+    return corrected, CorrectionNoiseDataset(validation, 0, **ids, **noise), replay
 
 
 def _last_checkpoint(folder: Path) -> Path | None:
@@ -210,7 +210,7 @@ def _evaluations_waited(checkpoint: Path) -> int:
 class _Epochs(TrainerCallback):
     """Tells the corrected texts which epoch it is."""
 
-    def __init__(self, corrected: CorrectedTexts):
+    def __init__(self, corrected: CorrectionNoiseDataset):
         self.corrected = corrected
 
     def on_epoch_begin(self, args, state, control, **kwargs):
@@ -224,7 +224,7 @@ class ObjectiveTrainer(Trainer):
         kwargs["args"]._n_gpu = min(1, kwargs["args"].n_gpu)  # several GPUs: torchrun, never nn.DataParallel
         super().__init__(**kwargs)
         self.objective, self.backtracking = objective, backtracking
-        self.replay: Replay | None = None  # the model's own texts, kept in each checkpoint
+        self.replay: ReplayBuffer | None = None  # the model's own texts, kept in each checkpoint
         self._discounted = 0.0  # of the global batch
         self.model_accepts_loss_kwargs = True  # count the target tokens of the whole accumulated batch for us
         self.loss_is_scaled_for_ga = True

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 
 from mixkit.notebook.placing import text_positions
-from mixkit.studies.compare import decoding_curves, undominated
+from mixkit.studies.compare import decoding_curves, pareto_front
 from mixkit.studies.config import COEFFICIENTS, FINETUNE
 
 WHITE = pio.templates["plotly_white"].to_plotly_json()
@@ -69,28 +69,39 @@ AXES = {
     "ngram_entropy_2": "entropy of 2-grams",
     "coherence": "coherence: cosine of prompt and continuation",
     "judge_perplexity": "perplexity under the judge (lower is better)",
-    "tales_valid_prefix": "words before a text's first mistake, share of all",
-    "tales_inside": "texts without a mistake, share of all",
-    "tales_forward_kl": "forward KL from the true distribution, nats a text (lower is better)",
+    "valid_prefix_rate": "words before a text's first mistake, share of all",
+    "valid_text_rate": "texts without a mistake, share of all",
+    "forward_kl": "forward KL from the true distribution, nats a text (lower is better)",
 }
-QUALITIES = ("mauve", "precision", "perplexity", "coherence", "judge_perplexity", "tales_valid_prefix", "tales_inside")
-QUALITIES += ("tales_forward_kl",)
+QUALITIES = (
+    "mauve",
+    "precision",
+    "perplexity",
+    "coherence",
+    "judge_perplexity",
+    "valid_prefix_rate",
+    "valid_text_rate",
+)
+QUALITIES += ("forward_kl",)
 DIVERSITIES = ("distinct_2", "diversity", "recall", "self_bleu_4", "ngram_entropy_2")
 LOWER_IS_BETTER = (
     "perplexity",
     "judge_perplexity",
     "frontier_integral",
-    "tales_forward_kl",
-    "tales_forward_ce",
-    "tales_choice_distance",
+    "forward_kl",
+    "forward_ce",
+    "rule_usage_tv",
     "rep_2",
     "rep_3",
     "rep_4",
     "repetition_loops",
 )
 LOWER_IS_BETTER += ("self_bleu_2", "self_bleu_3", "self_bleu_4", "compression_ratio")
-NO_DIRECTION = ("length", "zipf_coefficient", "tales_nll")  # neither end is better
-KNOBS = {"temperature": ("temperature", "dot"), "top_p": ("top-p", "dashdot")}  # how MLE is decoded: name, its line
+NO_DIRECTION = ("length", "zipf_coefficient", "grammar_nll")  # neither end is better
+DECODING_PARAMETERS = {
+    "temperature": ("temperature", "dot"),
+    "top_p": ("top-p", "dashdot"),
+}  # how MLE is decoded: name, its line
 PARALLEL = ("perplexity", "mauve", "precision", "recall", "diversity", "distinct_2", "self_bleu_4", "coherence")
 PARALLEL += ("judge_perplexity",)
 
@@ -101,7 +112,7 @@ def label(record: dict) -> str:
     It tells the objective's first coefficient, and the others of its loss where they are not what is UNSAID.
     """
     parameters = record["parameters"]
-    text = "base (MLE)" if record.get("part") == "base" else LABELS[parameters["objective"]]
+    text = "base (MLE)" if record.get("role") == "base" else LABELS[parameters["objective"]]
     if parameters["objective"] in COEFFICIENT:
         name, letter = COEFFICIENT[parameters["objective"]]
         text += f" {letter}={parameters[name]:g}"
@@ -119,7 +130,7 @@ def label(record: dict) -> str:
 
 def measured(records: Sequence[dict], metrics: Sequence[str] = ()) -> list[str]:
     """Those of `metrics`, or all, that some trained run has a value of."""
-    trained = [r for r in records if r.get("part") != "base"]
+    trained = [r for r in records if r.get("role") != "base"]
     names = metrics or sorted({m for r in trained for m in r["metrics"]})
     return [m for m in names if any(_value(r, m) is not None for r in trained)]
 
@@ -145,23 +156,23 @@ def frontier(records: Sequence[dict], quality: str = "mauve", diversity: str = "
     surpasses on both axes, by value, diversity counted up to the human texts' own; none where an axis has no better
     end. The honest question is what lies beyond those curves."""
     shown = [r for r in records if _value(r, quality) is not None and _value(r, diversity) is not None]
-    trained = [r for r in shown if r.get("part") != "base"]
+    trained = [r for r in shown if r.get("role") != "base"]
     curves = decoding_curves(shown)
     traces = [
         {
             "x": [_value(r, diversity) for r in curve],
             "y": [_value(r, quality) for r in curve],
             "mode": "lines",
-            "line": {"color": COLORS["mle"], "width": 1.5, "dash": KNOBS[knob][1]},
-            "name": f"MLE, only its {KNOBS[knob][0]} turned",
+            "line": {"color": COLORS["mle"], "width": 1.5, "dash": DECODING_PARAMETERS[knob][1]},
+            "name": f"MLE, only its {DECODING_PARAMETERS[knob][0]} turned",
             "legendgroup": knob,
             "showlegend": knob not in [earlier for earlier, *_ in curves[:i]],
             "hoverinfo": "skip",
         }
         for i, (knob, _, curve) in enumerate(curves)
     ]
-    enough = (_people(shown).get(diversity) or {}).get("value")
-    best = undominated(trained, quality, diversity, LOWER_IS_BETTER, enough=enough)
+    cap = (_people(shown).get(diversity) or {}).get("value")
+    best = pareto_front(trained, quality, diversity, LOWER_IS_BETTER, cap=cap)
     if best and not {quality, diversity} & {*NO_DIRECTION}:
         traces.append(
             {
@@ -173,10 +184,10 @@ def frontier(records: Sequence[dict], quality: str = "mauve", diversity: str = "
                 "hoverinfo": "skip",
             }
         )
-    for part, name in (("decoding", "mle"), *(("grid", name) for name in LABELS)):
-        group = [r for r in trained if r.get("part", "grid") == part and r["parameters"]["objective"] == name]
+    for role, name in (("decoding", "mle"), *(("grid", name) for name in LABELS)):
+        group = [r for r in trained if r.get("role", "grid") == role and r["parameters"]["objective"] == name]
         if group:
-            traces.append(_points(group, quality, diversity, name, hollow=part == "decoding"))
+            traces.append(_points(group, quality, diversity, name, hollow=role == "decoding"))
     human, layout = _human(shown, quality, diversity)
     curved = [trace for trace in traces if trace["mode"] == "lines"]
     _place_texts([trace for trace in traces if "text" in trace], human, curved)
@@ -190,7 +201,7 @@ def against_coefficient(records: Sequence[dict], metric: str) -> go.Figure:
     """A metric against the coefficient of each objective, as MixCE's eta and TaiLr's gamma, with MLE as a line; of
     several seeds each has its own curves and line."""
     figure = go.Figure()
-    trained = [r for r in records if r.get("part", "grid") == "grid" and _value(r, metric) is not None]
+    trained = [r for r in records if r.get("role", "grid") == "grid" and _value(r, metric) is not None]
     for name, (coefficient, letter) in COEFFICIENT.items():
         for i, group in enumerate(_by_seed(trained, name)):
             group = sorted(group, key=lambda r: r["parameters"][coefficient])
@@ -228,7 +239,7 @@ def _by_seed(records: Sequence[dict], objective: str) -> list[list[dict]]:
 def parallel(records: Sequence[dict], metrics: Sequence[str] = PARALLEL) -> go.Figure:
     """Parallel coordinates: a line a run through its value on each axis, in its objective's colour; drag along an axis
     to keep the runs that pass there. A metric that a run lacks has no axis."""
-    shown = [r for r in records if r.get("part") != "base"]
+    shown = [r for r in records if r.get("role") != "base"]
     kept = [m for m in metrics if shown and all(_value(r, m) is not None for r in shown)]
     objectives = [o for o in LABELS if o in {r["parameters"]["objective"] for r in shown}]
     last = max(1, len(objectives) - 1)

@@ -121,7 +121,7 @@ def _samples(done: Sequence[dict], samples: dict[str, list[dict]]) -> str:
 
     One prompt is seen at a time, all in print. Runs that are only decoded otherwise are hidden until one is chosen.
     """
-    shown = [r for r in done if r.get("part") != "base" and samples.get(r["name"])]
+    shown = [r for r in done if r.get("role") != "base" and samples.get(r["name"])]
     if not shown:
         return "<p>No run has samples.</p>"
     first = {r["name"]: [s for s in samples[r["name"]] if s["set"] == 0] for r in shown}

@@ -48,7 +48,7 @@ def samples(done: Sequence[dict], written_by: Mapping[str, Sequence[dict]]) -> w
     """One prompt's continuations side by side: the human's, and the first of each trained run or of the one chosen;
     what a model took back is struck through. written_by: by run name, the lines of its samples.jsonl."""
     first = {r["name"]: [s for s in written_by.get(r["name"], ()) if s["set"] == 0] for r in done}
-    shown = [r for r in done if r.get("part") != "base" and first[r["name"]]]
+    shown = [r for r in done if r.get("role") != "base" and first[r["name"]]]
     if not shown:
         return widgets.VBox([widgets.HTML("<p>No run has samples.</p>")])
     count = min(len(first[r["name"]]) for r in shown)
@@ -59,7 +59,7 @@ def samples(done: Sequence[dict], written_by: Mapping[str, Sequence[dict]]) -> w
 
     def draw(change=None) -> None:
         human = first[shown[0]["name"]][prompt.value]
-        chosen = [r for r in shown if r["name"] == menu.value or (not menu.value and r.get("part") != "decoding")]
+        chosen = [r for r in shown if r["name"] == menu.value or (not menu.value and r.get("role") != "decoding")]
         made = cards(human, [(r, first[r["name"]][prompt.value]) for r in chosen])
         view.value = f'{STYLE}<div class="mixkit"><div class="samples">{made}</div></div>'
 

@@ -18,7 +18,7 @@ from mixkit.notebook.charts import COLORS, frontier, label
 from mixkit.notebook.tables import table
 from mixkit.notebook.training_charts import training_curves
 from mixkit.notebook.widgets import fill
-from mixkit.studies.executors import local_slots
+from mixkit.studies.executors import local_workers
 from mixkit.studies.progress import duration, measured, time_left
 from mixkit.studies.store import RunStore
 from mixkit.studies.sweep import RunState, Study, read_study, records, states
@@ -158,9 +158,9 @@ class SweepPanel:
         lengths = {name: len(lines) for name, lines in look.histories.items() if lines}
         _display(self.curve, bool(lengths))
         if self._changed("curves", (lengths, self.curve.value)):
-            runs = [{"name": s.run.name, "part": s.run.part, "parameters": s.run.parameters} for s in look.states]
+            runs = [{"name": s.run.name, "role": s.run.role, "parameters": s.run.parameters} for s in look.states]
             fill(self.curves, *[training_curves(runs, look.histories, self.curve.value)] * bool(lengths))
-        trained = [record for record in look.done if record["part"] != "base"]
+        trained = [record for record in look.done if record["role"] != "base"]
         self._offer_axes(trained)
         axes = [menu.value for menu in self.axes]
         if self._changed("picture", ([(r["name"], r["began"]) for r in look.done], axes)):
@@ -207,12 +207,12 @@ def _red(message: object) -> str:
 
 def _plan(study: Study, store: RunStore) -> str:
     """What Run would do: how many runs, of what, how long, and the same from a shell."""
-    at_a_time = local_slots()
+    at_a_time = local_workers()
     left = [state.run for state in states(study, store) if state.status != "done"]
     done = len(study.runs) - len(left)
     seconds = time_left(left, measured(store), at_a_time, store=store) if left else 0.0
     time = "no run of these sizes was timed yet" if seconds is None else f"about {duration(seconds)}"
-    names = ", ".join(label({"parameters": run.parameters, "part": run.part}) for run in study.runs)
+    names = ", ".join(label({"parameters": run.parameters, "role": run.role}) for run in study.runs)
     asked = study.runs[0].parameters
     steps = f"{asked['max_steps']} steps" if asked["max_steps"] > 0 else f"{asked['epochs']:g} × the texts"
     facts = f"{Path(asked['corpus']).name}; {asked['model']}; training: {steps}; {asked['prompts']} prompts"
@@ -244,7 +244,7 @@ def _progress(look: Look, store: RunStore) -> str:
 def _bar(state: RunState) -> str:
     color = STATUS_COLORS[state.status]
     percent = round(100 * (1.0 if state.status == "done" else min(1.0, max(0.0, state.share))))
-    name = label({"parameters": state.run.parameters, "part": state.run.part})
+    name = label({"parameters": state.run.parameters, "role": state.run.role})
     dot = COLORS[state.run.parameters["objective"]]
     return (
         f"<tr><td><span style='color:{dot}'>●</span> {as_html(name)}</td>"

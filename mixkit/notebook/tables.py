@@ -19,9 +19,9 @@ COLUMNS = {
     "distinct_2": "distinct-2",
     "coherence": "coherence",
     "judge_perplexity": "judge perplexity",
-    "tales_valid_prefix": "right words",
-    "tales_inside": "right texts",
-    "tales_forward_kl": "forward KL",
+    "valid_prefix_rate": "right words",
+    "valid_text_rate": "right texts",
+    "forward_kl": "forward KL",
 }
 
 
@@ -44,12 +44,12 @@ def table_csv(done: Sequence[dict]) -> str:
     metrics = list(dict.fromkeys(m for r in done for m in r["metrics"]))
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerow(["run", "part", *(f"{m}{end}" for m in metrics for end in ("", "_low", "_high"))])
-    rows = [(r["name"], r.get("part", ""), r["metrics"]) for r in done]
+    writer.writerow(["run", "role", *(f"{m}{end}" for m in metrics for end in ("", "_low", "_high"))])
+    rows = [(r["name"], r.get("role", ""), r["metrics"]) for r in done]
     rows += [("human", "human", r["human"]) for r in [r for r in done if r.get("human")][:1]]
-    for name, part, numbers in rows:
+    for name, role, numbers in rows:
         estimates = (numbers.get(m) or {} for m in metrics)
-        writer.writerow([name, part, *(e.get(key) for e in estimates for key in ("value", "low", "high"))])
+        writer.writerow([name, role, *(e.get(key) for e in estimates for key in ("value", "low", "high"))])
     return out.getvalue()
 
 
@@ -110,9 +110,9 @@ def _number(estimate: dict | None) -> str:
     )
 
 
-def written(sample: dict) -> str:
+def segments(sample: dict) -> str:
     """The continuation as HTML, with what the model took back struck through."""
-    runs = sample.get("written") or [(sample["generated"], True)]
+    runs = sample.get("segments") or [(sample["generated"], True)]
     return "".join(as_html(text) if stands else f"<s>{as_html(text)}</s>" for text, stands in runs)
 
 
@@ -124,16 +124,16 @@ def cards(human: dict, by_run: Iterable[tuple[dict, dict]], *, hide_decoded: boo
     """
     made = [_card("human", "human", human["prompt"], as_html(human["human"]), "human", "human")]
     for r, sample in by_run:
-        name, part = r["parameters"]["objective"], r.get("part", "grid")
-        hidden = hide_decoded and part == "decoding"
-        made.append(_card(label(r), name, sample["prompt"], written(sample), r["name"], part, hidden=hidden))
+        name, role = r["parameters"]["objective"], r.get("role", "grid")
+        hidden = hide_decoded and role == "decoding"
+        made.append(_card(label(r), name, sample["prompt"], segments(sample), r["name"], role, hidden=hidden))
     return "".join(made)
 
 
-def _card(title: str, color: str, prompt: str, continuation: str, run: str, part: str, *, hidden: bool = False) -> str:
+def _card(title: str, color: str, prompt: str, continuation: str, run: str, role: str, *, hidden: bool = False) -> str:
     """A box with a title, a prompt and what followed it. `continuation` is HTML already, the others are text."""
     return (
-        f'<div class="sample" data-run="{as_html(run)}" data-part="{as_html(part)}"{" hidden" * hidden} '
+        f'<div class="sample" data-run="{as_html(run)}" data-part="{as_html(role)}"{" hidden" * hidden} '
         f'style="border-left:4px solid {COLORS[color]}"><b>{as_html(title)}</b>'
         f'<span class="prompt">{as_html(prompt)}</span>{continuation}</div>'
     )

@@ -35,7 +35,7 @@ def training_curves(runs: Sequence[dict], histories: Mapping[str, Sequence[dict]
     left out once a run that starts from it has a line. Neighbouring steps are averaged, so that a run has at most 60.
     """
     begun = [r for r in runs if any(key in line for line in histories.get(r["name"], ()))]
-    shown = [r for r in begun if r["part"] != "base"] or begun
+    shown = [r for r in begun if r["role"] != "base"] or begun
     figure = go.Figure()
     count = dict.fromkeys(COLORS, 0)
     for run in shown:

@@ -40,7 +40,7 @@ def run_truth(
     seeds: Sequence[int] = chains.SEEDS,
     epochs: int = chains.EPOCHS,
     patience: int = chains.PATIENCE,
-    slots: int = 0,
+    max_workers: int = 0,
     store: RunStore | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, object]:
@@ -72,14 +72,14 @@ def run_truth(
         say(f"{name} is done already")
         return record
     MarkovChain.random(vocab, zeros, seeds)  # refuses what cannot be, before a process is started
-    slots = min(slots or os.cpu_count() or 1, len(asked))
+    max_workers = min(max_workers or os.cpu_count() or 1, len(asked))
     at_once = max(1, LARGEST // (8 * len(seeds) * vocab**2))
-    parts = max(slots, -(-len(asked) // at_once))
+    parts = max(max_workers, -(-len(asked) // at_once))
     batches = [asked[i::parts] for i in range(parts)]
-    say(f"{name}: {len(asked)} objectives, {len(seeds)} seeds, {slots} at a time")
+    say(f"{name}: {len(asked)} objectives, {len(seeds)} seeds, {max_workers} at a time")
     began, found = time.time(), []
     fit = partial(chains.study, vocab, zeros, seeds=tuple(seeds), epochs=epochs, patience=patience)
-    with ProcessPoolExecutor(slots, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+    with ProcessPoolExecutor(max_workers, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         for rows in pool.map(fit, batches):
             found.append(rows)
             say(f"[{len(found)}/{parts}] {time.time() - began:.0f} s")
@@ -201,7 +201,7 @@ def judged(study: str, store: RunStore | None = None) -> list[dict]:
     if not kept:
         raise InputError(f"study {study!r} has no finished run on tales")
     for record in kept:
-        if "tales_valid_prefix" not in record["metrics"]:
+        if "valid_prefix_rate" not in record["metrics"]:
             samples = store.samples(study, record["name"])
             prompts = [sample["prompt"] for sample in samples]
             scores = oracle.score_texts([sample["prompt"] + sample["generated"] for sample in samples], prompts)

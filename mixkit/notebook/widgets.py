@@ -12,7 +12,7 @@ import torch
 
 from mixkit._common import InputError, as_html, visible
 from mixkit.losses.objectives import SequenceMatch
-from mixkit.models.backspace import prefix_tree, tree_picture, undo
+from mixkit.models.backspace import apply_backspaces, prefix_tree, tree_picture
 from mixkit.models.generation import Continuation, Prompt
 from mixkit.notebook.pictures import occupancies, tree_and_mask
 from mixkit.toys.mdp import World, fit, occupancy, policy_and_value, total_variation
@@ -120,7 +120,7 @@ def edit_actions(actions: str) -> widgets.VBox:
             tree = prefix_tree(torch.tensor([ids]), 0)
         except InputError as error:
             return fill(output, str(error))
-        left = " ".join(undo(words, "<")[0])
+        left = " ".join(apply_backspaces(words, "<")[0])
         fill(
             output,
             tree_and_mask(tree_picture(tree, 0, lambda i: as_html(known[i]))),
@@ -179,7 +179,7 @@ def show_written(asked: Sequence[str], given: Sequence[Continuation]) -> widgets
     """Prompts and what was written after them, with what was taken back struck through."""
     rows = []
     for prompt, continuation in zip(asked, given, strict=True):
-        runs = [as_html(text) if stands else f"<s>{as_html(text)}</s>" for text, stands in continuation.written]
+        runs = [as_html(text) if stands else f"<s>{as_html(text)}</s>" for text, stands in continuation.segments]
         rows.append(f"<p style='margin:0'><span style='color:#777'>{as_html(prompt)}</span>{''.join(runs)}</p>")
     return widgets.HTML("".join(rows))
 

@@ -11,7 +11,7 @@ from mixkit.metrics.statistics import compare, holm
 TEXT_METRICS = ("diversity", "rep_2", "rep_3", "rep_4", "length")
 MODEL_METRICS = ("coherence", "judge_perplexity")  # where a run was judged by them; the judge's as nats per token
 LEVEL = 0.05
-KNOBS = ("temperature", "top_p")
+DECODING_PARAMETERS = ("temperature", "top_p")
 
 
 def compare_with_mle(done: Sequence[dict], samples: Mapping[str, Sequence[dict]]) -> list[dict]:
@@ -24,12 +24,12 @@ def compare_with_mle(done: Sequence[dict], samples: Mapping[str, Sequence[dict]]
     each metric. effect_size is None where all differences are equal.
     """
     found = []
-    values = {r["name"]: _values(r, samples.get(r["name"], ())) for r in done if r.get("part") != "base"}
+    values = {r["name"]: _values(r, samples.get(r["name"], ())) for r in done if r.get("role") != "base"}
     for metric in (*TEXT_METRICS, *MODEL_METRICS):
         family = []
         for run in done:
             mle = _mle(done, run["parameters"]["seed"])
-            if run.get("part") == "base" or mle is None or mle["name"] == run["name"]:
+            if run.get("role") == "base" or mle is None or mle["name"] == run["name"]:
                 continue
             (ours, a), (theirs, b) = values[run["name"]], values[mle["name"]]
             if ours != theirs or metric not in a or metric not in b:
@@ -62,17 +62,17 @@ def decoding_curves(done: Sequence[dict]) -> list[tuple[str, int, list[dict]]]:
     In order of the knob, temperature or top_p; a knob that no run turns has no curve.
     """
     curves = []
-    for knob in KNOBS:
+    for knob in DECODING_PARAMETERS:
         for seed in sorted({r["parameters"]["seed"] for r in done}):
             plain = _mle(done, seed)
             turned = [
                 r
                 for r in done
-                if r.get("part") == "decoding"
+                if r.get("role") == "decoding"
                 and r["parameters"]["seed"] == seed
                 and r["parameters"][knob] != 1
                 and r["parameters"]["top_k"] == 0
-                and all(r["parameters"][other] == 1 for other in KNOBS if other != knob)
+                and all(r["parameters"][other] == 1 for other in DECODING_PARAMETERS if other != knob)
             ]
             if turned:
                 runs = turned + [plain] * (plain is not None)
@@ -117,10 +117,10 @@ def findings(
     compared: of `compare_with_mle`. names: what each run is called. pairs: (quality, diversity), higher better on both;
     nothing is said of a run that lacks one of the two.
     """
-    trained = [r for r in done if r.get("part", "grid") == "grid" and r["parameters"]["objective"] != "mle"]
+    trained = [r for r in done if r.get("role", "grid") == "grid" and r["parameters"]["objective"] != "mle"]
     said = []
     for quality, diversity in pairs:
-        for knob in KNOBS:
+        for knob in DECODING_PARAMETERS:
             by_seed = {seed: curve for k, seed, curve in decoding_curves(done) if k == knob}
             places = {
                 r["name"]: beyond_curve(r, by_seed.get(r["parameters"]["seed"], []), quality, diversity)
@@ -143,13 +143,13 @@ def findings(
     return said
 
 
-def undominated(
+def pareto_front(
     done: Sequence[dict],
     quality: str,
     diversity: str,
     lower_is_better: Sequence[str] = (),
     *,
-    enough: float | None = None,
+    cap: float | None = None,
 ) -> list[dict]:
     """The runs that no other run surpasses on one axis without falling behind on the other, by value.
 
@@ -162,7 +162,7 @@ def undominated(
             return None
         signs = [-1 if m in lower_is_better else 1 for m in (quality, diversity)]
         good, varied = (sign * value for sign, value in zip(signs, values, strict=True))
-        return good, varied if enough is None else min(varied, signs[1] * enough)
+        return good, varied if cap is None else min(varied, signs[1] * cap)
 
     placed = [(r, p) for r in done if (p := place(r))]
     return [r for r, p in placed if not any(q != p and q[0] >= p[0] and q[1] >= p[1] for _, q in placed)]
@@ -173,7 +173,7 @@ def _mle(done: Sequence[dict], seed: int) -> dict | None:
         (
             r
             for r in done
-            if r.get("part", "grid") == "grid"
+            if r.get("role", "grid") == "grid"
             and r["parameters"]["objective"] == "mle"
             and r["parameters"]["seed"] == seed
         ),
@@ -250,7 +250,7 @@ def _about_ceiling(done: Sequence[dict], names: Mapping[str, str]) -> list[str]:
         return [f"There is no human ceiling of MAUVE: {ceiling['why']}."] if ceiling else []
     if ceiling["low"] is None:
         return []
-    shown = [r for r in done if r.get("part") != "base" and _box(r, "mauve", "mauve")]
+    shown = [r for r in done if r.get("role") != "base" and _box(r, "mauve", "mauve")]
     reached = [names[r["name"]] for r in shown if _box(r, "mauve", "mauve")[1][2] >= ceiling["low"]]
     reach = f"{ceiling['low']:.2f} to {ceiling['high']:.2f}"
     text = f"Human texts against other human texts, as many, have a MAUVE of {reach}"

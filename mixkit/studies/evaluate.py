@@ -12,7 +12,7 @@ from mixkit.metrics import grammar as oracle
 from mixkit.metrics.diversity import score_texts
 from mixkit.metrics.features import ReadTexts, load_reader
 from mixkit.metrics.quality import Reader, coherence, judge_perplexity, mauve, mauve_by_sets, prdc, windows
-from mixkit.metrics.statistics import Estimate, bootstrap, one_more, over_sets
+from mixkit.metrics.statistics import Estimate, bootstrap, prediction_interval, t_interval
 from mixkit.models.generation import Prompt
 from mixkit.models.likelihood import encode
 from mixkit.studies.plan import lineage
@@ -29,7 +29,7 @@ def perplexity(nats, tokens) -> dict[str, object]:
     return _record(_perplexity(nats, tokens), "texts")
 
 
-def judge_samples(
+def evaluate_samples(
     prompts: Sequence[Prompt],
     sets: Sequence[Sequence[str]],
     others: Sequence[Prompt],
@@ -50,8 +50,8 @@ def judge_samples(
     """
     human = [prompt.human for prompt in prompts]
     budget = max(1, sum(len(text.split()) for text in human) // 2)
-    metrics = _over_sets([score_texts(texts, budget=budget) for texts in sets])
-    reference = _over_sets([score_texts(human, budget=budget)])
+    metrics = _mean_over_sets([score_texts(texts, budget=budget) for texts in sets])
+    reference = _mean_over_sets([score_texts(human, budget=budget)])
 
     whole = [_joined(prompts, texts) for texts in (human, *sets)]
     spare = _joined(others, [prompt.human for prompt in others])
@@ -62,7 +62,7 @@ def judge_samples(
     return metrics | found, reference | ceiling
 
 
-def judge_by_models(
+def evaluate_with_models(
     prompts: Sequence[Prompt],
     sets: Sequence[Sequence[str]],
     *,
@@ -105,12 +105,14 @@ def judge_by_models(
         except InputError as error:
             metrics[metric] = reference[metric] = _record(Estimate.absent(str(error)), "texts")
             continue
-        metrics |= _over_sets([{metric: result[0]} for result in results], reader=name, prompts=_by_prompt(results))
-        reference |= _over_sets([{metric: human[0]}], reader=name, prompts=_by_prompt([human]))
+        metrics |= _mean_over_sets(
+            [{metric: result[0]} for result in results], reader=name, prompts=_by_prompt(results)
+        )
+        reference |= _mean_over_sets([{metric: human[0]}], reader=name, prompts=_by_prompt([human]))
     return metrics, reference
 
 
-def judge_tales(
+def evaluate_grammar(
     prompts: Sequence[Prompt], sets: Sequence[Sequence[str]], nats, texts: Sequence[str], tokenizer, *, max_tokens: int
 ) -> tuple[dict[str, dict], dict[str, dict]]:
     """What the grammar says of a run on tales, and of the same human texts: {name: {value, low, high, ...}} of each.
@@ -164,14 +166,14 @@ def _by_features(
 
         return _spread(by_clusters, MAUVE_NAMES, interval) | _spread(by_neighbours, PRDC_NAMES, interval)
 
-    found = numbers([(human, texts) for texts in sets], KMEANS_SEEDS, over_sets)
+    found = numbers([(human, texts) for texts in sets], KMEANS_SEEDS, t_interval)
     if len(spare) < size:
         why = f"human against human needs {size} more human texts; the corpus has {len(spare)}"
         return found, {name: _record(Estimate.absent(why), "halvings") for name in names}
     pool, random = human + spare, np.random.default_rng(0)
     orders = [random.permutation(len(pool)) for _ in range(CEILING_SPLITS)]
     halvings = [([pool[i] for i in p[:size]], [pool[i] for i in p[size : 2 * size]]) for p in orders]
-    return found, numbers(halvings, KMEANS_SEEDS[:1], one_more)
+    return found, numbers(halvings, KMEANS_SEEDS[:1], prediction_interval)
 
 
 def _of_windows(human: list[str], sets: list[list[str]], spare: list[str], words: int, reader: Reader) -> list[dict]:
@@ -184,7 +186,7 @@ def _of_windows(human: list[str], sets: list[list[str]], spare: list[str], words
             )
             return mauve_by_sets(own, drawn, reader, kmeans_seeds=KMEANS_SEEDS)
 
-        return _spread(measure, ("mauve",), over_sets, window_words=words)["mauve"]
+        return _spread(measure, ("mauve",), t_interval, window_words=words)["mauve"]
 
     return [against_human(sets, 1), against_human([spare or [""]], 1 + len(sets))]
 
@@ -192,7 +194,7 @@ def _of_windows(human: list[str], sets: list[list[str]], spare: list[str], words
 def _spread(measure: Callable, names: Sequence[str], interval: Callable, **facts: object) -> dict[str, dict]:
     """One record a name: the mean over measure()'s results, the interval over them, and each one's value; absent with
     the reason where it raises InputError."""
-    over = "halvings" if interval is one_more else "sets"
+    over = "halvings" if interval is prediction_interval else "sets"
     try:
         results = measure()
     except InputError as error:
@@ -209,7 +211,7 @@ def _spread(measure: Callable, names: Sequence[str], interval: Callable, **facts
     return records
 
 
-def _over_sets(scores: list[dict[str, Estimate]], **facts: object) -> dict[str, dict]:
+def _mean_over_sets(scores: list[dict[str, Estimate]], **facts: object) -> dict[str, dict]:
     metrics = {}
     for name in scores[0]:
         sets = [score[name] for score in scores]

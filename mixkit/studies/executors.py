@@ -31,30 +31,30 @@ class Engine:
     same one, this one included. A run's cores follow from that and the slots, never from what happens to run beside it:
     the number of threads changes the last bits of sums."""
 
-    slots: int
+    max_workers: int
     start: Callable[[Path, int, int], Job]
     close: Callable[[], None] = lambda: None
 
 
-def engine(name: str, *, slots: int = 0, address: str | None = None) -> Engine:
+def engine(name: str, *, max_workers: int = 0, address: str | None = None) -> Engine:
     """The engine of that name. slots: 0 means one a GPU, or two a machine without one."""
     if name not in ENGINES:
         raise unknown("engine", name, ENGINES)
     if address and name != "ray":
         raise InputError(f"address {address!r} is of a Ray cluster; it needs the engine ray")
-    _check_slots(slots)
-    return _local(slots) if name == "local" else _ray(slots, address)
+    _check_slots(max_workers)
+    return _local(max_workers) if name == "local" else _ray(max_workers, address)
 
 
-def local_slots(asked: int = 0) -> int:
+def local_workers(asked: int = 0) -> int:
     """As many as asked for; for 0 one a GPU, or two without one, or one on one core. InputError below 0."""
     _check_slots(asked)
     return asked or len(_gpus()) or min(2, _cores())
 
 
-def _check_slots(slots: int) -> None:
-    if slots < 0:
-        raise InputError(f"slots is {slots}; it must be at least 0, which means one a GPU, or two without one")
+def _check_slots(max_workers: int) -> None:
+    if max_workers < 0:
+        raise InputError(f"max_workers is {max_workers}; it must be at least 0 (0: one per GPU, or two without)")
 
 
 def _cores() -> int:
@@ -71,14 +71,14 @@ def _gpus() -> list[str]:
     return visible.split(",")[: len(found)] if visible else found
 
 
-def _local(slots: int) -> Engine:
-    gpus, cores, slots = _gpus(), _cores(), local_slots(slots)
+def _local(max_workers: int) -> Engine:
+    gpus, cores, max_workers = _gpus(), _cores(), local_workers(max_workers)
 
-    def start(folder: Path, slot: int, beside: int) -> Job:
-        environment = os.environ | _environment(folder, cores // min(slots, beside))
+    def start(folder: Path, slot: int, num_siblings: int) -> Job:
+        environment = os.environ | _environment(folder, cores // min(max_workers, num_siblings))
         if gpus:
             environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
-            if slots <= len(gpus):  # else it is wanted that runs share one
+            if max_workers <= len(gpus):  # else it is wanted that runs share one
                 environment[GPU] = environment["CUDA_VISIBLE_DEVICES"]
         command = [sys.executable, *WORKER, str(folder.absolute())]
         with open(folder / "log.txt", "ab") as log:
@@ -94,10 +94,10 @@ def _local(slots: int) -> Engine:
 
         return Job(process.poll, process.terminate, process.wait)
 
-    return Engine(slots, start)
+    return Engine(max_workers, start)
 
 
-def _ray(slots: int, address: str | None) -> Engine:
+def _ray(max_workers: int, address: str | None) -> Engine:
     try:
         import ray
     except ImportError:
@@ -113,12 +113,12 @@ def _ray(slots: int, address: str | None) -> Engine:
     gpus = sum(int(resource.get("GPU", 0)) for resource in resources)
     resources = [resource for resource in resources if "GPU" in resource or not gpus] or resources
     cores = min(int(resource.get("CPU", 1)) for resource in resources)
-    slots = slots or gpus or len(resources) * min(2, cores)
-    on_one = -(-slots // len(resources))
+    max_workers = max_workers or gpus or len(resources) * min(2, cores)
+    on_one = -(-max_workers // len(resources))
     lost = (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError)
 
-    def start(folder: Path, slot: int, beside: int) -> Job:
-        threads = max(1, cores // min(on_one, beside))
+    def start(folder: Path, slot: int, num_siblings: int) -> Job:
+        threads = max(1, cores // min(on_one, num_siblings))
         asked = {"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": threads}
         task = ray.remote(**asked, max_retries=0)(_task)  # lost runs are started again by the sweep, which counts them
         job = task.remote(str(folder.absolute()), _environment(folder, threads))
@@ -137,7 +137,7 @@ def _ray(slots: int, address: str | None) -> Engine:
 
         return Job(ended, lambda: ray.cancel(job, force=True))
 
-    return Engine(slots, start, lambda: None if joined else ray.shutdown())
+    return Engine(max_workers, start, lambda: None if joined else ray.shutdown())
 
 
 def _task(folder: str, environment: dict[str, str]) -> int:

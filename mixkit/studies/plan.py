@@ -23,9 +23,9 @@ class PlannedRun:
     """A run of a study: its checked parameters, its part (base, grid, decoding) and the run that it starts from."""
 
     name: str
-    part: str
+    role: str
     parameters: dict[str, object]
-    needs: str | None
+    depends_on: str | None
 
 
 @dataclass(frozen=True)
@@ -59,23 +59,25 @@ def load_study(file: str | Path, overrides: Mapping[str, object] | None = None, 
     base = content.get("base")
     runs: list[PlannedRun] = []
 
-    def plan(part: str, needs: str | None, *layers: Mapping[str, object]) -> PlannedRun:
+    def plan(role: str, depends_on: str | None, *layers: Mapping[str, object]) -> PlannedRun:
         parameters = check(_absolute({k: v for layer in (shared, *layers) for k, v in layer.items()}))
-        run = PlannedRun(run_name(parameters), part, parameters, needs)
+        run = PlannedRun(run_name(parameters), role, parameters, depends_on)
         if run.name not in {r.name for r in runs}:
             runs.append(run)
         return run
 
     for seed in content.get("seeds", [0]):
-        start, needs, replaced = {}, None, {**overrides, "seed": overrides.get("seed", seed)}
+        start, depends_on, replaced = {}, None, {**overrides, "seed": overrides.get("seed", seed)}
         if base is not None:
-            needs = plan(
+            depends_on = plan(
                 "base", None, {"name": "base"}, base, {k: v for k, v in replaced.items() if k != "objective"}
             ).name
-            start = {"model": f"run:{needs}", "reader": _reader(shared, f"run:{needs}")}
+            start = {"model": f"run:{depends_on}", "reader": _reader(shared, f"run:{depends_on}")}
             replaced.pop("model", None)
         trained = [
-            plan("grid", needs, start, point, replaced) for entry in content.get("grid", []) for point in _points(entry)
+            plan("grid", depends_on, start, point, replaced)
+            for entry in content.get("grid", [])
+            for point in _points(entry)
         ]
         mle = next((r for r in trained if r.parameters["objective"] == "mle"), None)
         for point in (p for entry in content.get("decoding", []) if mle for p in _points(entry)):
@@ -149,7 +151,9 @@ def write_study(study: Study, store: RunStore) -> None:
     """study.yaml in the study's folder: the runs that belong to it, so that the folder alone can be reported."""
     folder = store.root / study.name
     folder.mkdir(parents=True, exist_ok=True)
-    runs = [{"name": r.name, "part": r.part, "needs": r.needs, "parameters": r.parameters} for r in study.runs]
+    runs = [
+        {"name": r.name, "role": r.role, "depends_on": r.depends_on, "parameters": r.parameters} for r in study.runs
+    ]
     content = yaml.safe_dump({"name": study.name, "about": study.about, "runs": runs}, sort_keys=False)
     path = folder / "study.yaml"
     if not path.is_file() or path.read_text(encoding="utf-8") != content:  # else it is as old as the report made of it

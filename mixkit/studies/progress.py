@@ -14,7 +14,7 @@ from statistics import fmean
 from mixkit._common import plain
 from mixkit.studies.config import COEFFICIENTS, FINETUNE
 from mixkit.studies.plan import PlannedRun, Study, lineage
-from mixkit.studies.run import holder
+from mixkit.studies.run import lock_owner
 from mixkit.studies.store import RunStore
 
 COST = (  # the parameters that say how long a run takes, beside its model and its objective
@@ -48,7 +48,7 @@ def _state(run: PlannedRun, store: RunStore) -> RunState:
     if record is not None:
         share = 1.0 if record["status"] == "done" else _share(run, folder)
         return RunState(run, record["status"], record.get("error", ""), share, record["seconds"])
-    if (who := holder(folder)) is not None:
+    if (who := lock_owner(folder)) is not None:
         return RunState(run, "running", name_of(who), _share(run, folder), max(0.0, time.time() - who["began"]))
     return RunState(run, "waiting", "", _share(run, folder), 0.0)
 
@@ -83,7 +83,7 @@ def measured(store: RunStore) -> list[tuple[dict[str, object], float]]:
 def time_left(
     runs: Sequence[PlannedRun],
     found: Sequence[tuple[dict[str, object], float]],
-    slots: int,
+    max_workers: int,
     elapsed=None,
     store: RunStore | None = None,
 ) -> float | None:
@@ -99,10 +99,10 @@ def time_left(
     known = [seconds for seconds in expected.values() if seconds is not None]
     if not known:
         return None
-    free, ends = [0.0] * slots, {}
+    free, ends = [0.0] * max_workers, {}
     for run in runs:
         seconds = fmean(known) if expected[run.name] is None else expected[run.name]
-        start = max(free[0], ends.get(run.needs, 0.0))
+        start = max(free[0], ends.get(run.depends_on, 0.0))
         ends[run.name] = start + max(0.0, seconds - (elapsed or {}).get(run.name, 0.0))
         heapq.heapreplace(free, ends[run.name])
     return max(ends.values())
@@ -153,25 +153,25 @@ def status_lines(study: Study, store: RunStore | None = None) -> list[str]:
     return [*aligned(rows), "", told]
 
 
-def plan_lines(study: Study, slots: int, store: RunStore | None = None) -> list[str]:
+def plan_lines(study: Study, max_workers: int, store: RunStore | None = None) -> list[str]:
     """The study's runs, what is peculiar to each, and the time that they will take."""
     store = store or RunStore()
     varied = [name for name in FINETUNE if name not in ("study", "name", "model", "reader", "keep_model")]
     usual = {name: Counter(run.parameters[name] for run in study.runs).most_common(1)[0][0] for name in varied}
-    rows = [("run", "part", "status", "")]
+    rows = [("run", "role", "status", "")]
     for state in states(study, store):
         asked = state.run.parameters
         foreign = {c for names in COEFFICIENTS.values() for c in names} - set(COEFFICIENTS[asked["objective"]])
         told = [n for n in varied if n == "objective" or (asked[n] != usual[n] and n not in foreign)]
-        rows.append((state.run.name, state.run.part, state.status, ", ".join(f"{n} {asked[n]}" for n in told)))
+        rows.append((state.run.name, state.run.role, state.status, ", ".join(f"{n} {asked[n]}" for n in told)))
     left = [state.run for state in states(study, store) if state.status != "done"]
-    estimate = _estimate(left, store, slots) if left else "nothing is left to do"
-    return [*aligned(rows), "", f"{len(study.runs)} runs, {slots} at a time: {estimate}"]
+    estimate = _estimate(left, store, max_workers) if left else "nothing is left to do"
+    return [*aligned(rows), "", f"{len(study.runs)} runs, {max_workers} at a time: {estimate}"]
 
 
-def _estimate(runs: Sequence[PlannedRun], store: RunStore, slots: int, elapsed=None) -> str:
+def _estimate(runs: Sequence[PlannedRun], store: RunStore, max_workers: int, elapsed=None) -> str:
     found = measured(store)
-    left = time_left(runs, found, slots, elapsed, store)
+    left = time_left(runs, found, max_workers, elapsed, store)
     if left is None:
         return "how long they take is not known: no run of these sizes has been measured yet"
     costs, known = _costs(runs, found, store)

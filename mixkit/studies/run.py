@@ -35,7 +35,7 @@ def execute(folder: Path) -> int:
     changed since the folder was named, it is not run. Returns ENDED, ELSEWHERE or KILLED.
     """
     store, study, name = RunStore(folder.parents[1]), folder.parent.name, folder.name
-    with claim(folder) as descriptor:
+    with lock(folder) as descriptor:
         if descriptor is None:
             return ELSEWHERE
         if store.read(study, name) is not None:
@@ -62,7 +62,7 @@ def execute(folder: Path) -> int:
 
 
 @contextmanager
-def claim(folder: Path) -> Iterator[int | None]:
+def lock(folder: Path) -> Iterator[int | None]:
     """Holds FOLDER/lock: the file's descriptor, or None where another process holds it.
 
     The claim lasts until the last process that has the descriptor is dead, whatever it died of, on this machine or on
@@ -90,14 +90,14 @@ def _gpu() -> Iterator[None]:
     """Holds the GPU that the local engine chose, among all workers of this machine: another sweep may have it."""
     chosen = os.environ.get(GPU)
     while chosen:
-        with claim(Path(tempfile.gettempdir()) / f"mixkit-{os.getuid()}-gpu-{chosen}") as mine:
+        with lock(Path(tempfile.gettempdir()) / f"mixkit-{os.getuid()}-gpu-{chosen}") as mine:
             if mine is not None:
                 yield
                 return
     yield
 
 
-def holder(folder: Path) -> dict[str, object] | None:
+def lock_owner(folder: Path) -> dict[str, object] | None:
     """Who holds the folder's claim (host, process, began in seconds since the epoch); None where nobody does."""
     try:
         descriptor = os.open(folder / "lock", os.O_RDONLY)

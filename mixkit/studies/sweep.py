@@ -9,7 +9,7 @@ from mixkit._common import plain
 from mixkit.studies import executors as engines
 from mixkit.studies.plan import STUDIES, PlannedRun, Study, load_study, read_study, write_study
 from mixkit.studies.progress import RunState, duration, measured, name_of, read, states, time_left
-from mixkit.studies.run import ELSEWHERE, ENDED, KILLED, claim, holder, one_line, prepare
+from mixkit.studies.run import ELSEWHERE, ENDED, KILLED, lock, lock_owner, one_line, prepare
 from mixkit.studies.store import Run, RunStore
 
 __all__ = ["STUDIES", "PlannedRun", "RunState", "Study", "load_study", "read_study", "records", "run_study", "states"]
@@ -23,7 +23,7 @@ SAID_AFTER = 3.0  # seconds that a run is somebody else's before that is worth a
 def run_study(
     study: Study,
     *,
-    slots: int = 0,
+    max_workers: int = 0,
     store: RunStore | None = None,
     say=print,
     retry: bool = False,
@@ -46,12 +46,12 @@ def run_study(
     open_runs = [run for run in study.runs if ended[run.name] is None or (retry and run in failed)]
     if open_runs:
         check_inputs(open_runs)
-        pool = engines.engine(engine, slots=slots, address=address)
+        pool = engines.engine(engine, max_workers=max_workers, address=address)
         try:
             write_study(study, store)
             for run in failed if retry else ():
-                _forget(run, store)
-            _carry_out(study, store, pool, lambda line: say(plain(line)))
+                clear_failure(run, store)
+            schedule(study, store, pool, lambda line: say(plain(line)))
         finally:
             pool.close()
     if not retry:
@@ -60,12 +60,12 @@ def run_study(
     return records(study, store)
 
 
-def _carry_out(study: Study, store: RunStore, pool: engines.Engine, say) -> None:
+def schedule(study: Study, store: RunStore, pool: engines.Engine, say) -> None:
     """Until every run of the study is done, failed, or skipped."""
     settled = {run.name: record["status"] == "done" for run in study.runs if (record := read(store, run))}
     total, before = len(study.runs) - len(settled), len(settled)
-    say(f"study {study.name}: {len(study.runs)} runs, {sum(settled.values())} done already, {pool.slots} at a time")
-    beside = Counter(run.needs for run in study.runs)
+    say(f"study {study.name}: {len(study.runs)} runs, {sum(settled.values())} done, {pool.max_workers} at a time")
+    num_siblings = Counter(run.depends_on for run in study.runs)
     found, kills, took, theirs = measured(store), Counter(), {}, {}
     active: dict[int, tuple[PlannedRun, engines.Job, float]] = {}
 
@@ -75,7 +75,7 @@ def _carry_out(study: Study, store: RunStore, pool: engines.Engine, say) -> None
         if settled[run.name]:
             found.append((run.parameters, seconds))
             elapsed = {r.name: time.time() - started for r, _, started in active.values()}
-            left = time_left([r for r in study.runs if r.name not in settled], found, pool.slots, elapsed)
+            left = time_left([r for r in study.runs if r.name not in settled], found, pool.max_workers, elapsed)
             say(f"{place}: done in {seconds:.0f} s{f'; about {duration(left)} left' if left else ''}")
         else:
             log = store.folder(study.name, run.name) / "log.txt"
@@ -88,29 +88,33 @@ def _carry_out(study: Study, store: RunStore, pool: engines.Engine, say) -> None
                     del active[slot]
                     took[run.name] = time.time() - started
                     if read(store, run) is None and code != ELSEWHERE:
-                        _see_to(run, code, store, kills, say)
+                        handle_exit(run, code, store, kills, say)
             started_names = {run.name for run, *_ in active.values()}
             waiting = [run for run in study.runs if run.name not in settled and run.name not in started_names]
             for run in waiting:
                 if (record := read(store, run)) is not None:
                     settle(run, record)
-                elif settled.get(run.needs) is False:
+                elif settled.get(run.depends_on) is False:
                     settled[run.name] = False
-                    say(f"skipped {run.name}: it starts from {run.needs}, which failed")
-            ready = [run for run in waiting if run.name not in settled and settled.get(run.needs, run.needs is None)]
+                    say(f"skipped {run.name}: it starts from {run.depends_on}, which failed")
+            ready = [
+                run
+                for run in waiting
+                if run.name not in settled and settled.get(run.depends_on, run.depends_on is None)
+            ]
             for run in ready:
                 folder = store.folder(study.name, run.name)
-                if len(active) == pool.slots:
+                if len(active) == pool.max_workers:
                     break
-                if (who := holder(folder)) is not None:
+                if (who := lock_owner(folder)) is not None:
                     first = theirs.setdefault(run.name, time.time())
                     if time.time() - first > SAID_AFTER:
                         theirs[run.name] = float("inf")
                         say(f"waiting for {run.name}: {name_of(who)} runs it")
                     continue
-                slot = min(set(range(pool.slots)) - set(active))
+                slot = min(set(range(pool.max_workers)) - set(active))
                 prepare(folder, run.parameters)
-                active[slot] = (run, pool.start(folder, slot, beside[run.needs]), time.time())
+                active[slot] = (run, pool.start(folder, slot, num_siblings[run.depends_on]), time.time())
             time.sleep(TICK)
     finally:
         for end in (lambda job: job.stop(), lambda job: job.wait()):  # all are told first
@@ -118,7 +122,7 @@ def _carry_out(study: Study, store: RunStore, pool: engines.Engine, say) -> None
                 end(job)
 
 
-def _see_to(run: PlannedRun, code: int, store: RunStore, kills: Counter, say) -> None:
+def handle_exit(run: PlannedRun, code: int, store: RunStore, kills: Counter, say) -> None:
     """A run whose worker ended without a word: it is killed, to be tried again, or has failed."""
     folder = store.folder(run.parameters["study"], run.name)
     killed = code == KILLED or code < 0
@@ -130,7 +134,7 @@ def _see_to(run: PlannedRun, code: int, store: RunStore, kills: Counter, say) ->
         say(f"{run.name} was killed; it goes on from its last checkpoint")
         return
     error = f"killed {TRIES} times; out of memory?" if killed else _last_line(folder / "log.txt", code)
-    with claim(folder) as descriptor:
+    with lock(folder) as descriptor:
         if descriptor is not None and read(store, run) is None:
             Run(folder, run.name, run.parameters).fail(error)
 
@@ -140,10 +144,10 @@ def _last_line(log, code: int) -> str:
     return one_line(lines[-1]) if lines else f"the worker ended with exit code {code} and no message"
 
 
-def _forget(run: PlannedRun, store: RunStore) -> None:
+def clear_failure(run: PlannedRun, store: RunStore) -> None:
     """Takes back that the run failed, unless somebody else is at it."""
     folder = store.folder(run.parameters["study"], run.name)
-    with claim(folder) as descriptor:
+    with lock(folder) as descriptor:
         record = read(store, run)
         if descriptor is not None and record is not None and record["status"] == "failed":
             (folder / "run.json").unlink()
@@ -158,7 +162,7 @@ def check_inputs(runs: Sequence[PlannedRun]) -> None:
 
     for sizes in {run.parameters["corpus"]: run.parameters for run in reversed(runs)}.values():
         load_corpus(sizes["corpus"], **{split: sizes[f"{split}_texts"] for split in ("train", "validation", "test")})
-    for model, study in {(run.parameters["model"], run.parameters["study"]) for run in runs if run.needs is None}:
+    for model, study in {(run.parameters["model"], run.parameters["study"]) for run in runs if run.depends_on is None}:
         check_model(model, study=study)
     for reader, start in {(run.parameters["reader"], run.parameters["model"]) for run in runs}:
         check_reader(reader, start=start)
@@ -167,5 +171,5 @@ def check_inputs(runs: Sequence[PlannedRun]) -> None:
 def records(study: Study, store: RunStore | None = None) -> list[dict[str, object]]:
     """The records of the study's finished runs in its own order, each with its `part` (base, grid, decoding)."""
     store = store or RunStore()
-    found = [(read(store, run), run.part) for run in study.runs]
-    return [{**record, "part": part} for record, part in found if record is not None and record["status"] == "done"]
+    found = [(read(store, run), run.role) for run in study.runs]
+    return [{**record, "role": role} for record, role in found if record is not None and record["status"] == "done"]

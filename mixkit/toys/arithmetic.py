@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from mixkit._common import InputError
-from mixkit.metrics.statistics import Estimate, proportion
+from mixkit.metrics.statistics import Estimate, wilson_interval
 from mixkit.models.generation import Continuation, sample_continuations
 from mixkit.models.loading import FUSED_GELU, byte_level_bpe
 
@@ -76,4 +76,4 @@ def answers(model, tokenizer, asked: list[Question], *, seed: int = 0) -> list[C
 
 def accuracy(asked: list[Question], given: list[Continuation]) -> Estimate:
     """Share of answers that are right to the letter, in [0, 1], with its interval (Wilson's)."""
-    return proportion(sum(a.text == q.answer for q, a in zip(asked, given, strict=True)), len(asked))
+    return wilson_interval(sum(a.text == q.answer for q, a in zip(asked, given, strict=True)), len(asked))

@@ -10,7 +10,7 @@ from mixkit._common import InputError
 from mixkit.metrics.diversity import score_texts
 from mixkit.metrics.features import ReadTexts, load_reader
 from mixkit.metrics.quality import MIN_TEXTS, Reader, SmallSampleWarning, coherence, judge_perplexity, mauve, prdc
-from mixkit.metrics.statistics import Estimate, bootstrap, one_more
+from mixkit.metrics.statistics import Estimate, bootstrap, prediction_interval
 from mixkit.notebook.charts import LOWER_IS_BETTER, NO_DIRECTION
 from mixkit.texts.corpora import load_corpus
 from tests.benchmarks.damages import DAMAGES
@@ -108,7 +108,7 @@ def _against(others: list[str], texts: list[str], read: ReadTexts) -> dict[str, 
     draws = [
         [[side[i] for i in random.permutation(len(side))[:size]] for side in (others, texts)] for _ in range(SPLITS)
     ]
-    found = {n: one_more([getattr(prdc(*draw, read), n) for draw in draws]) for n in ("precision", "recall")}
+    found = {n: prediction_interval([getattr(prdc(*draw, read), n) for draw in draws]) for n in ("precision", "recall")}
     if size >= MIN_TEXTS:
-        found["mauve"] = one_more([mauve(*draw, read, kmeans_seeds=(25,)).mauve for draw in draws])
+        found["mauve"] = prediction_interval([mauve(*draw, read, kmeans_seeds=(25,)).mauve for draw in draws])
     return found

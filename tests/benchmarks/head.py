@@ -16,8 +16,8 @@ from mixkit.models.backspace import add_backspace
 from mixkit.models.backspace_generation import sample_with_backspace
 from mixkit.models.likelihood import IGNORED, collate, encode, last_hidden
 from mixkit.models.loading import load_model
-from mixkit.models.on_policy import Backtracking, BacktrackingLoss, CorrectedTexts, collate_actions
-from mixkit.models.replay import Replay
+from mixkit.models.on_policy import Backtracking, BacktrackingLoss, CorrectionNoiseDataset, collate_actions
+from mixkit.models.replay import ReplayBuffer
 from mixkit.texts.corpora import load_corpus
 
 OBJECTIVE = MixCE(0.1)
@@ -107,9 +107,9 @@ def _practice(texts: int, max_tokens: int):
     model, tokenizer = load_model("tiny", texts=words)
     ids = {"backspace_id": add_backspace(model, tokenizer), "end_id": tokenizer.eos_token_id}
     rows = encode(tokenizer, words[:texts], max_tokens)
-    data = CorrectedTexts(rows, 0.03, vocabulary=len(tokenizer), never=tokenizer.all_special_ids, **ids)
-    asked = Backtracking(mle_alone=0, mle_fall=0, refill_every=2**31)
-    replay = Replay(asked, start_id=tokenizer.bos_token_id, max_tokens=max_tokens, **ids)
+    data = CorrectionNoiseDataset(rows, 0.03, vocabulary=len(tokenizer), never=tokenizer.all_special_ids, **ids)
+    asked = Backtracking(mle_warmup=0, mle_decay=0, refill_every=2**31)
+    replay = ReplayBuffer(asked, start_id=tokenizer.bos_token_id, max_tokens=max_tokens, **ids)
     # the data's texts stand for the model's own, of their length: a random start would write on to the cut
     replay.texts, replay.refilled = [(row, row[-1] == ids["end_id"]) for row in rows], 0
     return model, tokenizer, data, replay

@@ -21,7 +21,7 @@ import yaml
 from mixkit._common import CLONE
 from mixkit.studies.plan import Study, load_study
 from mixkit.studies.progress import states
-from mixkit.studies.run import holder
+from mixkit.studies.run import lock_owner
 from mixkit.studies.store import RunStore
 
 VICTIMS = ("sweep", "worker", "kernel")
@@ -109,7 +109,7 @@ def executions(study: Study, store: RunStore) -> dict[str, int]:
 
 def running(study: Study, store: RunStore) -> list[int]:
     """The workers under way."""
-    found = [holder(store.folder(study.name, run.name)) for run in study.runs]
+    found = [lock_owner(store.folder(study.name, run.name)) for run in study.runs]
     return [who["process"] for who in found if who is not None and who["process"]]
 
 
@@ -128,7 +128,7 @@ def kill_and_resume(
     kills: Sequence[str],
     pause: Callable[[], float],
     *,
-    slots: int = 2,
+    max_workers: int = 2,
     say=print,
     seed: int = 0,
 ) -> Watch:
@@ -138,7 +138,7 @@ def kill_and_resume(
     watch, left, starts = Watch(), list(kills), len(kills) + 3
     watcher = threading.Thread(target=watch.look, args=(store.root / name,), daemon=True)
     watcher.start()
-    arguments = ("--slots", str(slots), "--retry")
+    arguments = ("--max-workers", str(max_workers), "--retry")
     with tempfile.TemporaryFile() as log:
         process, due = sweep(file, store, name, *arguments, log=log), time.monotonic() + pause()
         while True:
@@ -180,7 +180,7 @@ def main(kills: int = 20, seed: int = 0) -> None:
         file.write_text(yaml.safe_dump(STUDY))
         stores = [RunStore(Path(folder) / kind) for kind in ("calm", "killed")]  # no cache in common
         began = time.monotonic()
-        sweep(file, stores[0], "kills", "--slots", "2", log=subprocess.DEVNULL).wait()
+        sweep(file, stores[0], "kills", "--max-workers", "2", log=subprocess.DEVNULL).wait()
         calm = time.monotonic() - began
         print(f"undisturbed: {calm:.0f} s", flush=True)
         watch = kill_and_resume(

@@ -8,7 +8,7 @@ import torch
 
 from mixkit import MLE, SequenceMatch, TokenScores, objective
 from mixkit._common import InputError
-from mixkit.losses.objectives import DIVERGENCES, STEEPEST, MLEShare
+from mixkit.losses.objectives import DIVERGENCES, STEEPEST, MLEWeightSchedule
 from mixkit.toys.mdp import (
     build_world,
     expected_objective,
@@ -358,12 +358,12 @@ def test_shapes_that_do_not_fit():
 
 
 def test_mle_share():
-    share = MLEShare(alone=10, fall=20, floor=0.25)
+    share = MLEWeightSchedule(warmup=10, decay=20, minimum=0.25)
     assert [share(step) for step in (0, 9, 10, 20, 30, 1000)] == [1, 1, 1, 0.625, 0.25, 0.25]
-    assert [MLEShare(3, 0)(step) for step in (2, 3)] == [1, 0]
+    assert [MLEWeightSchedule(3, 0)(step) for step in (2, 3)] == [1, 0]
     with pytest.raises(InputError, match="alone is -1"):
-        MLEShare(-1, 5)
+        MLEWeightSchedule(-1, 5)
     with pytest.raises(InputError, match=r"fall is 2\.5"):
-        MLEShare(1, 2.5)
+        MLEWeightSchedule(1, 2.5)
     with pytest.raises(InputError, match=r"floor is 1.5; it must be a number in \[0, 1\]"):
-        MLEShare(1, 2, 1.5)
+        MLEWeightSchedule(1, 2, 1.5)

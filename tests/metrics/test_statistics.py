@@ -86,7 +86,7 @@ def test_jackknife_of_a_mean_is_its_t_interval(size):
 @pytest.mark.parametrize(("hits", "trials"), [(0, 1), (0, 200), (3, 17), (17, 17)])
 def test_proportion_is_wilsons(hits, trials):
     expected = stats.binomtest(hits, trials).proportion_ci(0.95, method="wilson")
-    found = estimates.proportion(hits, trials)
+    found = estimates.wilson_interval(hits, trials)
     assert found.value == hits / trials
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), **EXACT)
 
@@ -96,9 +96,9 @@ def test_proportion_is_wilsons(hits, trials):
 def test_over_sets_is_students_interval(size, confidence):
     values = np.random.default_rng(size).normal(5, 2, size=size)
     expected = stats.t.interval(confidence, size - 1, values.mean(), stats.sem(values))
-    found = estimates.over_sets(values.tolist(), confidence=confidence)
+    found = estimates.t_interval(values.tolist(), confidence=confidence)
     assert (found.value, found.low, found.high) == pytest.approx((values.mean(), *expected), **EXACT)
-    assert estimates.over_sets([0.3]) == Estimate(0.3, why="one sample set has no spread")
+    assert estimates.t_interval([0.3]) == Estimate(0.3, why="one sample set has no spread")
 
 
 @pytest.mark.parametrize("pairs", [2, 5, 12])
@@ -152,15 +152,15 @@ def test_holm():
         (lambda: estimates.bootstrap([1.0, None]), "nan"),
         (lambda: estimates.bootstrap(["a"]), "not a number"),
         (lambda: estimates.bootstrap([[1.0, 2.0]]), "shape"),
-        (lambda: estimates.over_sets([]), "empty"),
-        (lambda: estimates.over_sets([1.0, math.inf]), "inf"),
+        (lambda: estimates.t_interval([]), "empty"),
+        (lambda: estimates.t_interval([1.0, math.inf]), "inf"),
         (lambda: estimates.compare([1.0], [1.0, 2.0]), "1 values against 2"),
         (lambda: estimates.compare([1.0, None], [1.0, 2.0]), "at least 2"),
         (lambda: estimates.compare([1.0, math.nan], [1.0, 2.0]), "nan"),
         (lambda: estimates.holm([]), "empty"),
         (lambda: estimates.holm([0.5, 1.2]), "1.2"),
-        (lambda: estimates.proportion(3, 2), "3 hits of 2"),
-        (lambda: estimates.proportion(0, 0), "at least one"),
+        (lambda: estimates.wilson_interval(3, 2), "3 hits of 2"),
+        (lambda: estimates.wilson_interval(0, 0), "at least one"),
     ],
 )
 def test_bad_input_is_one_clear_line(call, message):

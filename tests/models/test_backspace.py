@@ -25,14 +25,14 @@ from mixkit._common import InputError
 from mixkit.models.backspace import (
     BACKSPACE,
     add_backspace,
+    add_correction_noise,
+    apply_backspaces,
     check_tree_attention,
     prefix_tree,
     score_actions,
-    splice_corrections,
+    segments,
     tree_picture,
     tree_text,
-    undo,
-    written,
 )
 
 VOCABULARY, BACK = 11, 10
@@ -188,7 +188,8 @@ def test_one_pass_equals_every_prefix_alone(kind, attention, tolerance, tied):
     for row, t in got.mask.nonzero().tolist():
         with torch.no_grad():
             before, after = (
-                model(torch.tensor([undo(ids[row, :end].tolist(), BACK)[0]])).logits[0, -1] for end in (t, t + 1)
+                model(torch.tensor([apply_backspaces(ids[row, :end].tolist(), BACK)[0]])).logits[0, -1]
+                for end in (t, t + 1)
             )
         want = TokenScores.from_logits(before, ids[row, t])
         assert abs(got.scores.logit[row, t] - want.logit) < tolerance
@@ -224,7 +225,8 @@ def test_gradients_through_the_tree_equal_those_of_separate_prefixes():
     expected = 0
     for row, t in got.mask.nonzero().tolist():
         before, after = (
-            model(torch.tensor([undo(ids[row, :end].tolist(), BACK)[0]])).logits[0, -1] for end in (t, t + 1)
+            model(torch.tensor([apply_backspaces(ids[row, :end].tolist(), BACK)[0]])).logits[0, -1]
+            for end in (t, t + 1)
         )
         expected += before[ids[row, t]].sin() + before.logsumexp(-1).square() + after.logsumexp(-1).cos()
     for a, b in zip(*(torch.autograd.grad(x, list(model.parameters())) for x in (loss, expected)), strict=True):
@@ -288,26 +290,26 @@ def test_models_that_refuse_a_tree_are_refused(dtype):
 def test_corrections_are_wrong_tokens_taken_back_at_once():
     text = torch.randint(2, 9, (20000,), generator=torch.Generator().manual_seed(0))
     asked = {"vocabulary": VOCABULARY, "backspace_id": BACK, "never": (0, 1)}
-    actions, labels = splice_corrections(text, 0.1, generator=torch.Generator().manual_seed(1), **asked)
-    left, taken_back = undo(actions.tolist(), BACK)
+    actions, labels = add_correction_noise(text, 0.1, generator=torch.Generator().manual_seed(1), **asked)
+    left, num_deleted = apply_backspaces(actions.tolist(), BACK)
     assert left == text.tolist()
     wrong = (~labels).nonzero()[:, 0]
-    assert len(wrong) == taken_back == pytest.approx(2000, abs=4 * (20000 * 0.1 * 0.9) ** 0.5)
+    assert len(wrong) == num_deleted == pytest.approx(2000, abs=4 * (20000 * 0.1 * 0.9) ** 0.5)
     assert (actions[wrong + 1] == BACK).all() and labels[wrong + 1].all()
     assert (actions[wrong] != actions[wrong + 2]).all()  # never the right token
     counts = actions[wrong].bincount(minlength=VOCABULARY)
     assert (counts[[0, 1, BACK]] == 0).all()
     p = [6 / 7 / 7] * 7 + [1 / 7]  # 8 tokens to draw; 2 to 8 are right one time in 7 and then not drawn, 9 never is
     for token, share in zip(range(2, 10), p, strict=True):
-        assert abs(counts[token] - taken_back * share) < 4 * (taken_back * share * (1 - share)) ** 0.5
-    again = splice_corrections(text, 0.1, generator=torch.Generator().manual_seed(1), **asked)
+        assert abs(counts[token] - num_deleted * share) < 4 * (num_deleted * share * (1 - share)) ** 0.5
+    again = add_correction_noise(text, 0.1, generator=torch.Generator().manual_seed(1), **asked)
     assert torch.equal(actions, again[0]) and torch.equal(labels, again[1])
 
 
 def test_corrections_before_a_token_that_is_never_drawn():
     text = torch.ones(4000, dtype=torch.long)  # the end token
     generator = torch.Generator().manual_seed(1)
-    actions, labels = splice_corrections(text, 0.5, vocabulary=5, backspace_id=4, generator=generator, never=[1])
+    actions, labels = add_correction_noise(text, 0.5, vocabulary=5, backspace_id=4, generator=generator, never=[1])
     counts = actions[~labels].bincount(minlength=5).tolist()
     assert counts[1] == counts[4] == 0
     assert all(abs(count - sum(counts) / 3) < 4 * (sum(counts) * 2 / 9) ** 0.5 for count in (counts[0], *counts[2:4]))
@@ -316,34 +318,36 @@ def test_corrections_before_a_token_that_is_never_drawn():
 def test_no_noise_and_no_text():
     text, generator = torch.tensor([1, 2, 3]), torch.Generator()
     for plain in (text, text[:0]):
-        actions, labels = splice_corrections(plain, 0, vocabulary=11, backspace_id=BACK, generator=generator)
+        actions, labels = add_correction_noise(plain, 0, vocabulary=11, backspace_id=BACK, generator=generator)
         assert torch.equal(actions, plain) and labels.all() and len(labels) == len(plain)
 
 
 @pytest.mark.parametrize("rate", [-0.1, 0.51, float("nan"), "0.1", None, True])
 def test_noise_rates_outside_the_range_are_refused(rate):
     with pytest.raises(InputError, match=r"noise rate is .*; it must be a number in \[0, 0\.5\]"):
-        splice_corrections(torch.tensor([1]), rate, vocabulary=11, backspace_id=BACK, generator=torch.Generator())
+        add_correction_noise(torch.tensor([1]), rate, vocabulary=11, backspace_id=BACK, generator=torch.Generator())
 
 
 def test_noise_asks_for_plain_texts_and_tokens_to_draw():
     with pytest.raises(InputError, match="a data text holds <backspace>"):
-        splice_corrections(torch.tensor([1, BACK]), 0.1, vocabulary=11, backspace_id=BACK, generator=torch.Generator())
+        add_correction_noise(
+            torch.tensor([1, BACK]), 0.1, vocabulary=11, backspace_id=BACK, generator=torch.Generator()
+        )
     with pytest.raises(InputError, match="a vocabulary of 1 tokens has no wrong token"):
-        splice_corrections(torch.tensor([0]), 0.1, vocabulary=2, backspace_id=1, generator=torch.Generator())
+        add_correction_noise(torch.tensor([0]), 0.1, vocabulary=2, backspace_id=1, generator=torch.Generator())
 
 
 def test_undo():
-    assert undo([1, 2, 3, BACK, BACK, 4], BACK) == ([1, 4], 2)
-    assert undo([], BACK) == ([], 0)
+    assert apply_backspaces([1, 2, 3, BACK, BACK, 4], BACK) == ([1, 4], 2)
+    assert apply_backspaces([], BACK) == ([], 0)
     with pytest.raises(InputError, match="<backspace> at position 2 has nothing to take back"):
-        undo([1, BACK, BACK], BACK)
+        apply_backspaces([1, BACK, BACK], BACK)
 
 
 def test_written_keeps_the_order_and_marks_what_was_taken_back():
     b = 9
-    assert written([1, 2, 3, b, 4, 5, b, b, 6], b) == [([1, 2], True), ([3, 4, 5], False), ([6], True)]
-    assert written([1, b], b) == [([1], False)] and written([], b) == []
+    assert segments([1, 2, 3, b, 4, 5, b, b, 6], b) == [([1, 2], True), ([3, 4, 5], False), ([6], True)]
+    assert segments([1, b], b) == [([1], False)] and segments([], b) == []
 
 
 def test_doctests():

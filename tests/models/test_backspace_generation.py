@@ -90,7 +90,7 @@ def test_trajectories_are_consistent():
             text = text[:-1] if action == BACKSPACE else [*text, action]
         assert trajectory.prompt == prompt
         assert trajectory.text == text and BACKSPACE not in text
-        assert trajectory.taken_back == trajectory.actions.count(BACKSPACE)
+        assert trajectory.num_deleted == trajectory.actions.count(BACKSPACE)
         assert trajectory.ended == (trajectory.actions[-1] == END)
         assert trajectory.ended or len(text) == 12 or len(trajectory.actions) == 40
         assert END not in trajectory.actions[:-1]
@@ -118,7 +118,7 @@ def test_first_two_actions_follow_the_model():
 
 def test_without_backspace_it_is_plain_sampling():
     for trajectory in sample_with_backspace(toy_model(), PROMPTS * 4, **ASKED, allow_backspace=False):
-        assert trajectory.taken_back == 0 and trajectory.text == trajectory.actions
+        assert trajectory.num_deleted == 0 and trajectory.text == trajectory.actions
         assert trajectory.steps_per_kept_token == 1
     no_token = {**ASKED, "backspace_id": None}
     assert sample_with_backspace(toy_model(), PROMPTS, **no_token, allow_backspace=False)

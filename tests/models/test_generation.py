@@ -102,12 +102,12 @@ def test_a_model_that_knows_backspace_takes_tokens_back(toy):
     assert [len(one_set) for one_set in drawn] == [5, 5] and drawn[0] != drawn[1]
     for continuation in (c for one_set in drawn for c in one_set):
         assert "<backspace>" not in str(continuation)
-        assert all(stands for _, stands in continuation.written) == (continuation.taken_back == 0)
-        whole = "".join(text for text, stands in continuation.written if stands)
+        assert all(stands for _, stands in continuation.segments) == (continuation.num_deleted == 0)
+        whole = "".join(text for text, stands in continuation.segments if stands)
         assert (
             whole == continuation.text or "\ufffd" in whole
         )  # a character of two tokens, parted by what was taken back
-    assert sum(c.taken_back for one_set in drawn for c in one_set) > 20
+    assert sum(c.num_deleted for one_set in drawn for c in one_set) > 20
     assert sample_texts(model, tokenizer, prompts, **asked) == [[c.text for c in one_set] for one_set in drawn]
     before = torch.random.get_rng_state()
     sample_texts(model, tokenizer, prompts, **asked)

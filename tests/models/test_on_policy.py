@@ -7,14 +7,16 @@ import pytest
 import torch
 
 from mixkit import MLE, MixCE, SequenceMatch, TokenScores
-from mixkit.models.backspace import BACKSPACE, add_backspace, prefix_tree, score_actions, undo
+from mixkit.models.backspace import BACKSPACE, add_backspace, apply_backspaces, prefix_tree, score_actions
 from mixkit.models.likelihood import collate, encode, text_nll
-from mixkit.models.on_policy import Backtracking, CorrectedTexts, collate_actions
-from mixkit.models.replay import Replay
+from mixkit.models.on_policy import Backtracking, CorrectionNoiseDataset, collate_actions
+from mixkit.models.replay import ReplayBuffer
 from mixkit.models.trainer import finetune
 
 SMALL = {"max_tokens": 24, "learning_rate": 1e-3, "evaluations": 1, "precision": "float32", "progress": False}
-ASKED = Backtracking(0.2, mle_alone=0.25, mle_fall=0.5, mle_floor=0.1, buffer_texts=6, refill_texts=4, refill_every=2)
+ASKED = Backtracking(
+    0.2, mle_warmup=0.25, mle_decay=0.5, mle_minimum=0.1, buffer_texts=6, refill_texts=4, refill_every=2
+)
 
 
 def train(toy, folder, objective=None, asked=ASKED, dtype=torch.float64, texts=16, **kwargs):
@@ -43,7 +45,7 @@ def corrected(toy, rate=0.3, **kwargs):
     ids = {"backspace_id": add_backspace(model, tokenizer), "end_id": tokenizer.eos_token_id}
     rows = encode(tokenizer, texts[:8], 30)
     noise = {"vocabulary": len(tokenizer), "never": tokenizer.all_special_ids}
-    return rows, CorrectedTexts(rows, rate, **ids, **noise, **kwargs), ids
+    return rows, CorrectionNoiseDataset(rows, rate, **ids, **noise, **kwargs), ids
 
 
 def test_corrections_are_new_in_every_epoch_and_leave_the_text(toy):
@@ -52,7 +54,7 @@ def test_corrections_are_new_in_every_epoch_and_leave_the_text(toy):
     data.epoch = 1
     assert first == again and all(data[i][1].tolist() != first[i] for i in range(8))
     for actions, row in zip(first, rows, strict=True):
-        assert undo(actions, ids["backspace_id"])[0] == row
+        assert apply_backspaces(actions, ids["backspace_id"])[0] == row
         assert ids["backspace_id"] in actions and actions[0] == row[0]
 
 
@@ -62,7 +64,7 @@ def test_a_batch_marks_what_is_learned_and_which_texts_ended(toy):
     for at, i in enumerate((3, 5)):
         length = int(batch["attention_mask"][at].sum())
         actions = batch["input_ids"][at, :length].tolist()
-        assert undo(actions, ids["backspace_id"])[0] == rows[i] and batch["rows"][at] == i
+        assert apply_backspaces(actions, ids["backspace_id"])[0] == rows[i] and batch["rows"][at] == i
         labels = batch["labels"][at].tolist()
         wrong = [t - 1 for t in range(length) if actions[t] == ids["backspace_id"]]
         assert [t for t in range(length) if labels[t] == -100] == [0, *wrong]
@@ -75,17 +77,17 @@ def test_a_batch_marks_what_is_learned_and_which_texts_ended(toy):
 
 def test_one_step_is_the_gradient_of_the_mix(toy, tmp_path):
     """One AdamW step at share 0.1 against MLE and SequenceMatch computed apart, each over its own tree."""
-    asked = Backtracking(0.2, mle_alone=0, mle_fall=0, mle_floor=0.1, buffer_texts=8, refill_texts=8)
+    asked = Backtracking(0.2, mle_warmup=0, mle_decay=0, mle_minimum=0.1, buffer_texts=8, refill_texts=8)
     trained, tokenizer, done = train(toy, tmp_path, asked=asked, max_steps=1, batch_size=16)
     reference, tokens, texts = copy.deepcopy(toy)
     reference, backspace_id = reference.double(), add_backspace(reference, tokens)
     ids = {"backspace_id": backspace_id, "end_id": tokenizer.eos_token_id}
-    data = CorrectedTexts(
+    data = CorrectionNoiseDataset(
         encode(tokens, texts[:16], 24), 0.2, vocabulary=len(tokens), never=tokens.all_special_ids, seed=0, **ids
     )
     batch = collate_actions([data[i] for i in range(16)])
-    replay = Replay(asked, start_id=tokens.bos_token_id, max_tokens=24, **ids)
-    replay.refresh(reference, 0)
+    replay = ReplayBuffer(asked, start_id=tokens.bos_token_id, max_tokens=24, **ids)
+    replay.refill(reference, 0)
     own, own_ended = replay.draw(0, batch["rows"].tolist())
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(x) for x in own], batch_first=True).bool()
     own_ids = torch.nn.utils.rnn.pad_sequence(own, batch_first=True)
@@ -122,12 +124,12 @@ def test_mle_with_backspace_is_mle_over_the_actions(toy, tmp_path):
     rows = encode(tokenizer, texts[:16], 24)
     noise = {"vocabulary": len(tokenizer), "never": tokenizer.all_special_ids, "end_id": 0}
     batch = collate_actions(
-        [CorrectedTexts(rows, 0.2, backspace_id=backspace_id, **noise)[i] for i in range(16)],
+        [CorrectionNoiseDataset(rows, 0.2, backspace_id=backspace_id, **noise)[i] for i in range(16)],
     )
     nats = []
     for actions, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
         for t in (t for t, label in enumerate(labels) if label != -100):
-            prefix = undo(actions[:t], backspace_id)[0]
+            prefix = apply_backspaces(actions[:t], backspace_id)[0]
             logits = model(torch.tensor([prefix])).logits[0, -1]
             nats.append(TokenScores.from_logits(logits, torch.tensor(actions[t])).nll.item())
     assert done.history[0]["nll"] == pytest.approx(sum(nats) / len(nats), rel=1e-5)
@@ -174,16 +176,16 @@ def test_the_buffer_drops_its_oldest_and_comes_back_from_disk(toy, tmp_path):
     model, tokenizer, _ = copy.deepcopy(toy)
     backspace_id = add_backspace(model, tokenizer)
     ids = {"start_id": tokenizer.bos_token_id, "end_id": tokenizer.eos_token_id, "backspace_id": backspace_id}
-    replay = Replay(ASKED, **ids, max_tokens=5)
-    replay.refresh(model, 4)
+    replay = ReplayBuffer(ASKED, **ids, max_tokens=5)
+    replay.refill(model, 4)
     first = list(replay.texts)
     assert len(first) == 4 and replay.seconds > 0
-    replay.refresh(model, 5)
+    replay.refill(model, 5)
     assert replay.texts == first
-    replay.refresh(model, 6)
+    replay.refill(model, 6)
     assert len(replay.texts) == 6 and replay.texts[:2] == first[2:]
     replay.save(tmp_path)
-    other = Replay(ASKED, **ids, max_tokens=5)
+    other = ReplayBuffer(ASKED, **ids, max_tokens=5)
     other.load(tmp_path / "nowhere")
     assert other.texts == []
     other.load(tmp_path)
@@ -223,7 +225,7 @@ def test_what_is_refused(toy, tmp_path):
         train(toy, tmp_path, MixCE(0.5), max_steps=1)
     for bad, message in (
         ({"noise_rate": 0.6}, r"noise_rate is 0.6; it must be in \[0, 0.5\]"),
-        ({"mle_floor": -1}, r"mle_floor is -1; it must be in \[0, 1\]"),
+        ({"mle_minimum": -1}, r"mle_floor is -1; it must be in \[0, 1\]"),
         ({"refill_every": 0}, "refill_every is 0; it must be at least 1"),
     ):
         with pytest.raises(ValueError, match=message):

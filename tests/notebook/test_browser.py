@@ -43,7 +43,7 @@ def runs(tmp_path_factory):
         run = store.begin({**made["parameters"], "study": "own"})
         run.finish(made["metrics"], human=made["human"])
         run.write_samples(SAMPLES[made["name"]])
-        planned.append(PlannedRun(run.name, made["part"], run.parameters, None))
+        planned.append(PlannedRun(run.name, made["role"], run.parameters, None))
     write_study(Study("own", "For the browser.", planned), store)
     (root / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     return root

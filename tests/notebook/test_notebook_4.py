@@ -13,7 +13,7 @@ from mixkit.models.backspace import prefix_tree, tree_picture
 from mixkit.models.generation import Continuation
 from mixkit.notebook import widgets as controls
 from mixkit.notebook.pictures import accuracies, tree_and_mask
-from mixkit.notebook.tables import written
+from mixkit.notebook.tables import segments
 from mixkit.toys import arithmetic
 from mixkit.toys.mdp import build_world, policy_and_value
 
@@ -85,9 +85,9 @@ def test_what_was_written_is_shown_as_text():
 
 
 def test_the_report_strikes_it_through_as_text():
-    sample = {"generated": "2", "written": [["<b>", False], ["2", True]]}
-    assert written(sample) == "<s>&lt;b&gt;</s>2"
-    assert written({"generated": "<b>"}) == "&lt;b&gt;"
+    sample = {"generated": "2", "segments": [["<b>", False], ["2", True]]}
+    assert segments(sample) == "<s>&lt;b&gt;</s>2"
+    assert segments({"generated": "<b>"}) == "&lt;b&gt;"
 
 
 def test_questions_are_right_different_and_the_same_for_a_seed():

@@ -25,7 +25,7 @@ def estimate(value, half=0.02, **facts):
     return {"value": value, "low": value - half, "high": value + half, "why": None, **facts}
 
 
-def record(name, x, y, *, part="grid", **parameters):
+def record(name, x, y, *, role="grid", **parameters):
     metrics = {
         "perplexity": estimate(9.0, 0.5),
         "mauve": estimate(y),
@@ -37,7 +37,7 @@ def record(name, x, y, *, part="grid", **parameters):
     human = {"mauve": estimate(0.9, over="halvings"), "diversity": estimate(0.8), "distinct_2": estimate(0.7)}
     return {
         "name": name,
-        "part": part,
+        "role": role,
         "parameters": check({"objective": "mle", **parameters}),
         "metrics": metrics,
         "human": human,
@@ -48,13 +48,13 @@ def record(name, x, y, *, part="grid", **parameters):
 
 
 DONE = [
-    record("base", 0.5, 0.5, part="base"),
+    record("base", 0.5, 0.5, role="base"),
     record("mle", 0.8, 0.5),
     record("mixce", 0.7, 0.8, objective="mixce", eta=0.1),
     record("tailr", 0.6, 0.6, objective="tailr", gamma=0.1),
-    record("cold", 0.4, 0.85, part="decoding", temperature=0.5),
-    record("cool", 0.6, 0.7, part="decoding", temperature=0.8),
-    record("p9", 0.7, 0.6, part="decoding", top_p=0.9),
+    record("cold", 0.4, 0.85, role="decoding", temperature=0.5),
+    record("cool", 0.6, 0.7, role="decoding", temperature=0.8),
+    record("p9", 0.7, 0.6, role="decoding", top_p=0.9),
 ]
 SAMPLES = {
     r["name"]: [
@@ -131,12 +131,12 @@ def test_no_ring_for_diversity_beyond_people_or_where_neither_end_is_better():
     ring = "no run is better on both axes"
     done = [record("wild", 0.95, 0.4), record("good", 0.85, 0.8)]  # people: 0.8
     assert traces(charts.frontier(done, "mauve", "diversity"))[ring].x == (0.85,)
-    for metric, best in (("tales_forward_ce", 9.0), ("tales_choice_distance", 9.0), ("tales_nll", None)):
+    for metric, best in (("forward_ce", 9.0), ("rule_usage_tv", 9.0), ("grammar_nll", None)):
         for r, value in zip(done, (12.0, 9.0), strict=True):
             r["metrics"][metric] = estimate(value)
         found = traces(charts.frontier(done, metric, "diversity"))
         assert (found[ring].y == (best,)) if best else ring not in found
-    found = charts.frontier(done, "mauve", "tales_nll")
+    found = charts.frontier(done, "mauve", "grammar_nll")
     assert ring not in traces(found) and len(found.data) == 1
 
 
@@ -215,22 +215,22 @@ def test_every_quality_is_drawn_against_every_diversity_that_the_runs_have():
 
 
 def test_a_report_is_written_again_only_where_something_changed(tmp_path, monkeypatch):
-    store, written = RunStore(tmp_path), []
+    store, segments = RunStore(tmp_path), []
     run = store.begin({**DONE[1]["parameters"], "study": "own"})
     study = Study("own", "", [PlannedRun(run.name, "grid", run.parameters, None)])
     write_study(study, store)
-    monkeypatch.setattr(report, "page", lambda study, done, samples: written.append(len(done)) or "page")
+    monkeypatch.setattr(report, "page", lambda study, done, samples: segments.append(len(done)) or "page")
     path = report.write_report(study, store)
-    assert report.write_report(study, store) == path == tmp_path / "own" / "report.html" and written == [0]
+    assert report.write_report(study, store) == path == tmp_path / "own" / "report.html" and segments == [0]
     run.finish(DONE[1]["metrics"], human={})
     report.write_report(study, store)
     report.write_report(study, store)
-    assert written == [0, 1]
+    assert segments == [0, 1]
 
 
 def test_what_a_model_took_back_is_struck_through():
-    written = [["It <was> ", True], ["dark", False], ["light", True]]
-    samples = {"mle": [{**s, "written": written} for s in SAMPLES["mle"]]}
+    segments = [["It <was> ", True], ["dark", False], ["light", True]]
+    samples = {"mle": [{**s, "segments": segments} for s in SAMPLES["mle"]]}
     assert "It &lt;was&gt; <s>dark</s>light</div>" in page(STUDY, DONE[:2], samples)
 
 
@@ -288,6 +288,6 @@ def test_texts_stand_where_nothing_else_is():
     crowd = [(0, 0), (1, 0), (0.04, 0.02), (1, 1), (0, 1)]
     sides = text_positions(crowd, ["a=0.1", "", "b=0.2", "", ""], size=(1000, 430))
     assert sides[0] not in ("top right", "middle right") and sides[2] == "top right"  # one stands to the other's right
-    beside = text_positions([(0, 0), (1, 1), (0.5, 0.5)], ["", "", "text"], bars=[(0.5, 0.53, 0.6, 0.53)])
-    assert beside[2] == "top left"
+    num_siblings = text_positions([(0, 0), (1, 1), (0.5, 0.5)], ["", "", "text"], bars=[(0.5, 0.53, 0.6, 0.53)])
+    assert num_siblings[2] == "top left"
     assert text_positions([(2, 3)], ["alone"]) == ["top right"]

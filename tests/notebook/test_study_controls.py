@@ -35,6 +35,6 @@ def test_samples_of_one_prompt_stand_side_by_side():
     assert re.findall(r'data-run="([^"]+)"', view.value) == ["human", "cold"]
     assert "Once 3" in view.value and "cold said so" in view.value
     assert "<script" not in view.value and visible(EVIL)[-5:] in view.value
-    taken = {"mle": [{**s, "written": [["a ", True], ["b", False]]} for s in SAMPLES["mle"]]}
+    taken = {"mle": [{**s, "segments": [["a ", True], ["b", False]]} for s in SAMPLES["mle"]]}
     assert "a <s>b</s>" in study_controls.samples(DONE[:2], taken).children[1].value
     assert "No run has samples" in study_controls.samples(DONE, {}).children[0].value

@@ -102,8 +102,8 @@ def test_what_is_wrong_is_said_in_one_line(given, message):
 
 
 def test_curves_have_a_color_an_objective_and_leave_the_base_out():
-    run = {"part": "grid", "parameters": check({"objective": "mixce", "eta": 0.1})}
-    runs = [{**run, "name": "base", "part": "base"}, {**run, "name": "a"}, {**run, "name": "b"}]
+    run = {"role": "grid", "parameters": check({"objective": "mixce", "eta": 0.1})}
+    runs = [{**run, "name": "base", "role": "base"}, {**run, "name": "a"}, {**run, "name": "b"}]
     lines = [{"step": i, "nll": float(i), "loss": 0.0} for i in range(1, 121)]
     (base,) = training_curves(runs, {"base": lines}).data
     assert len(base.x) == 60 and base.y[:2] == (1.5, 3.5)

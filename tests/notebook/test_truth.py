@@ -99,8 +99,8 @@ def test_released_figures_stand_beside_the_same_objective_only():
     assert truth.published_row(line, 50, 0.5) is None
     assert truth.published_row({**line, "estimator": "exact"}, 20, 0.5) is None
     assert truth.published_row({"objective": "mle"}, 20, 0.5)["seconds"] == 210
-    for part in truth.published().values():
-        assert part["source"] and all(p["trust"] for p in (part, *part.values()) if isinstance(p, dict) and "rows" in p)
+    for role in truth.published().values():
+        assert role["source"] and all(p["trust"] for p in (role, *role.values()) if isinstance(p, dict) and "rows" in p)
 
 
 def test_runs_on_tales_are_judged_by_the_grammar(tmp_path, monkeypatch):
@@ -116,7 +116,7 @@ def test_runs_on_tales_are_judged_by_the_grammar(tmp_path, monkeypatch):
     monkeypatch.setattr("mixkit.studies.sweep.read_study", lambda study, store: study)
     monkeypatch.setattr("mixkit.studies.sweep.records", lambda study, store: [kept])
     (record,) = truth.judged("mine", store)
-    assert record["metrics"]["tales_valid_prefix"]["value"] == record["metrics"]["tales_inside"]["value"] == 1
+    assert record["metrics"]["valid_prefix_rate"]["value"] == record["metrics"]["valid_text_rate"]["value"] == 1
     kept["parameters"]["corpus"] = "pydoc"
     with pytest.raises(InputError, match="no finished run on tales"):
         truth.judged("mine", store)

@@ -5,10 +5,10 @@ import pytest
 
 from mixkit.metrics.diversity import text_values
 from mixkit.metrics.statistics import compare, holm
-from mixkit.studies.compare import beyond_curve, compare_with_mle, decoding_curves, findings, undominated
+from mixkit.studies.compare import beyond_curve, compare_with_mle, decoding_curves, findings, pareto_front
 
 
-def run(name, objective="mixce", part="grid", seed=0, temperature=1.0, top_p=1.0, prompts=None, **metrics):
+def run(name, objective="mixce", role="grid", seed=0, temperature=1.0, top_p=1.0, prompts=None, **metrics):
     """metrics: name=(value, low, high)."""
     made = {m: dict(zip(("value", "low", "high"), e, strict=True)) for m, e in metrics.items()}
     if prompts:
@@ -16,13 +16,13 @@ def run(name, objective="mixce", part="grid", seed=0, temperature=1.0, top_p=1.0
     decoding = {"temperature": temperature, "top_p": top_p, "top_k": 0}
     return {
         "name": name,
-        "part": part,
+        "role": role,
         "parameters": {"objective": objective, "seed": seed, "eta": 0.1, **decoding},
         "metrics": made,
     }
 
 
-def written(seed: int, vocabulary: int, prompts: int = 40, sets: int = 2) -> list[dict]:
+def segments(seed: int, vocabulary: int, prompts: int = 40, sets: int = 2) -> list[dict]:
     rng = np.random.default_rng(seed)
     return [
         {"set": s, "prompt": f"p{i}", "generated": " ".join(f"w{w}" for w in rng.integers(vocabulary, size=30))}
@@ -33,11 +33,11 @@ def written(seed: int, vocabulary: int, prompts: int = 40, sets: int = 2) -> lis
 
 DONE = [run("base", "mle", "base"), run("mle", "mle"), run("narrow"), run("like"), run("cold", "mle", "decoding")]
 SAMPLES = {
-    "base": written(9, 3),
-    "mle": written(0, 30),
-    "narrow": written(1, 6),
-    "like": written(2, 30),
-    "cold": written(3, 12),
+    "base": segments(9, 3),
+    "mle": segments(0, 30),
+    "narrow": segments(1, 6),
+    "like": segments(2, 30),
+    "cold": segments(3, 12),
 }
 
 
@@ -47,7 +47,7 @@ def test_each_run_is_held_against_mle_on_the_same_prompts():
 
     def means(name, metric):
         half = len(SAMPLES[name]) // 2
-        sets = [text_values([s["generated"] for s in part]) for part in (SAMPLES[name][:half], SAMPLES[name][half:])]
+        sets = [text_values([s["generated"] for s in role]) for role in (SAMPLES[name][:half], SAMPLES[name][half:])]
         return np.mean([s[metric] for s in sets], axis=0).tolist()
 
     for metric in ("diversity", "rep_3"):
@@ -66,20 +66,20 @@ def test_each_run_is_held_against_mle_on_the_same_prompts():
 
 
 def test_runs_of_other_prompts_other_seeds_or_without_samples_are_left_out():
-    other = [{**s, "prompt": "x" + s["prompt"]} for s in written(1, 6)]
+    other = [{**s, "prompt": "x" + s["prompt"]} for s in segments(1, 6)]
     done = [run("mle", "mle"), run("a"), run("b"), run("c", seed=1), run("ragged")]
-    samples = {"mle": written(0, 30), "a": other, "c": written(4, 30), "ragged": written(4, 30)[:-1]}
+    samples = {"mle": segments(0, 30), "a": other, "c": segments(4, 30), "ragged": segments(4, 30)[:-1]}
     assert compare_with_mle(done, samples) == []
     assert compare_with_mle(done[1:], samples) == [] and compare_with_mle([], {}) == []
     seeds = [*done[:1], run("c", seed=1), run("mle1", "mle", seed=1)]
-    assert {c["run"] for c in compare_with_mle(seeds, {**samples, "mle1": written(5, 30)})} == {"c"}
+    assert {c["run"] for c in compare_with_mle(seeds, {**samples, "mle1": segments(5, 30)})} == {"c"}
 
 
 def test_what_a_judge_kept_is_compared_too():
     rng = np.random.default_rng(0)
     low, high = rng.random(40).tolist(), (rng.random(40) + 1).tolist()
     done = [run("mle", "mle", prompts=high), run("a", prompts=[None, *low[1:]]), run("b", prompts=low[:9])]
-    samples = dict.fromkeys(("mle", "a", "b"), written(0, 30))
+    samples = dict.fromkeys(("mle", "a", "b"), segments(0, 30))
     (found,) = (c for c in compare_with_mle(done, samples) if c["metric"] == "judge_perplexity")
     assert found["run"] == "a" and found["pairs"] == 39
     assert found["difference"] == pytest.approx(np.mean(low[1:]) - np.mean(high[1:]))
@@ -90,8 +90,8 @@ def at(name, x, y, half=0.0, **parameters):
 
 
 CURVE = [
-    at("T.5", 0.2, 0.9, 0.02, objective="mle", part="decoding", temperature=0.5),
-    at("T.7", 0.5, 0.8, 0.02, objective="mle", part="decoding", temperature=0.7),
+    at("T.5", 0.2, 0.9, 0.02, objective="mle", role="decoding", temperature=0.5),
+    at("T.7", 0.5, 0.8, 0.02, objective="mle", role="decoding", temperature=0.7),
     at("mle", 0.8, 0.4, 0.02, objective="mle"),
 ]
 
@@ -126,8 +126,8 @@ def test_without_a_curve_or_a_number_nothing_is_said():
 
 
 def test_a_curve_turns_one_knob_of_one_seed():
-    top_p = [at(f"p{p}", 0.6, 0.7, objective="mle", part="decoding", top_p=p) for p in (0.95, 0.8)]
-    both = at("both", 0.6, 0.7, objective="mle", part="decoding", top_p=0.9, temperature=0.7)
+    top_p = [at(f"p{p}", 0.6, 0.7, objective="mle", role="decoding", top_p=p) for p in (0.95, 0.8)]
+    both = at("both", 0.6, 0.7, objective="mle", role="decoding", top_p=0.9, temperature=0.7)
     seed1 = [at("mle1", 0.6, 0.7, objective="mle", seed=1), at("r1", 0.6, 0.7, seed=1)]
     curves = decoding_curves([*CURVE[::-1], *top_p, both, *seed1])
     assert [(knob, seed, [r["name"] for r in runs]) for knob, seed, runs in curves] == [
@@ -140,11 +140,11 @@ def test_a_curve_turns_one_knob_of_one_seed():
 def test_undominated_runs_are_surpassed_by_none():
     done = [at("a", 0.2, 0.9), at("b", 0.5, 0.8), at("c", 0.4, 0.8), at("d", 0.8, 0.1), at("e", 0.8, 0.1)]
     done.append(run("absent", mauve=(None, None, None)))
-    assert [r["name"] for r in undominated(done, "mauve", "distinct_2")] == ["a", "b", "d", "e"]
-    assert [r["name"] for r in undominated(done, "mauve", "distinct_2", ("distinct_2",))] == ["a"]
-    assert [r["name"] for r in undominated(done, "mauve", "distinct_2", enough=0.5)] == ["a", "b"]
+    assert [r["name"] for r in pareto_front(done, "mauve", "distinct_2")] == ["a", "b", "d", "e"]
+    assert [r["name"] for r in pareto_front(done, "mauve", "distinct_2", ("distinct_2",))] == ["a"]
+    assert [r["name"] for r in pareto_front(done, "mauve", "distinct_2", cap=0.5)] == ["a", "b"]
     # where less is more varied, 0.4 counts as 0.5
-    lower = undominated(done[1:], "mauve", "distinct_2", ("distinct_2",), enough=0.5)
+    lower = pareto_front(done[1:], "mauve", "distinct_2", ("distinct_2",), cap=0.5)
     assert [r["name"] for r in lower] == ["b", "c"]
 
 

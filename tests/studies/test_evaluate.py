@@ -11,7 +11,7 @@ from mixkit.metrics import features as readers
 from mixkit.metrics.diversity import score_texts
 from mixkit.metrics.features import ReadTexts, choose_reader
 from mixkit.metrics.quality import Reader, SmallSampleWarning, coherence, judge_perplexity
-from mixkit.metrics.statistics import Estimate, one_more, over_sets
+from mixkit.metrics.statistics import Estimate, prediction_interval, t_interval
 from mixkit.models.generation import Prompt, sample_texts
 from mixkit.studies import evaluate as judging
 from mixkit.studies.config import check
@@ -34,7 +34,7 @@ def judged(toy):
     reader = Reader("toy", model, tokenizer, None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SmallSampleWarning)
-        found = judging.judge_samples(prompts, sets, others, reader, max_tokens=40, window_words=8)
+        found = judging.evaluate_samples(prompts, sets, others, reader, max_tokens=40, window_words=8)
     return prompts, sets, others, reader, *found
 
 
@@ -52,9 +52,9 @@ def test_text_metrics_are_means_over_sets(judged):
 def test_a_set_without_an_interval_gives_the_reason_why_the_mean_has_none():
     whole, bare = Estimate(0.5, 0.4, 0.6), Estimate(0.7, why="one text has no interval")
     for sets in ((whole, bare), (bare, whole)):
-        found = judging._over_sets([{"x": e} for e in sets])["x"]
+        found = judging._mean_over_sets([{"x": e} for e in sets])["x"]
         assert (found["value"], found["low"], found["why"]) == (0.6, None, "one text has no interval")
-    assert judging._over_sets([{"x": whole}])["x"]["why"] is None
+    assert judging._mean_over_sets([{"x": whole}])["x"]["why"] is None
 
 
 @FEW
@@ -64,18 +64,18 @@ def test_numbers_of_features_are_those_of_the_packages_on_each_set(judged):
 
     prompts, sets, _, reader, metrics, _ = judged
     human = reader.features([p.text + p.human for p in prompts], 40)
-    written = [reader.features([p.text + text for p, text in zip(prompts, texts, strict=True)], 40) for texts in sets]
-    outs = [[compute_mauve(p_features=human, q_features=w, seed=s) for s in judging.KMEANS_SEEDS] for w in written]
+    segments = [reader.features([p.text + text for p, text in zip(prompts, texts, strict=True)], 40) for texts in sets]
+    outs = [[compute_mauve(p_features=human, q_features=w, seed=s) for s in judging.KMEANS_SEEDS] for w in segments]
     for name in judging.MAUVE_NAMES:
         values = [np.mean([getattr(out, name) for out in of_set]) for of_set in outs]
         assert metrics[name]["sets"] == pytest.approx(values, abs=1e-9)
-        assert metrics[name]["value"] == pytest.approx(over_sets(values).value)
+        assert metrics[name]["value"] == pytest.approx(t_interval(values).value)
         assert 0 <= metrics[name]["low"] <= metrics[name]["value"] <= metrics[name]["high"] <= 1
-    neighbours = [package.compute_prdc(human, w, nearest_k=5) for w in written]
+    neighbours = [package.compute_prdc(human, w, nearest_k=5) for w in segments]
     for name in judging.PRDC_NAMES:
         assert metrics[name]["sets"] == pytest.approx([n[name] for n in neighbours], abs=1e-9)
         assert (metrics[name]["reader"], metrics[name]["texts"], metrics[name]["over"]) == ("toy", 100, "sets")
-    assert metrics["density"]["high"] == pytest.approx(over_sets(metrics["density"]["sets"]).high)
+    assert metrics["density"]["high"] == pytest.approx(t_interval(metrics["density"]["sets"]).high)
 
 
 def test_the_ceiling_is_human_against_human_with_an_interval(judged):
@@ -93,12 +93,12 @@ def test_the_ceiling_is_human_against_human_with_an_interval(judged):
 @FEW
 def test_what_is_too_little_is_absent_with_the_reason(judged):
     prompts, sets, others, reader, *_ = judged
-    metrics, human = judging.judge_samples(prompts, sets[:1], others[:99], reader, max_tokens=40, window_words=999)
+    metrics, human = judging.evaluate_samples(prompts, sets[:1], others[:99], reader, max_tokens=40, window_words=999)
     assert metrics["mauve"]["value"] is not None and metrics["mauve"]["low"] is None
     for name in ("mauve", "coverage"):
         assert human[name]["value"] is None and "needs 100 more human texts; the corpus has 99" in human[name]["why"]
     assert metrics["mauve_windows"]["value"] is None and "windows of 999 words" in metrics["mauve_windows"]["why"]
-    few, human = judging.judge_samples(prompts[:99], [sets[0][:99]], others, reader, max_tokens=40)
+    few, human = judging.evaluate_samples(prompts[:99], [sets[0][:99]], others, reader, max_tokens=40)
     assert few["mauve"]["value"] is human["mauve"]["value"] is None and "at least 100" in few["mauve"]["why"]
     assert few["diversity"]["value"] is not None and "mauve_windows" not in few
     for name in judging.PRDC_NAMES:
@@ -123,7 +123,7 @@ def test_numbers_by_other_models(judged, monkeypatch):
     prompts, sets, _, reader, *_ = judged
     sets = [["", *sets[0][1:]], sets[1]]
     monkeypatch.setattr(judging, "load_reader", lambda name, *, study: reader)
-    metrics, human = judging.judge_by_models(prompts, sets, coherence_reader="toy", judge="toy", judged="another")
+    metrics, human = judging.evaluate_with_models(prompts, sets, coherence_reader="toy", judge="toy", judged="another")
     beginnings = [p.text for p in prompts]
     cosines = np.array([coherence(beginnings, texts, reader) for texts in sets])
     assert metrics["coherence"]["sets"] == pytest.approx(np.nanmean(cosines, 1), abs=1e-6)
@@ -150,7 +150,7 @@ def test_numbers_by_other_models(judged, monkeypatch):
 def test_a_judge_that_is_not_at_hand_leaves_the_number_absent(judged, asked, reason):
     prompts, sets, *_ = judged
     names = {"coherence_reader": "", "judge": "", "judged": "start", **asked}
-    for numbers in judging.judge_by_models(prompts, sets, **names):
+    for numbers in judging.evaluate_with_models(prompts, sets, **names):
         assert numbers["judge_perplexity"]["value"] is None and reason in numbers["judge_perplexity"]["why"]
         assert "the parameter coherence_reader names one" in numbers["coherence"]["why"]
 
@@ -166,7 +166,7 @@ def test_no_model_judges_those_that_descend_from_it(judged, tmp_path, monkeypatc
     monkeypatch.setattr(judging, "load_reader", lambda name, *, study: reader)
     for judge in ("smollm2-135m", f"run:{base.name}", f"run:own/{base.name}", "another"):
         asked = {"coherence_reader": "", "judge": judge, "judged": f"run:{tuned.name}", "study": "own"}
-        found = judging.judge_by_models(prompts, sets, **asked)[0]["judge_perplexity"]
+        found = judging.evaluate_with_models(prompts, sets, **asked)[0]["judge_perplexity"]
         assert (found["value"] is not None) == (judge == "another")
         assert judge == "another" or "wrote the texts, or their model's start" in found["why"]
 
@@ -184,11 +184,11 @@ def test_where_one_more_value_would_lie():
 
     values = [0.3, 0.5, 0.45, 0.6]
     half = stats.t.ppf(0.975, 3) * np.std(values, ddof=1) * math.sqrt(1 + 1 / 4)
-    found = one_more(values)
+    found = prediction_interval(values)
     assert (found.low, found.high) == pytest.approx((np.mean(values) - half, np.mean(values) + half))
-    assert one_more([0.5]).low is None and one_more([0.5]).why
+    assert prediction_interval([0.5]).low is None and prediction_interval([0.5]).why
     with pytest.raises(InputError, match="empty"):
-        one_more([])
+        prediction_interval([])
 
 
 @pytest.mark.parametrize(

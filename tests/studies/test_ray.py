@@ -10,7 +10,7 @@ import yaml
 
 from mixkit.studies import executors as engines
 from mixkit.studies import sweep as sweeps
-from mixkit.studies.run import holder
+from mixkit.studies.run import lock_owner
 from mixkit.studies.store import RunStore
 from mixkit.studies.sweep import load_study, run_study, states
 from tests import support as small
@@ -81,7 +81,9 @@ def test_a_study_survives_the_loss_of_a_node(cluster, tmp_path, monkeypatch):
         while sum(bool(small.began(folder)) for folder in folders) < 2:  # one on each node
             time.sleep(0.1)
         made.remove_node(second)
-        while not any("was killed; it goes on" in line for line in said) or sum(map(bool, map(holder, folders))) > 1:
+        while (
+            not any("was killed; it goes on" in line for line in said) or sum(map(bool, map(lock_owner, folders))) > 1
+        ):
             time.sleep(0.1)  # until the lost node's kernel, which sees its worker gone, has let go of the run
         wait.unlink()
 
@@ -94,6 +96,6 @@ def test_a_study_survives_the_loss_of_a_node(cluster, tmp_path, monkeypatch):
     times = [small.began(folder) for folder in folders]
     assert sorted(map(len, times)) == [1, 1, 1, 2], "only the lost run is executed again"
     assert {gpu for run in times for _, gpu, _ in run} == {"0"}  # of each node, its own
-    assert all(holder(folder) is None for folder in folders)
+    assert all(lock_owner(folder) is None for folder in folders)
     assert {state.status for state in states(study, store)} == {"done"}
     assert Path(folders[0] / "notebook.ipynb").is_file()

@@ -20,7 +20,7 @@ from mixkit.studies import run as execution
 from mixkit.studies import sweep as sweeps
 from mixkit.studies.config import check
 from mixkit.studies.plan import outdated
-from mixkit.studies.run import ELSEWHERE, ENDED, KILLED, PlainLog, claim, execute, holder, prepare
+from mixkit.studies.run import ELSEWHERE, ENDED, KILLED, PlainLog, execute, lock, lock_owner, prepare
 from mixkit.studies.store import RunStore, run_name
 from mixkit.studies.sweep import load_study, run_study, states
 from tests import support as small
@@ -74,22 +74,22 @@ def study_of(tmp_path, content=GRID, name="own"):
 
 
 def test_a_claim_is_one_process_s_and_ends_with_it(tmp_path):
-    with claim(tmp_path / "run") as mine:
-        assert mine is not None and holder(tmp_path / "run")["process"] == os.getpid()
-        with claim(tmp_path / "run") as second:  # another descriptor: as good as another process
+    with lock(tmp_path / "run") as mine:
+        assert mine is not None and lock_owner(tmp_path / "run")["process"] == os.getpid()
+        with lock(tmp_path / "run") as second:  # another descriptor: as good as another process
             assert second is None
-    assert holder(tmp_path / "run") is None and holder(tmp_path / "none") is None
+    assert lock_owner(tmp_path / "run") is None and lock_owner(tmp_path / "none") is None
     code = (
         "from mixkit.studies.run import claim; from pathlib import Path; import time\n"
         f"with claim(Path({str(tmp_path / 'run')!r})):\n time.sleep(600)"
     )
     other = subprocess.Popen([sys.executable, "-c", code], cwd=small.CLONE)
-    until(lambda: (holder(tmp_path / "run") or {}).get("process") == other.pid)
+    until(lambda: (lock_owner(tmp_path / "run") or {}).get("process") == other.pid)
     other.kill()
     other.wait()
-    with claim(tmp_path / "run") as mine:
+    with lock(tmp_path / "run") as mine:
         assert mine is not None
-    assert holder(tmp_path / "run") is None
+    assert lock_owner(tmp_path / "run") is None
 
 
 def test_terminal_escapes_reach_neither_log_nor_terminal(tmp_path, notebook):
@@ -118,7 +118,7 @@ def test_a_run_is_executed_once_and_by_one(tmp_path, notebook):
     first = start_worker(notebook, folder)
     until(lambda: small.began(folder))
     assert execute(folder) == ELSEWHERE
-    assert holder(folder)["process"] == first.pid
+    assert lock_owner(folder)["process"] == first.pid
     (folder / "wait").unlink()
     assert first.wait() == ENDED
     assert execute(folder) == ENDED and len(small.began(folder)) == 1
@@ -149,9 +149,9 @@ def test_a_kernel_that_outlives_its_worker_keeps_the_claim_and_ends(tmp_path, no
     worker.kill()
     worker.wait()
     time.sleep(1)
-    assert holder(folder) is not None and execute(folder) == ELSEWHERE
+    assert lock_owner(folder) is not None and execute(folder) == ELSEWHERE
     os.kill(kernel, signal.SIGCONT)
-    until(lambda: holder(folder) is None)
+    until(lambda: lock_owner(folder) is None)
     (folder / "wait").unlink()
     assert execute(folder) == ENDED and len(small.began(folder)) == 2
 
@@ -172,13 +172,13 @@ def test_a_dead_kernel_is_told_from_an_error(tmp_path, notebook):
 def test_threads_follow_from_the_plan_and_the_slots(tmp_path, notebook, monkeypatch):
     monkeypatch.setattr(engines, "_cores", lambda: 12)
     _, study, store = study_of(tmp_path, {**GRID, "grid": [{"objective": "mixce", "eta": [0.0, 0.1, 0.2]}]})
-    run_study(study, store=store, slots=2, say=lambda line: None)
+    run_study(study, store=store, max_workers=2, say=lambda line: None)
     assert [small.began(store.folder("own", run.name))[0][2] for run in study.runs] == ["12", "6", "6", "6"]
 
 
 def test_two_sweeps_on_one_folder_execute_each_run_once(tmp_path, notebook):
     file, study, store = study_of(tmp_path)
-    command = small.sweep_command(file, "own", notebook, "--slots", "2")
+    command = small.sweep_command(file, "own", notebook, "--max-workers", "2")
     both = [
         subprocess.Popen(command, env=small.environment(store.root), stdout=subprocess.PIPE, text=True, cwd=tmp_path)
         for _ in range(2)
@@ -239,13 +239,13 @@ def test_a_sweep_that_is_stopped_ends_its_workers_and_one_that_is_killed_does_no
         _, error = sweep.communicate()
         assert sweep.returncode == 130
         assert error == "mixkit: study own was stopped; the same command goes on where it was\n"
-        until(lambda: holder(base) is None)
+        until(lambda: lock_owner(base) is None)
     killed = start()
     killed.kill()
     killed.communicate()
     state = states(study, store)[0]
-    assert state.status == "running" and state.detail.endswith(f", process {holder(base)['process']}")
-    assert kernel_of(holder(base)["process"]) == int(small.began(base)[-1][0])
+    assert state.status == "running" and state.detail.endswith(f", process {lock_owner(base)['process']}")
+    assert kernel_of(lock_owner(base)["process"]) == int(small.began(base)[-1][0])
     resumed = subprocess.Popen(command, env=small.environment(store.root), stdout=subprocess.PIPE, text=True)
     until(lambda: "waiting for base-" in resumed.stdout.readline())
     (base / "wait").unlink()
@@ -290,7 +290,7 @@ def test_the_plan_and_the_state_of_a_study_are_told(tmp_path, notebook, monkeypa
     folder = store.folder("own", study.runs[1].name)
     (folder / "run.json").unlink()
     (folder / "training.jsonl").write_text('{"step": 1, "epoch": 0.25, "loss": 1}\n')
-    with claim(folder):
+    with lock(folder):
         assert main(["status", "own"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[3].split()[1:4] == ["running", "25", "%"] and lines[3].endswith(f"process {os.getpid()}")

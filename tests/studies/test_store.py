@@ -51,7 +51,7 @@ def test_defaults_lie_in_their_own_ranges():
         ),
         ({"noise_rate": 0.6}, r"noise_rate is 0.6; it must be in \[0, 0.5\]"),
         ({"noise_rate": -0.1}, r"noise_rate is -0.1; it must be in \[0, 0.5\]"),
-        ({"mle_floor": 2.0}, r"mle_floor is 2.0; it must be in \[0, 1\]"),
+        ({"mle_minimum": 2.0}, r"mle_floor is 2.0; it must be in \[0, 1\]"),
         ({"refill_every": 0}, "refill_every is 0; it must be at least 1"),
     ],
 )
@@ -86,19 +86,20 @@ def test_make_objective_takes_its_own_coefficients_only():
 
 
 def test_who_learns_to_take_tokens_back():
-    asked = {**DEFAULTS, "noise_rate": 0.1, "mle_floor": 0.5}
+    asked = {**DEFAULTS, "noise_rate": 0.1, "mle_minimum": 0.5}
     match = {**asked, "objective": "sequencematch", "alpha": 0.1}
     assert make_objective(match) == SequenceMatch(alpha=0.1)
-    assert make_backtracking(match) == Backtracking(noise_rate=0.1, mle_floor=0.5)
+    assert make_backtracking(match) == Backtracking(noise_rate=0.1, mle_minimum=0.5)
     noisy = {**asked, "objective": "mle-backspace"}
     assert make_objective(noisy) == MLE() and make_backtracking(noisy) == Backtracking(noise_rate=0.1)
     assert make_backtracking({**asked, "objective": "mle"}) is None
     for objective in ("mle", "mixce", "tailr"):
         assert run_hash({**asked, "objective": objective}) == run_hash({**DEFAULTS, "objective": objective})
-    assert run_hash(noisy) == run_hash({**noisy, "mle_floor": 0.1, "alpha": 0.5})
+    assert run_hash(noisy) == run_hash({**noisy, "mle_minimum": 0.1, "alpha": 0.5})
     assert run_hash(noisy) != run_hash({**noisy, "noise_rate": 0.2})
     assert (
-        len({run_hash({**match, c: v}) for c, v in (("buffer_texts", 9), ("divergence", "js"), ("mle_fall", 0.0))}) == 3
+        len({run_hash({**match, c: v}) for c, v in (("buffer_texts", 9), ("divergence", "js"), ("mle_decay", 0.0))})
+        == 3
     )
 
 
@@ -120,7 +121,7 @@ def test_the_hash_follows_what_bears_on_the_outcome(tmp_path):
 def test_names_are_readable_and_end_in_the_hash():
     parameters = check({"objective": "mixce", "eta": 0.1, "temperature": 0.7, "seed": 3})
     assert run_name(parameters) == f"mixce-eta0.1-T0.7-seed3-{run_hash(parameters)}"
-    match = check({"objective": "sequencematch", "alpha": 0.1, "divergence": "js", "mle_fall": 0.5})
+    match = check({"objective": "sequencematch", "alpha": 0.1, "divergence": "js", "mle_decay": 0.5})
     assert run_name(match) == f"sequencematch-alpha0.1-divergencejs-mlefall0.5-{run_hash(match)}"
     named = check({"objective": "mle", "name": "base"})
     assert run_name(named) == f"base-{run_hash(named)}"

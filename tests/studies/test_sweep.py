@@ -25,13 +25,17 @@ def write(tmp_path, content, name="own.yaml"):
 def test_a_study_is_its_base_its_grid_and_the_mle_run_decoded_otherwise(tmp_path):
     study = load_study(write(tmp_path, {**STUDY, "seeds": [0, 1]}))
     assert study.name == "own" and study.about == "A study for tests."
-    assert [r.part for r in study.runs] == 2 * ["base", "grid", "grid", "grid", "grid", "decoding"]
+    assert [r.role for r in study.runs] == 2 * ["base", "grid", "grid", "grid", "grid", "decoding"]
     base, mle, first, second, match, decoded = study.runs[:6]
-    assert base.needs is None and base.name.startswith("base-")
-    assert {r.needs for r in (mle, first, second, match)} == {base.name}
+    assert base.depends_on is None and base.name.startswith("base-")
+    assert {r.depends_on for r in (mle, first, second, match)} == {base.name}
     assert first.parameters["model"] == f"run:{base.name}"
     assert [r.parameters["eta"] for r in (first, second)] == [0.0, 0.5]
-    assert decoded.needs == mle.name and decoded.parameters["epochs"] == 0 and decoded.parameters["temperature"] == 0.5
+    assert (
+        decoded.depends_on == mle.name
+        and decoded.parameters["epochs"] == 0
+        and decoded.parameters["temperature"] == 0.5
+    )
     assert {r.parameters["reader"] for r in study.runs[1:6]} == {f"gpt2-large|run:{base.name}"}
     assert len({r.name for r in study.runs}) == 12
     assert {r.parameters["seed"] for r in study.runs[6:]} == {1}
@@ -111,8 +115,8 @@ def test_study_files_that_are_refused(tmp_path, content, message):
         (["quick", "--set", "eta=half"], "eta is 'half', a str; it must be a float"),
         (["quick", "--set", "eta=0.1,0.3"], "eta takes one number, not '0.1,0.3'; lists go into a study file's grid"),
         (["quick", "--set", "epochs=inf"], "epochs is inf; it must be finite and at least 0"),
-        (["quick", "--slots", "-3"], "slots is -3; it must be at least 0"),
-        (["quick", "--slots", "-3", "--dry-run"], "slots is -3; it must be at least 0"),
+        (["quick", "--max-workers", "-3"], "max_workers is -3; it must be at least 0"),
+        (["quick", "--max-workers", "-3", "--dry-run"], "max_workers is -3; it must be at least 0"),
         (["quick", "--set", "etta=0.5"], "unknown parameter 'etta' (did you mean 'eta'?)"),
         (["quick", "--set", "eta"], "write NAME=VALUE"),
         (["quick", "--set", "corpus={tmp}/empty.txt"], "is too short: 0 texts"),
@@ -141,7 +145,9 @@ def test_a_dry_run_tells_the_plan_and_what_is_missing(tmp_path, monkeypatch, cap
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     study, store, said = load_study(write(folder, STUDY)), RunStore(folder / "runs"), []
-    done = run_study(study, store=store, slots=2, say=said.append)  # as many as where it is killed: the same threads
+    done = run_study(
+        study, store=store, max_workers=2, say=said.append
+    )  # as many as where it is killed: the same threads
     return study, store, said, done
 
 
@@ -158,7 +164,7 @@ def test_a_study_runs_from_text_to_scores(finished):
         samples = store.samples(study.name, record["name"])
         assert len(samples) == 2 * 100
         for sample in samples:
-            whole = "".join(text for text, stands in sample["written"] if stands)
+            whole = "".join(text for text, stands in sample["segments"] if stands)
             assert whole == sample["generated"] or "\ufffd" in whole
         assert not (folder / "checkpoints").exists()
         notebook = json.loads((folder / "notebook.ipynb").read_text())
