@@ -1,16 +1,17 @@
-"""mixkit: MLE, MixCE, TaiLr and SequenceMatch side by side; what each does to quality and to diversity."""
+"""Training objectives of language models side by side: MLE, MixCE, TaiLr and SequenceMatch."""
 
-from importlib import import_module
+from typing import TYPE_CHECKING
 
-_HOMES = {
-    **dict.fromkeys(("MLE", "MixCE", "SequenceMatch", "TaiLr", "objective"), "mixkit.losses.objectives"),
-    **dict.fromkeys(("TokenScores", "token_scores", "weighted_cross_entropy"), "mixkit.losses.lm_head"),
-}
-__all__ = sorted(_HOMES)
+from mixkit._common import lazy_imports
 
+if TYPE_CHECKING:
+    from mixkit.losses.lm_head import TokenScores as TokenScores
+    from mixkit.losses.lm_head import token_scores as token_scores
+    from mixkit.losses.lm_head import weighted_cross_entropy as weighted_cross_entropy
+    from mixkit.losses.objectives import MLE as MLE
+    from mixkit.losses.objectives import MixCE as MixCE
+    from mixkit.losses.objectives import SequenceMatch as SequenceMatch
+    from mixkit.losses.objectives import TaiLr as TaiLr
+    from mixkit.losses.objectives import objective as objective
 
-def __getattr__(name: str):
-    """The public names, at their first use: torch takes seconds to import, and most commands do without it."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'mixkit' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__, __all__ = lazy_imports(__file__)

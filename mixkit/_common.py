@@ -1,13 +1,29 @@
-"""What every room uses: errors of user input, folders, atomic writing, and text made safe to show."""
+"""What every room uses: errors of user input, folders, atomic writing, safe text, lazy imports, array shapes."""
 
+import ast
 import html
 import os
 import platform
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from importlib import import_module
 from numbers import Real
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING or os.environ.get("MIXKIT_CHECK_SHAPES"):  # tests set it; then calls are checked against the shapes
+    from jaxtyping import Bool, Float, Int
+else:
+
+    class _Unchecked:
+        """Float[Tensor, "B T"] is Tensor."""
+
+        def __class_getitem__(cls, item: tuple[Any, str]) -> Any:
+            return item[0]
+
+    Bool = Float = Int = _Unchecked
 
 CLONE = Path(__file__).parents[1]
 RUNS = Path(os.environ.get("MIXKIT_RUNS", CLONE / "runs")).absolute()
@@ -79,3 +95,24 @@ def plain(text: str) -> str:
 def as_html(value: object) -> str:
     """equals: html.escape(visible(value)), safe in an element and in a quoted attribute."""
     return html.escape(visible(value))
+
+
+def lazy_imports(init_file: str) -> tuple[Callable[[str], Any], list[str]]:
+    """(__getattr__, __all__) of a package whose `__init__` lists its public names under `if TYPE_CHECKING`.
+
+    Each name is imported at its first use, because torch and plotly take seconds to import.
+    """
+    tree = ast.parse(Path(init_file).read_text(encoding="utf-8"))
+    (listed,) = (node for node in tree.body if isinstance(node, ast.If))
+    imports = [node for node in listed.body if isinstance(node, ast.ImportFrom)]
+    modules = {alias.name: node.module or "" for node in imports for alias in node.names}
+    package = next(name for name, module in sys.modules.items() if getattr(module, "__file__", None) == init_file)
+
+    def __getattr__(name: str) -> Any:
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(import_module(modules[name]), name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    return __getattr__, sorted(modules)

@@ -7,7 +7,7 @@ from mixkit._common import as_html, visible
 from mixkit.models.generation import Continuation, Prompt
 from mixkit.notebook import widgets as controls
 from mixkit.notebook.sweep_panel import _red
-from mixkit.notebook.tables import written
+from mixkit.notebook.tables import segments
 
 EVIL = "<script>alert(1)</script>\x1b[31mred</textarea>\r\x00\x9b&\u202eabc\ud800 tab\tline\n\u00a0é"
 
@@ -44,7 +44,7 @@ def test_no_panel_holds_an_element_that_a_text_asked_for():
     shown = [
         controls.show_samples(prompts, [[EVIL]]).children[1].value,
         controls.show_written([EVIL], given).value,
-        written({"written": [(EVIL, False)], "generated": EVIL}),
+        segments({"written": [(EVIL, False)], "generated": EVIL}),
         _red(EVIL),
     ]
     for markup in shown:

@@ -1,0 +1,19 @@
+"""Training objectives as functions of two numbers per token, and the LM head computed in chunks."""
+
+from typing import TYPE_CHECKING
+
+from mixkit._common import lazy_imports
+
+if TYPE_CHECKING:
+    from mixkit.losses.lm_head import TokenScores as TokenScores
+    from mixkit.losses.lm_head import token_scores as token_scores
+    from mixkit.losses.lm_head import weighted_cross_entropy as weighted_cross_entropy
+    from mixkit.losses.objectives import MLE as MLE
+    from mixkit.losses.objectives import MixCE as MixCE
+    from mixkit.losses.objectives import MLEWeightSchedule as MLEWeightSchedule
+    from mixkit.losses.objectives import SequenceMatch as SequenceMatch
+    from mixkit.losses.objectives import TaiLr as TaiLr
+    from mixkit.losses.objectives import TokenWeighted as TokenWeighted
+    from mixkit.losses.objectives import objective as objective
+
+__getattr__, __all__ = lazy_imports(__file__)

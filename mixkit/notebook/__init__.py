@@ -1,0 +1,1 @@
+"""Charts, tables, widgets and the report of a study."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from mixkit._common import InputError
-from mixkit.metrics.diversity import text_values
+from mixkit.metrics.ngram_metrics import text_values
 from mixkit.metrics.statistics import compare, holm
 
 TEXT_METRICS = ("diversity", "rep_2", "rep_3", "rep_4", "length")

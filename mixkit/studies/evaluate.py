@@ -9,8 +9,8 @@ import numpy as np
 
 from mixkit._common import InputError
 from mixkit.metrics import grammar as oracle
-from mixkit.metrics.diversity import score_texts
 from mixkit.metrics.features import ReadTexts, load_reader
+from mixkit.metrics.ngram_metrics import score_texts
 from mixkit.metrics.quality import Reader, coherence, judge_perplexity, mauve, mauve_by_sets, prdc, windows
 from mixkit.metrics.statistics import Estimate, bootstrap, prediction_interval, t_interval
 from mixkit.models.generation import Prompt

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from mixkit._common import InputError
-from mixkit.metrics.diversity import score_texts
 from mixkit.metrics.features import ReadTexts, load_reader
+from mixkit.metrics.ngram_metrics import score_texts
 from mixkit.metrics.quality import MIN_TEXTS, Reader, SmallSampleWarning, coherence, judge_perplexity, mauve, prdc
 from mixkit.metrics.statistics import Estimate, bootstrap, prediction_interval
 from mixkit.notebook.charts import LOWER_IS_BETTER, NO_DIRECTION

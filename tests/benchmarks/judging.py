@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mixkit import MixCE
-from mixkit.metrics import diversity as metrics
+from mixkit.metrics import ngram_metrics as metrics
 from mixkit.metrics.features import Reader
 from mixkit.models.loading import load_model
 from mixkit.notebook.truth import published_row
@@ -59,7 +59,7 @@ def counting(corpus: str, rounds: int = 3, texts: int = 5_000, words: int = 128)
         for n in (1, 2, 3, 4):
             metrics.distinct_n(counts, n), metrics.distinct_n(counts, n, budget=texts * words // 2)
             metrics.ngram_entropy(counts, n)
-        for metric in (metrics.diversity, metrics.pooled_diversity, metrics.zipf_coefficient):
+        for metric in (metrics.ngram_metrics, metrics.pooled_diversity, metrics.zipf_coefficient):
             metric(counts)
         metrics.repetition_loops(counts), metrics.length_statistics(counts)
 

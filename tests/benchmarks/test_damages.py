@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mixkit._common import InputError
-from mixkit.metrics import diversity as metrics
+from mixkit.metrics import ngram_metrics as metrics
 from tests.benchmarks import damage_table as stress
 from tests.benchmarks.damages import DAMAGES
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mixkit.metrics.diversity import text_values
+from mixkit.metrics.ngram_metrics import text_values
 from mixkit.metrics.statistics import compare, holm
 from mixkit.studies.compare import beyond_curve, compare_with_mle, decoding_curves, findings, pareto_front
 

@@ -8,8 +8,8 @@ import pytest
 
 from mixkit._common import InputError
 from mixkit.metrics import features as readers
-from mixkit.metrics.diversity import score_texts
 from mixkit.metrics.features import ReadTexts, choose_reader
+from mixkit.metrics.ngram_metrics import score_texts
 from mixkit.metrics.quality import Reader, SmallSampleWarning, coherence, judge_perplexity
 from mixkit.metrics.statistics import Estimate, prediction_interval, t_interval
 from mixkit.models.generation import Prompt, sample_texts

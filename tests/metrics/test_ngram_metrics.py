@@ -13,8 +13,8 @@ from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from scipy import stats
 
 from mixkit._common import InputError
-from mixkit.metrics import diversity as metrics
-from mixkit.metrics.diversity import Undefined
+from mixkit.metrics import ngram_metrics as metrics
+from mixkit.metrics.ngram_metrics import Undefined
 from mixkit.models.generation import Sampler, sample_texts
 
 EXACT = {"rel": 1e-9, "abs": 1e-12}
@@ -128,7 +128,9 @@ def test_rep_n_counts_the_last_ngram_that_simctg_forgets():
 
 
 def test_diversity(tokens):
-    assert metrics.diversity(tokens) == pytest.approx(math.prod(1 - naive_rep(tokens, n) for n in (2, 3, 4)), **EXACT)
+    assert metrics.ngram_metrics(tokens) == pytest.approx(
+        math.prod(1 - naive_rep(tokens, n) for n in (2, 3, 4)), **EXACT
+    )
 
 
 def test_pooled_diversity(tokens):
@@ -353,7 +355,7 @@ def test_bad_input_is_one_clear_line(call, message):
     "call",
     [
         lambda: metrics.rep_n(["a"], 2),
-        lambda: metrics.diversity(["a b c"]),
+        lambda: metrics.ngram_metrics(["a b c"]),
         lambda: metrics.pooled_diversity([""]),
         lambda: metrics.distinct_n(["a b"], 1, budget=3),
         lambda: metrics.distinct_n(["a b", "c d"], 2, budget=1),
