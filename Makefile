@@ -1,25 +1,33 @@
 # make study   set up, run the study and print its table      STUDY=quick  SET="corpus=my.txt"  NAME=folder
-# make test    set up, run all tests and the linter
+# make check   set up, run ruff, pyright, import-linter and the fast tests
+# make test    set up, run the linters and all tests
 # make lab     set up, open JupyterLab on the notebooks
-# make address   write the public address (pyproject.toml, [project.urls]) into notebooks and README
-# make colab   set up the oldest versions that are supported (tests/colab.txt), run the notebooks' tests on them
+# make address write the public address (pyproject.toml, [project.urls]) into the notebooks and the README
+# make colab   set up the oldest supported versions (tests/colab.txt), run the notebooks' tests on them
 PYTHON ?= python3
 STUDY ?= quick
 SET ?=
 NAME ?=
+PYTEST_ARGS ?=
 BIN := .venv/bin
-NOTEBOOK_TESTS := $(addprefix tests/,notebook/test_notebooks.py notebook/test_notebooks_1_2.py notebook/test_notebook_4.py studies/test_sweep.py notebook/test_sweep_panel.py)
 
-.PHONY: study test lab address colab clean
+.PHONY: study check lint test lab address colab clean
 .DEFAULT_GOAL := study
 
 study: .venv/installed
 	$(BIN)/python -m mixkit study $(STUDY) $(if $(SET),--set $(SET)) $(if $(NAME),--name $(NAME))
 
-test: .venv/installed-test
+lint: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+check: lint
+	MIXKIT_CHECK_SHAPES=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not browser"
+
+test: lint
+	MIXKIT_CHECK_SHAPES=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lab: .venv/installed
 	$(BIN)/jupyter lab notebooks
@@ -28,11 +36,11 @@ address:
 	$(PYTHON) notebooks/set_address.py
 
 colab: .venv/colab/installed
-	.venv/colab/bin/python -m pytest -W default $(NOTEBOOK_TESTS)
+	.venv/colab/bin/python -m pytest -W default tests/notebook tests/studies/test_sweep.py -m "not browser"
 
 .venv/installed: requirements.txt constraints.txt pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements.txt -e .
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .[notebooks,mauve]
 	touch $@
 
 .venv/installed-test: .venv/installed

@@ -1,5 +1,8 @@
-"""Shared fixtures; and with MIXKIT_NO_SKIPS=1 (as in CI) a skipped test fails the run, so that none goes unnoticed.
-Only WikiText-2's file may be absent, since the kit does not carry it; then the summary says so."""
+"""Shared fixtures and two switches of the test session.
+
+MIXKIT_NO_SKIPS=1 (as in CI): a skipped test fails the run, except for tests of WikiText-2's file, which the kit does not
+carry. MIXKIT_CHECK_SHAPES=1: every call into losses, metrics and models is checked against its shape annotations.
+"""
 
 import os
 from pathlib import Path
@@ -10,6 +13,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a core each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if os.environ.get("MIXKIT_CHECK_SHAPES"):
+    from jaxtyping import install_import_hook
+
+    install_import_hook(["mixkit.losses", "mixkit.metrics", "mixkit.models"], "beartype.beartype")
 ABSENT = "WikiText-2's validation split is not"
 SHARED = Path(os.environ.get("MIXKIT_SHARED", Path(__file__).parents[2] / "shared"))
 
