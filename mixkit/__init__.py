@@ -8,10 +8,10 @@ if TYPE_CHECKING:
     from mixkit.losses.lm_head import TokenScores as TokenScores
     from mixkit.losses.lm_head import token_scores as token_scores
     from mixkit.losses.lm_head import weighted_cross_entropy as weighted_cross_entropy
-    from mixkit.losses.objectives import MLE as MLE
-    from mixkit.losses.objectives import MixCE as MixCE
-    from mixkit.losses.objectives import SequenceMatch as SequenceMatch
-    from mixkit.losses.objectives import TaiLr as TaiLr
     from mixkit.losses.objectives import objective as objective
+    from mixkit.losses.sequence_match import SequenceMatch as SequenceMatch
+    from mixkit.losses.token_weighted import MLE as MLE
+    from mixkit.losses.token_weighted import MixCE as MixCE
+    from mixkit.losses.token_weighted import TaiLr as TaiLr
 
 __getattr__, __all__ = lazy_imports(__file__)

@@ -8,7 +8,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from mixkit._common import InputError
-from mixkit.losses.objectives import MLEWeightSchedule, SequenceMatch
+from mixkit.losses.sequence_match import MLEWeightSchedule, SequenceMatch
 from mixkit.models.backspace import ActionScores, add_correction_noise, prefix_tree, score_actions
 from mixkit.models.likelihood import IGNORED
 

@@ -14,7 +14,8 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 
 from mixkit._common import InputError
 from mixkit.losses.lm_head import weighted_cross_entropy
-from mixkit.losses.objectives import MLE, SequenceMatch
+from mixkit.losses.sequence_match import SequenceMatch
+from mixkit.losses.token_weighted import MLE
 from mixkit.models.backspace import add_backspace, check_tree_attention
 from mixkit.models.likelihood import ENDS, IGNORED, batch_nll, check_head, collate, encode, last_hidden
 from mixkit.models.loading import check_positions, start_token

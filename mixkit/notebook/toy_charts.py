@@ -7,7 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 import torch
 
-from mixkit.losses.objectives import TokenWeighted
+from mixkit.losses.token_weighted import TokenWeighted
 from mixkit.notebook.charts import COLORS, SYMBOLS
 from mixkit.notebook.truth import LABELS, title
 from mixkit.toys.chains import NAMES

@@ -11,7 +11,7 @@ import plotly.io as pio
 import torch
 
 from mixkit._common import InputError, as_html, visible
-from mixkit.losses.objectives import SequenceMatch
+from mixkit.losses.sequence_match import SequenceMatch
 from mixkit.models.backspace import apply_backspaces, prefix_tree, tree_picture
 from mixkit.models.generation import Continuation, Prompt
 from mixkit.notebook.pictures import occupancies, tree_and_mask

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from types import SimpleNamespace
 
 from mixkit._common import InputError, unknown
+from mixkit.losses import definitions
 
 
 @dataclass(frozen=True)
@@ -187,10 +188,10 @@ def check_notebook(namespace: Mapping[str, object], spec: Mapping[str, Parameter
 
 def make_objective(parameters: Mapping[str, object]):
     """The objective that the parameters ask for, with its own coefficients only."""
-    from mixkit.losses.objectives import OBJECTIVES, objective  # here, as torch takes seconds to import
+    from mixkit.losses.objectives import objective  # here, as torch takes seconds to import
 
     name = parameters["objective"].removesuffix("-backspace")
-    own = {field.name for field in fields(OBJECTIVES[name])}
+    own = {c.name for c in definitions.OBJECTIVES[name].coefficients if c.in_loss}
     return objective(name, **{c: parameters[c] for c in COEFFICIENTS[name] if c in own})
 
 

@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 
 from mixkit._common import InputError, check_unit_interval, unknown
-from mixkit.losses.objectives import MLE, MixCE, SequenceMatch, TaiLr, TokenWeighted
+from mixkit.losses.sequence_match import SequenceMatch
+from mixkit.losses.token_weighted import MLE, MixCE, TaiLr, TokenWeighted
 from mixkit.toys.bigrams import (
     Adam,
     Learner,

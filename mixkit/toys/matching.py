@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from mixkit.losses.objectives import SequenceMatch
+from mixkit.losses.sequence_match import SequenceMatch
 from mixkit.toys.bigrams import Texts
 
 

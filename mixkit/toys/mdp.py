@@ -6,7 +6,7 @@ from itertools import product
 
 import torch
 
-from mixkit.losses.objectives import SequenceMatch
+from mixkit.losses.sequence_match import SequenceMatch
 
 
 @dataclass(frozen=True)

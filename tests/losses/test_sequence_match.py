@@ -8,7 +8,7 @@ import torch
 
 from mixkit import MLE, SequenceMatch, TokenScores, objective
 from mixkit._common import InputError
-from mixkit.losses.objectives import DIVERGENCES, STEEPEST, MLEWeightSchedule
+from mixkit.losses.sequence_match import DIVERGENCES, STEEPEST, MLEWeightSchedule
 from mixkit.toys.mdp import (
     build_world,
     expected_objective,
