@@ -71,8 +71,13 @@ METRICS: dict[str, MetricDefinition] = {  # within a kind, the first measured on
     "compression_ratio": _D("compression", "compression ratio (lower is less redundant)", "lower"),
     "length": _D("length", "length in words", "none"),
 }
-TABLE_METRICS = ("perplexity", "mauve", "precision", "recall", "diversity", "distinct_2", "coherence")
-TABLE_METRICS += ("judge_perplexity", "valid_prefix_rate", "valid_text_rate", "forward_kl")
-PARALLEL_METRICS = ("perplexity", "mauve", "precision", "recall", "diversity", "distinct_2", "self_bleu_4", "coherence")
-PARALLEL_METRICS += ("judge_perplexity",)
-PAIRED_METRICS = ("diversity", "rep_2", "rep_3", "rep_4", "length", "coherence", "judge_perplexity")  # values a prompt
+TABLE_METRICS = (
+    *("perplexity", "mauve", "precision", "recall", "diversity", "distinct_2", "coherence", "judge_perplexity"),
+    *("valid_prefix_rate", "valid_text_rate", "forward_kl"),
+)
+PARALLEL_METRICS = (
+    *("perplexity", "mauve", "precision", "recall", "diversity", "distinct_2", "self_bleu_4", "coherence"),
+    "judge_perplexity",
+)
+PAIRED_TEXT_METRICS = ("diversity", "rep_2", "rep_3", "rep_4", "length")  # one value a text, from the text alone
+PAIRED_MODEL_METRICS = ("coherence", "judge_perplexity")  # one value a text, from another model
