@@ -1,0 +1,83 @@
+"""Every metric's label, axis title, direction, role in the trade-off and sample size. Free of torch and numpy."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class MetricDefinition:
+    """What is known of a metric apart from its values.
+
+    label: short name for tables. axis: title of a chart's axis. direction: which end is better; "none" where neither
+    is. kind: the axis of the trade-off that the metric can stand on, or "". min_texts: fewer texts a side are refused.
+    advised_texts: fewer texts a side give a warning.
+    """
+
+    label: str
+    axis: str
+    direction: Literal["higher", "lower", "none"]
+    kind: Literal["quality", "diversity", ""] = ""
+    min_texts: int = 1
+    advised_texts: int = 1
+
+
+def metric_names(kind: Literal["quality", "diversity"]) -> list[str]:
+    """Names of the metrics of one kind, the most telling first.
+
+    >>> metric_names("diversity")
+    ['distinct_2', 'diversity', 'recall', 'self_bleu_4', 'ngram_entropy_2']
+    """
+    return [name for name, metric in METRICS.items() if metric.kind == kind]
+
+
+_D = MetricDefinition
+METRICS: dict[str, MetricDefinition] = {  # within a kind, the first measured one is charted first
+    # distributions of generated texts against human texts
+    "mauve": _D("MAUVE", "MAUVE (1 = as the human texts)", "higher", "quality", 100, 2000),
+    "mauve_star": _D("MAUVE*", "MAUVE* (smoothed counts; 1 = as the human texts)", "higher", "", 100, 2000),
+    "frontier_integral": _D("frontier integral", "frontier integral (lower is better)", "lower", "", 100, 2000),
+    "precision": _D("precision", "precision: generated texts among the human ones", "higher", "quality", 6),
+    # probabilities
+    "perplexity": _D("perplexity", "perplexity on held-out texts (lower is better)", "lower", "quality"),
+    "coherence": _D("coherence", "coherence: cosine of prompt and continuation", "higher", "quality"),
+    "judge_perplexity": _D("judge perplexity", "perplexity under the judge (lower is better)", "lower", "quality"),
+    # the story grammar
+    "valid_prefix_rate": _D("valid words", "words before a text's first mistake, share of all", "higher", "quality"),
+    "valid_text_rate": _D("valid texts", "texts without a mistake, share of all", "higher", "quality"),
+    "forward_kl": _D(
+        "forward KL", "forward KL from the true distribution, nats a text (lower is better)", "lower", "quality"
+    ),
+    "forward_ce": _D("forward CE", "cross-entropy of the grammar's texts, nats a text (lower is better)", "lower"),
+    "grammar_nll": _D("grammar nll", "nll of the valid texts under the grammar, nats a text", "none"),
+    # diversity
+    "distinct_2": _D(
+        "distinct-2", "diversity across texts: distinct 2-grams in equally many words", "higher", "diversity"
+    ),
+    "diversity": _D("diversity", "diversity within a text: ∏(1 − rep-n), n = 2..4", "higher", "diversity"),
+    "recall": _D("recall", "recall: human texts among the generated ones", "higher", "diversity", 6),
+    "self_bleu_4": _D("self-BLEU-4", "self-BLEU-4 (lower is more diverse)", "lower", "diversity", 2),
+    "ngram_entropy_2": _D("entropy-2", "entropy of 2-grams", "higher", "diversity"),
+    "density": _D("density", "density: human neighbourhoods around a generated text, over k", "higher", "", 6),
+    "coverage": _D("coverage", "coverage: human texts with a generated neighbour", "higher", "", 6),
+    "pooled_diversity": _D("pooled diversity", "distinct share of a text's 1- to 4-grams", "higher"),
+    **{
+        f"rep_{n}": _D(f"rep-{n}", f"repeated {n}-grams within a text, share (lower is better)", "lower")
+        for n in (2, 3, 4)
+    },
+    **{f"distinct_{n}": _D(f"distinct-{n}", f"distinct {n}-grams in equally many words", "higher") for n in (1, 3, 4)},
+    **{f"ngram_entropy_{n}": _D(f"entropy-{n}", f"entropy of {n}-grams", "higher") for n in (1, 3, 4)},
+    "zipf_coefficient": _D("Zipf", "Zipf coefficient (human English is near 1)", "none"),
+    "repetition_loops": _D("loops", "texts that end in a loop, share (lower is better)", "lower"),
+    "compression_ratio": _D("compression", "compression ratio (lower is less redundant)", "lower"),
+    "length": _D("length", "length in words", "none"),
+}
+TABLE_METRICS = (
+    *("perplexity", "mauve", "precision", "recall", "diversity", "distinct_2", "coherence", "judge_perplexity"),
+    *("valid_prefix_rate", "valid_text_rate", "forward_kl"),
+)
+PARALLEL_METRICS = (
+    *("perplexity", "mauve", "precision", "recall", "diversity", "distinct_2", "self_bleu_4", "coherence"),
+    "judge_perplexity",
+)
+PAIRED_TEXT_METRICS = ("diversity", "rep_2", "rep_3", "rep_4", "length")  # one value a text, from the text alone
+PAIRED_MODEL_METRICS = ("coherence", "judge_perplexity")  # one value a text, from another model
