@@ -15,11 +15,10 @@ import torch
 from mixkit import MLE, MixCE, TaiLr
 from mixkit.__main__ import main
 from mixkit._common import CLONE, InputError
-from mixkit.metrics import grammar as oracle
 from mixkit.notebook import toy_charts as truth_charts
 from mixkit.notebook import truth
 from mixkit.studies.store import RunStore
-from mixkit.texts.corpora import load_corpus
+from mixkit.texts.story_grammar import tales_grammar
 from mixkit.toys import chains
 from mixkit.toys.gaussian import fit_gaussian
 
@@ -107,7 +106,7 @@ def test_runs_on_tales_are_judged_by_the_grammar(tmp_path, monkeypatch):
     store = RunStore(tmp_path)
     with pytest.raises(InputError, match="no study under"):
         truth.judged("nothing", store)
-    stories = oracle.stories().sample(3, seed=1)
+    stories = tales_grammar().sample(3, seed=1)
     samples = [{"prompt": story[:20], "generated": story[20:]} for story in stories]
     folder = tmp_path / "mine" / "run"
     folder.mkdir(parents=True)
@@ -120,19 +119,6 @@ def test_runs_on_tales_are_judged_by_the_grammar(tmp_path, monkeypatch):
     kept["parameters"]["corpus"] = "pydoc"
     with pytest.raises(InputError, match="no finished run on tales"):
         truth.judged("mine", store)
-
-
-def test_noisy_tales_are_the_tales_with_damage():
-    clean, noisy, half = (
-        load_corpus(x, train=60, validation=20, test=5) for x in ("tales", "tales-noisy", "tales-noisy:0.5")
-    )
-    assert clean.test == noisy.test == half.test
-    for split, damaged in (("train", 3), ("validation", 1)):
-        assert sum(a != b for a, b in zip(getattr(clean, split), getattr(noisy, split), strict=True)) == damaged
-    assert sum(oracle.stories().log_prob(text) == -float("inf") for text in half.train) == 30
-    for name in ("tales-noisy:", "tales-noisy:2", "tales-noisy:much"):
-        with pytest.raises(InputError, match="no share of damaged texts"):
-            load_corpus(name)
 
 
 def test_curves_are_the_weights_and_the_pulls():

@@ -1,18 +1,20 @@
-"""Corpora by name: splits, local files, WikiText's preparation, the hub's layout on disk, and what is refused."""
+"""Corpora by name: splits, local files, WikiText's preparation, datasets in the hub's layout, and errors."""
 
 import csv
 import json
 
 import pytest
 
+from mixkit._common import InputError
 from mixkit.texts import corpora
 from mixkit.texts.corpora import detokenize, load_corpus
+from mixkit.texts.story_grammar import tales_grammar
 
 PARAGRAPH = " ".join(f"word{i}" for i in range(60))
 
 
 @pytest.mark.parametrize("name", ["tales", "pydoc"])
-def test_built_in_corpora_are_the_same_every_time_and_their_splits_disjoint(name):
+def test_built_in_corpora_are_fixed_and_disjoint(name):
     sizes = {"train": 200, "validation": 30, "test": 100}
     once, again = load_corpus(name, **sizes), load_corpus(name, **sizes)
     assert once == again
@@ -22,6 +24,33 @@ def test_built_in_corpora_are_the_same_every_time_and_their_splits_disjoint(name
     assert all(len(text.split()) >= 20 for split in splits for text in split)
 
 
+def test_noisy_tales_are_the_tales_with_damage():
+    names = ("tales", "tales-noisy", "tales-noisy:0.5")
+    clean, noisy, half = (load_corpus(name, train=60, validation=20, test=5) for name in names)
+    assert clean.test == noisy.test == half.test
+    for split, damaged in (("train", 3), ("validation", 1)):
+        assert sum(a != b for a, b in zip(getattr(clean, split), getattr(noisy, split), strict=True)) == damaged
+    assert sum(tales_grammar().log_prob(text) == -float("inf") for text in half.train) == 30
+    for name in ("tales-noisy:", "tales-noisy:2", "tales-noisy:much"):
+        with pytest.raises(InputError, match="no share of damaged texts"):
+            load_corpus(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "from_grammar", "clean"),
+    [("tales", True, True), ("tales-noisy", True, False), ("tales-noisy:0.2", True, False), ("pydoc", False, True)],
+)
+def test_facts_of_corpora(name, from_grammar, clean):
+    corpus = load_corpus(name, train=20, validation=20, test=20)
+    assert (corpus.from_grammar, corpus.clean_validation) == (from_grammar, clean)
+
+
+def test_a_file_named_tales_has_no_grammar(tmp_path):
+    path = tmp_path / "tales.txt"
+    path.write_text("\n\n".join([PARAGRAPH] * 30))
+    assert not load_corpus(str(path)).from_grammar
+
+
 def test_pydoc_is_prose():
     corpus = load_corpus("pydoc")
     assert len(corpus.test) >= 100
@@ -29,7 +58,7 @@ def test_pydoc_is_prose():
         assert "::=" not in text and "\n" not in text and not text.startswith(" ")
 
 
-def test_a_text_file_is_cut_at_empty_lines_and_short_paragraphs_are_joined(tmp_path):
+def test_paragraphs_of_a_text_file(tmp_path):
     path = tmp_path / "own.txt"
     short = " ".join(["short"] * 30)
     path.write_text("\n\n".join([PARAGRAPH.replace(" ", "\n")] * 30 + [short, short]))
@@ -42,13 +71,13 @@ def test_a_text_file_is_cut_at_empty_lines_and_short_paragraphs_are_joined(tmp_p
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
 def test_records_hold_one_text_each(tmp_path, suffix):
     path = tmp_path / f"own{suffix}"
-    texts = [f'Text {i}, with "quotes"\nand two lines <b>.' for i in range(40)]
-    with open(path, "w", newline="") as file:
+    texts = [f'Text {i}, with "quotes"\nand two lines <b>, \u2028 three.' for i in range(40)]
+    with open(path, "w", newline="", encoding="utf-8") as file:
         if suffix == ".csv":
             writer = csv.writer(file)
             writer.writerows([["id", "text"], *enumerate(texts)])
         else:
-            file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
+            file.writelines(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
     corpus = load_corpus(str(path))
     assert sorted(corpus.train + corpus.validation + corpus.test) == sorted(texts)
     assert len(load_corpus(str(path), train=5).train) == 5
@@ -88,7 +117,7 @@ def numbered(prefix, count):
     return [f"{prefix}{i} {PARAGRAPH}" for i in range(count)]
 
 
-def test_a_dataset_in_the_hubs_layout_with_its_own_splits(tmp_path):
+def test_a_dataset_with_its_own_splits(tmp_path):
     splits = {"train": numbered("a", 50), "validation": numbered("b", 7), "test": [*numbered("c", 9), "too short"]}
     corpus = load_corpus(write_dataset(tmp_path / "data", splits), train=40)
     assert corpus.train == splits["train"][:40]
@@ -103,7 +132,7 @@ def test_a_dataset_without_held_out_texts_is_split(tmp_path):
     assert len({*corpus.train, *corpus.validation, *corpus.test}) == 45
 
 
-def test_a_named_dataset_is_streamed_once_and_then_read_from_the_cache(tmp_path, monkeypatch):
+def test_a_named_dataset_is_streamed_once_and_cached(tmp_path, monkeypatch):
     rows = [" = Heading = \n", *(f" {t} @-@ x , \n" for t in numbered("a", 30))]
     folder = tmp_path / "local"
     write_dataset(folder, {"train": rows, "validation": rows[:8], "test": rows[:8]})
@@ -120,7 +149,7 @@ def test_a_named_dataset_is_streamed_once_and_then_read_from_the_cache(tmp_path,
     assert calls == ["Salesforce/wikitext"]
 
 
-def test_a_failed_download_says_which_name_why_and_what_works(monkeypatch, tmp_path):
+def test_a_failed_download(monkeypatch, tmp_path):
     monkeypatch.setattr(corpora, "CACHE", tmp_path)
     with pytest.raises(ValueError) as error:
         load_corpus("wikitext")
@@ -146,7 +175,7 @@ def test_a_failed_download_says_which_name_why_and_what_works(monkeypatch, tmp_p
         ("other.csv", b"a,b\n1,2\n", "record 1 has no field 'text'"),
     ],
 )
-def test_what_is_refused(tmp_path, name, content, message):
+def test_bad_names_and_files(tmp_path, name, content, message):
     (tmp_path / "one.txt").touch()
     path = name
     if content is not None or name == "none.txt":
@@ -158,7 +187,7 @@ def test_what_is_refused(tmp_path, name, content, message):
     assert "\n" not in str(error.value)
 
 
-def test_a_folder_is_not_its_own_near_miss(tmp_path):
+def test_a_folder_is_not_suggested_for_itself(tmp_path):
     with pytest.raises(ValueError, match=f"corpus '{tmp_path}' is a folder; a .txt, .jsonl or .csv file is needed"):
         load_corpus(str(tmp_path))
 

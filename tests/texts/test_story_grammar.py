@@ -1,56 +1,56 @@
-"""The grammar as a distribution: against enumeration, sampling, closed forms, and damage that must be noticed."""
+"""The story grammar against enumeration, nltk, closed forms and its own samples; damage must be noticed."""
 
 import itertools
 import math
+import random
 import re
 import subprocess
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
 
+import nltk
 import pytest
 
 from mixkit._common import InputError
-from mixkit.texts.notation import read_rules
-from mixkit.texts.story_grammar import STORIES, Grammar
+from mixkit.texts.story_grammar import RULES_FILE, Grammar, read_rules
 
 OUTSIDE = -math.inf
+FIRST = (  # of seed 0
+    "Behind the bakery there lived a brave dragon named Ember. Ember never forgot the donkey. What Ember "
+    "wanted most was a lucky button. On the first day of spring, Ember put on its best clothes and "
+    "hurried to the frozen lake, although rumour had it that a certain hungry goose invited every "
+    "dentist. At sunset, the dragon waved goodbye to the frozen lake and ran all the way back. And so "
+    "Ember came home with the lucky button and wrote a book about itself."
+)
+LOG_PROB = -67.63733183233316
 
-# One derivation a text; quotes, commas, a word that is also the beginning of another expansion.
-CLEAR = {
+# Quotes, commas, recursion of depth two, and expansions that are the beginning of another.
+RULES = {
     "<text>": [(3, ("The", "<noun>", "<verb>", ".")), (1, ('"', "<call>", "!", '"', "said", "the", "<noun>", "."))],
     "<noun>": [(5, ("owl",)), (2, ("owl", "with", "a", "hat")), (1, ("well-dressed", "king's", "cat"))],
-    "<verb>": [(1, ("sings",)), (0.5, ("sleeps", ",", "<verb-2>"))],
+    "<verb>": [(1, ("sings",)), (0.5, ("sleeps", ",", "<verb-2>")), (0.5, ("sings",))],
     "<verb-2>": [(2, ("sleeps",)), (1, ("snores",))],
     "<call>": [(1, ("Oh",)), (1, ("Oh", ",", "no"))],
 }
-# Several derivations for many texts: unit rules, equal expansions, shared beginnings, two ways to attach.
-AMBIGUOUS = {
-    "S": [(2, ("A", "B")), (1, ("C",)), (1, ("B", "A", "B")), (1, ("C",))],
-    "A": [(1, ("x",)), (1, ("x", "x")), (2, ("C",))],
-    "B": [(3, ("x",)), (1, ("y",)), (1, ("x", "y"))],
-    "C": [(1, ("B",)), (1, ("x", "y")), (1, ("B", "y"))],
-}
-# S -> S S | a, with probability 1/4: left recursion, Catalan many derivations.
-CATALAN = {"S": [(1, ("S", "S")), (3, ("a",))]}
 
 
-def derivations(rules, symbols, choices=()):
-    """Every derivation as (probability, words, choices made): the definition, with nothing shared."""
+def derivations(rules, symbols):
+    """Every derivation as (probability, words): the definition."""
     if not symbols:
-        yield 1.0, (), choices
+        yield 1.0, ()
         return
     first, *rest = symbols
     if first not in rules:
-        for p, words, made in derivations(rules, rest, choices):
-            yield p, (first, *words), made
+        for p, words in derivations(rules, rest):
+            yield p, (first, *words)
         return
     total = sum(weight for weight, _ in rules[first])
     for weight, expansion in rules[first]:
-        for p, words, made in derivations(rules, [*expansion, *rest], (*choices, (first, expansion))):
-            yield p * weight / total, words, made
+        for p, words in derivations(rules, [*expansion, *rest]):
+            yield p * weight / total, words
 
 
-def spoken(words):
+def join(words):
     """Words as text, letter by letter: blanks, and where they are left out."""
     text, quoted = "", False
     for word in words:
@@ -60,63 +60,75 @@ def spoken(words):
     return text
 
 
-def enumerated(rules, start):
-    """text -> its probability, and text -> the expected number of uses of each (nonterminal, expansion)."""
-    texts, uses = Counter(), defaultdict(Counter)
-    for p, words, made in derivations(rules, [start]):
-        text = spoken(words)
-        texts[text] += p
-        for choice in made:
-            uses[text][choice] += p
-    return texts, {text: {c: n / texts[text] for c, n in counts.items()} for text, counts in uses.items()}
+def enumerate_texts(rules, start):
+    """text -> its probability."""
+    texts = Counter()
+    for p, words in derivations(rules, [start]):
+        texts[join(words)] += p
+    return texts
 
 
 @pytest.fixture(scope="module")
-def stories():
+def toy():
+    return Grammar(RULES, "<text>")
+
+
+@pytest.fixture(scope="module")
+def tales():
     return Grammar()
 
 
 @pytest.fixture(scope="module")
-def samples(stories):
-    return stories.sample(1500, seed=1)
+def samples(tales):
+    return tales.sample(1500, seed=1)
 
 
-@pytest.mark.parametrize(("rules", "start"), [(CLEAR, "<text>"), (AMBIGUOUS, "S")])
-def test_probabilities_equal_enumeration_and_sum_to_one(rules, start):
-    grammar, (texts, uses) = Grammar(rules, start), enumerated(rules, start)
-    assert {text: math.exp(grammar.log_prob(text)) for text in texts} == pytest.approx(dict(texts), abs=1e-12)
-    assert math.fsum(math.exp(grammar.log_prob(text)) for text in texts) == pytest.approx(1, abs=1e-12)
-    assert grammar.entropy() == pytest.approx(-sum(p * math.log(p) for p in texts.values()), abs=1e-12)
-    for text in texts:
-        usage = grammar.rule_usage([text])
-        counted = {
-            (name, expansion): count
-            for name, choices in grammar.rules.items()
-            for (_, expansion), count in zip(choices, usage[name], strict=True)
-            if count
-        }
-        assert counted == pytest.approx(uses[text], abs=1e-12)
+# Probabilities
 
 
-def test_nothing_else_has_probability():
-    """Over all strings of up to four words, the language is exactly the enumerated one."""
-    grammar, (texts, _) = Grammar(AMBIGUOUS, "S"), enumerated(AMBIGUOUS, "S")
-    for length in range(1, 5):
-        for words in itertools.product("xyz", repeat=length):
-            text = " ".join(words)
-            assert math.isfinite(grammar.log_prob(text)) == (text in texts)
+def test_probabilities_equal_enumeration(toy):
+    texts = enumerate_texts(RULES, "<text>")
+    assert {text: math.exp(toy.log_prob(text)) for text in texts} == pytest.approx(dict(texts), abs=1e-12)
+    assert toy.entropy() == pytest.approx(-sum(p * math.log(p) for p in texts.values()), abs=1e-12)
 
 
-def test_left_recursion_counts_catalan_derivations():
-    """S -> S S with 1/4, a with 3/4: P(a^n) = Catalan(n-1) (1/4)^(n-1) (3/4)^n; the lengths sum to one."""
-    grammar, total = Grammar(CATALAN, "S"), 0.0
-    for n in range(1, 40):
-        catalan = math.comb(2 * (n - 1), n - 1) // n
-        expected = catalan * 0.25 ** (n - 1) * 0.75**n
-        assert math.exp(grammar.log_prob(" ".join("a" * n))) == pytest.approx(expected, rel=1e-9)
-        total += expected
-    assert total == pytest.approx(1, abs=1e-6)
-    assert grammar.rule_usage(["a a a a", "a", "b"]) == {"S": pytest.approx([3.0, 5.0])}
+def test_probabilities_equal_nltk(toy):
+    rules = []
+    for name, choices in toy.rules.items():
+        for p, expansion in choices:
+            symbols = (nltk.Nonterminal(s) if s in toy.rules else s for s in expansion)
+            rules.append(nltk.ProbabilisticProduction(nltk.Nonterminal(name), symbols, prob=p))
+    parser = nltk.InsideChartParser(nltk.PCFG(nltk.Nonterminal("<text>"), rules))
+    generator, valid = random.Random(0), 0
+    for _ in range(60):
+        words = list(generator.choice([words for _, words in derivations(RULES, ["<text>"])]))
+        if generator.random() < 0.5:
+            words[generator.randrange(len(words))] = generator.choice(words)
+        parses = list(parser.parse(words))
+        assert math.exp(toy.log_prob(join(words))) == pytest.approx(sum(tree.prob() for tree in parses), abs=1e-12)
+        valid += len(parses)
+    assert 20 < valid < 60
+
+
+def test_random_grammars_equal_enumeration():
+    """Every grammar that is accepted has the probabilities of the definition, and no other short text has any."""
+    generator, accepted = random.Random(0), 0
+    for _ in range(2000):
+        rules = {}
+        for name, symbols in (("S", "ABxy"), ("A", "Bxyz"), ("B", "xyz")):
+            expansions = {tuple(generator.choices(symbols, k=generator.randint(1, 3))) for _ in range(3)}
+            rules[name] = [(generator.randint(1, 3), expansion) for expansion in sorted(expansions)]
+        try:
+            grammar = Grammar(rules, "S")
+        except InputError as error:
+            assert "not LL(1)" in str(error)
+            continue
+        accepted += 1
+        texts = enumerate_texts(rules, "S")
+        assert {text: math.exp(grammar.log_prob(text)) for text in texts} == pytest.approx(dict(texts))
+        short = (" ".join(words) for n in range(1, 5) for words in itertools.product("xyz", repeat=n))
+        assert all(math.isfinite(grammar.log_prob(text)) == (text in texts) for text in short)
+    assert accepted > 100
 
 
 def test_long_texts_do_not_underflow():
@@ -127,26 +139,33 @@ def test_long_texts_do_not_underflow():
     assert grammar.entropy() == pytest.approx(once / 0.99, rel=1e-12)
 
 
-@pytest.mark.parametrize(("rules", "start"), [(CLEAR, "<text>"), (AMBIGUOUS, "S"), (CATALAN, "S")])
-def test_sample_frequencies_meet_probabilities(rules, start):
-    grammar, n = Grammar(rules, start), 20_000
-    for text, count in Counter(grammar.sample(n, seed=3)).items():
-        p = math.exp(grammar.log_prob(text))
+def test_sample_frequencies_meet_probabilities(toy):
+    n = 20_000
+    for text, count in Counter(toy.sample(n, seed=3)).items():
+        p = math.exp(toy.log_prob(text))
         assert abs(count - n * p) < 5 * math.sqrt(n * p * (1 - p)) + 5
 
 
-def test_samples_are_the_same_in_another_process(stories):
-    shown = "g.sample(2, 7), g.corrupt(g.sample(3, 0), 1, 5), g.entropy()"
-    code = f"from mixkit.texts.story_grammar import Grammar; g = Grammar(); print({shown})"
-    command = {"capture_output": True, "text": True, "check": True, "cwd": STORIES.parents[1]}
+def test_samples_are_the_same_in_another_process(tales):
+    results = "g.sample(2, 7), g.corrupt(g.sample(3, 0), 1, 5), g.entropy()"
+    code = f"from mixkit.texts.story_grammar import Grammar; g = Grammar(); print({results})"
+    command = {"capture_output": True, "text": True, "check": True, "cwd": RULES_FILE.parents[2]}
     there = subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": "12345"}, **command).stdout
-    assert there == f"{stories.sample(2, 7)} {stories.corrupt(stories.sample(3, 0), 1, 5)} {stories.entropy()}\n"
-    assert stories.sample(2, 7) != stories.sample(2, 8)
-    assert stories.sample(0, 7) == []
+    assert there == f"{tales.sample(2, 7)} {tales.corrupt(tales.sample(3, 0), 1, 5)} {tales.entropy()}\n"
+    assert tales.sample(2, 7) != tales.sample(2, 8)
+    assert tales.sample(0, 7) == []
 
 
-def test_stories_are_stories(stories, samples):
-    """The figures that the corpus promises: length, sentences, vocabulary, spelling."""
+def test_the_published_figures_of_the_tales(tales):
+    """data/tales.md and every record of a run rely on them."""
+    assert tales.entropy() == pytest.approx(58.135404469691764, rel=1e-12)
+    assert (len(tales.rules), sum(map(len, tales.rules.values()))) == (2501, 15689)
+    first = tales.sample(1, seed=0)[0]
+    assert first == FIRST
+    assert tales.log_prob(first) == pytest.approx(LOG_PROB, rel=1e-12)
+
+
+def test_stories_have_their_length_and_spelling(samples):
     words = [len(text.split()) for text in samples]
     assert 65 < sum(words) / len(words) < 80
     assert sum(50 <= n <= 110 for n in words) > 0.85 * len(words)
@@ -159,24 +178,15 @@ def test_stories_are_stories(stories, samples):
         assert not re.search(r"\b([Aa] [aeiou]|[Aa]n (?!hon)[^aeiou])|  | [,.;:!?]|[.?] [a-z]", text)
 
 
-def test_every_story_has_a_probability_and_their_mean_is_the_entropy(stories, samples):
-    surprisal = [-stories.log_prob(text) for text in samples]
-    assert max(surprisal) < math.inf
-    mean = sum(surprisal) / len(surprisal)
-    error = math.sqrt(sum((s - mean) ** 2 for s in surprisal)) / len(surprisal)
+def test_the_mean_nll_of_stories_is_the_entropy(tales, samples):
+    nll = [-tales.log_prob(text) for text in samples]
+    mean = sum(nll) / len(nll)
+    error = math.sqrt(sum((value - mean) ** 2 for value in nll)) / len(nll)
     assert error < 1
-    assert mean == pytest.approx(stories.entropy(), abs=4 * error)
+    assert abs(mean - tales.entropy()) < 4 * error
 
 
-def test_the_stories_are_unambiguous(stories, samples):
-    """One derivation each: every choice is used a whole number of times and their product is the probability."""
-    for text in samples[:50]:
-        log_p = 0.0
-        for name, counts in stories.rule_usage([text]).items():
-            for (p, _), count in zip(stories.rules[name], counts, strict=True):
-                assert abs(count - round(count)) < 1e-9
-                log_p += count * math.log(p)
-        assert stories.log_prob(text) == pytest.approx(log_p, abs=1e-9)
+# Texts outside the language
 
 
 TALE = (
@@ -223,102 +233,90 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damage_is_outside(stories, damage):
+def test_damage_is_outside(tales, damage):
     old, new = DAMAGE[damage]
-    assert math.isfinite(stories.log_prob(TALE))
+    assert math.isfinite(tales.log_prob(TALE))
     assert TALE.count(old) == 1
-    assert stories.log_prob(TALE.replace(old, new)) == OUTSIDE
+    assert tales.log_prob(TALE.replace(old, new)) == OUTSIDE
 
 
 @pytest.mark.parametrize("text", ["", " ", ".", '"', "Once", "\x00", "Pip " * 500])
-def test_no_story_at_all(stories, text):
-    assert stories.log_prob(text) == OUTSIDE
+def test_no_story_at_all(tales, text):
+    assert tales.log_prob(text) == OUTSIDE
 
 
-def test_every_beginning_of_a_story_is_outside(stories, samples):
+def test_every_beginning_of_a_story_is_outside(tales, samples):
     for text in samples[:30]:
-        assert all(stories.log_prob(text[:end]) == OUTSIDE for end in range(0, len(text), 7))
+        assert all(tales.log_prob(text[:end]) == OUTSIDE for end in range(0, len(text), 7))
 
 
-@pytest.mark.parametrize("value", [None, 3, b"Once", ["Once"]])
-def test_a_text_is_a_string(stories, value):
-    for function in (stories.log_prob, lambda text: stories.rule_usage([text])):
-        with pytest.raises(InputError, match="a text is a str, not"):
-            function(value)
+def ends_of_words(text):
+    return [match.end() for match in re.finditer(r"[A-Za-zé]+([-'][A-Za-zé]+)*|[^A-Za-zé ]", text)]
 
 
-def test_total_variation_of_choices(stories, samples):
-    """By hand: p = (3/4, 1/4), used (1/2, 1/2); what is never reached counts 1. More texts of its own come nearer."""
-    grammar = Grammar({"S": [(3, ("a", "T")), (1, ("b",))], "T": [(1, ("c",)), (1, ("d",))], "U": [(1, ("e",))]}, "S")
-    assert grammar.choice_total_variation(["a c", "b", "outside"]) == pytest.approx((1 * 0.25 + 0.75 * 0.5) / 1.75)
-    assert grammar.choice_total_variation(["b"]) == pytest.approx((1 * 0.75 + 0.75 * 1) / 1.75)
-    assert grammar.choice_total_variation(["a c", "a d"] * 3 + ["b"] * 2) == pytest.approx(0)
-    few, many, narrow = samples[:100], samples[:600], [text for text in samples if "Pip" in text][:100]
-    few, many, narrow = (stories.choice_total_variation(texts) for texts in (few, many, narrow))
-    assert many < few < narrow
-    with pytest.raises(InputError, match="at least one text inside"):
-        grammar.choice_total_variation(["outside"])
-
-
-def test_expected_uses_are_those_of_samples(stories):
-    grammar = Grammar(CATALAN, "S")
-    assert grammar._visits == {"S": pytest.approx(2)}  # v = 1 + v/2
-    texts = stories.sample(600, seed=9)
-    usage = stories.rule_usage(texts)
-    for name in ("<story>", "<np one then>", "<claim now>", "<svp many now>", "<event Pip>"):
-        used, expected = sum(usage[name]), 600 * stories._visits[name]
-        assert abs(used - expected) < 6 * math.sqrt(3 * expected)
+def test_longest_prefix_is_that_of_enumeration(toy):
+    texts = sorted(enumerate_texts(RULES, "<text>"))
+    prefixes = {"", *(text[:end] for text in texts for end in ends_of_words(text))}
+    generator = random.Random(0)
+    characters = [*sorted({c for text in texts for c in text}), "  ", "é"]
+    assert [toy.longest_prefix(text) for text in texts] == texts
+    for _ in range(3000):
+        text = generator.choice(texts)
+        at, kind = generator.randrange(len(text)), generator.randrange(3)
+        new = "" if kind == 0 else generator.choice(characters)
+        text = text[:at] + new + text[at + (kind != 1) :]
+        valid = [text[:end] for end in [0, *ends_of_words(text)] if text[:end] in prefixes]
+        assert toy.longest_prefix(text) == max(valid, key=len), text
 
 
 @pytest.mark.parametrize("rate", [0, 0.03, 0.5, 1])
-def test_corrupt_damages_the_share_asked_for(stories, samples, rate):
+def test_corrupt_damages_the_given_share(tales, samples, rate):
     texts = samples[:200]
-    damaged, hit = stories.corrupt(texts, rate, seed=4)
-    assert sum(hit) == round(rate * 200)
-    for text, result, was_hit in zip(texts, damaged, hit, strict=True):
-        assert (result != text) == was_hit
-        assert (stories.log_prob(result) == OUTSIDE) == was_hit
-    assert stories.corrupt(texts, rate, seed=4) == (damaged, hit)
+    damaged = tales.corrupt(texts, rate, seed=4)
+    changed = [new for old, new in zip(texts, damaged, strict=True) if new != old]
+    assert len(changed) == round(rate * 200)
+    assert all(tales.log_prob(text) == OUTSIDE for text in changed)
+    assert tales.corrupt(texts, rate, seed=4) == damaged
 
 
-def test_corrupt_damages_where_most_changes_are_harmless():
+def test_corrupt_where_most_changes_are_harmless():
     words = [(1, (word,)) for word in "pqrstuvwxyz"]
     grammar = Grammar({"S": [(1, ("W", "W", "W", "W", "end"))], "W": words}, "S")
-    damaged, _ = grammar.corrupt(grammar.sample(200, seed=0), 1, seed=0)
+    damaged = grammar.corrupt(grammar.sample(200, seed=0), 1, seed=0)
     assert {grammar.log_prob(text) for text in damaged} == {OUTSIDE}
 
 
-def test_corrupt_refuses(stories, samples):
+def test_corrupt_refuses(tales, samples):
     for rate in (-0.1, 1.1, math.nan):
         with pytest.raises(InputError, match="rate is"):
-            stories.corrupt(samples[:2], rate, seed=0)
+            tales.corrupt(samples[:2], rate, seed=0)
     with pytest.raises(InputError, match="no damage takes this text out of the language: 'a a'"):
-        Grammar(CATALAN, "S").corrupt(["a a"], 1, seed=0)
-    with pytest.raises(InputError, match="n is -1"):
-        stories.sample(-1, seed=0)
+        Grammar({"S": [(2, ("a",)), (1, ("a", "S"))]}, "S").corrupt(["a a"], 1, seed=0)
+
+
+# Malformed grammars
 
 
 @pytest.mark.parametrize(
     ("rules", "start", "message"),
     [
         ({"S": [(1, ("a",))]}, "T", "unknown start 'T'"),
-        ({"S": [(1, ("<nuon>",))], "<noun>": [(1, ("a",))]}, "S", "unknown nonterminal .* '<nuon>' .*mean '<noun>'"),
-        ({"S": [(0, ("a",))]}, "S", "a weight of 'S' is 0"),
-        ({"S": [(-1, ("a",)), (2, ("b",))]}, "S", "a weight of 'S' is -1"),
-        ({"S": [(math.nan, ("a",))]}, "S", "a weight of 'S' is nan"),
-        ({"S": [(math.inf, ("a",))]}, "S", "a weight of 'S' is inf"),
-        ({"S": [("1", ("a",))]}, "S", "a weight of 'S' is '1'"),
+        ({"S": [(1, ("<nuon>",))], "<noun>": [(1, ("a",))]}, "S", "'<nuon>' in 'S' is no nonterminal .*mean '<noun>'"),
+        ({"S": [(0, ("a",))]}, "S", "'S' has .0, .*finite weight > 0"),
+        ({"S": [(-1, ("a",)), (2, ("b",))]}, "S", "'S' has .-1, "),
+        ({"S": [(math.nan, ("a",))]}, "S", "'S' has .nan, "),
+        ({"S": [(math.inf, ("a",))]}, "S", "'S' has .inf, "),
         ({"S": []}, "S", "'S' has no expansions"),
-        ({"S": [(1, ())]}, "S", "an expansion of 'S' is ()"),
-        ({"S": [(1, "a b")]}, "S", "an expansion of 'S' is 'a b'"),
-        ({"S": [(1, ("a b",))]}, "S", "'a b' in 'S' is neither one word"),
-        ({"S": [(1, ("",))]}, "S", "'' in 'S' is neither one word"),
-        ({"S": [(1, ("a", "S"))]}, "S", "'S' has no finite derivation"),
-        ({"S": [(1, ("a",)), (1, ("T",))], "T": [(1, ("T", "T"))]}, "S", "'T' has no finite derivation"),
-        ({"S": [(1, ("S", "S")), (1, ("a",))]}, "S", "the expected length of 'S' diverges"),
-        ({"S": [(2, ("S", "S")), (1, ("a",))]}, "S", "the expected length of 'S' diverges"),
-        ({"S": [(1, ("S", "S", "S")), (2, ("a",))]}, "S", "the expected length of 'S' diverges"),
-        ({"S": [(1, ("T",)), (1, ("a",))], "T": [(1, ("S",))]}, "S", "derives itself alone: S -> T -> S|T -> S -> T"),
+        ({"S": [(1, ())]}, "S", "'S' has .1, .*tuple of symbols"),
+        ({"S": [(1, "a b")]}, "S", "'S' has .1, 'a b'"),
+        ({"S": [(1, ("a b",))]}, "S", "'a b' in 'S' is no nonterminal, word or"),
+        ({"S": [(1, ("",))]}, "S", "'' in 'S' is no nonterminal, word or"),
+        ({"S": [(1, ("a", "S"))]}, "S", "the expected length of the texts diverges"),
+        ({"S": [(2, ("(", "S", "S", ")")), (1, ("a",))]}, "S", "the expected length of the texts diverges"),
+        ({"S": [(1, ("S", "b")), (1, ("a",))]}, "S", "left-recursive: S -> S"),
+        ({"S": [(1, ("T",)), (1, ("a",))], "T": [(1, ("S",))]}, "S", "left-recursive: S -> T -> S|T -> S -> T"),
+        ({"S": [(1, ("T", "b")), (1, ("a",))], "T": [(1, ("a",)), (1, ("c",))]}, "S", "'a' does not .* of 'S'"),
+        ({"S": [(1, ("T", "a"))], "T": [(1, ("c",)), (1, ("c", "a"))]}, "S", "'a' does not decide .* of 'T'"),
     ],
 )
 def test_malformed_grammars(rules, start, message):
@@ -327,13 +325,7 @@ def test_malformed_grammars(rules, start, message):
     assert "\n" not in str(caught.value)
 
 
-def test_no_exact_entropy_is_an_error():
-    """Where ambiguity is left open and the texts are too many, and only there."""
-    with pytest.raises(InputError, match="the rules are recursive, and 'a' may go on in two ways within 'S'"):
-        Grammar(CATALAN, "S").entropy()
-    wide = {"S": [(1, ("A",) * 6)], "A": [(1, (word,)) for word in "pqrstuv"] + [(1, ("p", "q"))]}
-    with pytest.raises(InputError, match="more than 100000 derivations"):
-        Grammar(wide, "S").entropy()
+# The notation
 
 
 TINY = """
@@ -379,9 +371,9 @@ def test_notation_expands_tables():
         ("<who> =", "<who>:", "line 17: '<who>: nobody .* is neither a table, a rule nor"),
         ("    2 hero.pronoun", "    two hero.pronoun", "line 15: 'two' is no weight"),
         ("    Pip | he", "    Pip", "line 7: 1 cells where the table has 2 columns"),
-        ("hero.pronoun.they slept", "hero.pronoun.thay slept", "unknown column on line 15: 'thay' .*mean 'they'"),
-        ("hero.pronoun.they slept", "heor.pronoun.they slept", "'heor.pronoun.they' in '<rest Pip>' is neither"),
-        ("1 <who>", "1 <woh>", "unknown nonterminal in .* '<woh>' .*mean '<who>'"),
+        ("hero.pronoun.they slept", "hero.pronoun.thay slept", "unknown column on line 15: .*mean 'hero.pronoun.they'"),
+        ("hero.pronoun.they slept", "heor.pronoun.they slept", "'heor.pronoun.they' in '<rest Pip>' is no"),
+        ("1 <who>", "1 <woh>", "'<woh>' in '<rest Pip>' is no nonterminal .did you mean '<who>'"),
         (TINY, "# nothing", "the grammar has no rules"),
     ],
 )
