@@ -16,7 +16,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if os.environ.get("MIXKIT_CHECK_SHAPES"):
     from jaxtyping import install_import_hook
 
-    install_import_hook(["mixkit.losses", "mixkit.metrics", "mixkit.models"], "beartype.beartype")
+    import tests.shapes  # noqa: F401  the hook itself imports only `tests`
+
+    install_import_hook(["mixkit.losses", "mixkit.metrics", "mixkit.models"], "tests.shapes.check_shapes")
 ABSENT = "WikiText-2's validation split is not"
 SHARED = Path(os.environ.get("MIXKIT_SHARED", Path(__file__).parents[2] / "shared"))
 
