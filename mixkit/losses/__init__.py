@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from mixkit.losses.lm_head import TokenScores as TokenScores
     from mixkit.losses.lm_head import token_scores as token_scores
     from mixkit.losses.lm_head import weighted_cross_entropy as weighted_cross_entropy
+    from mixkit.losses.lm_head import weighted_cross_entropy_and_nll as weighted_cross_entropy_and_nll
     from mixkit.losses.objectives import objective as objective
     from mixkit.losses.sequence_match import MLEWeightSchedule as MLEWeightSchedule
     from mixkit.losses.sequence_match import SequenceMatch as SequenceMatch

@@ -1,26 +1,31 @@
-"""An objective by its name and coefficients."""
+"""Make an objective from its name and coefficients."""
 
-from dataclasses import fields
+from importlib import import_module
 
 from mixkit._common import InputError, unknown
+from mixkit.losses.definitions import OBJECTIVES
 from mixkit.losses.sequence_match import SequenceMatch
-from mixkit.losses.token_weighted import MLE, MixCE, TaiLr, TokenWeighted
-
-_CLASSES = {"mle": MLE, "mixce": MixCE, "tailr": TaiLr, "sequencematch": SequenceMatch}
+from mixkit.losses.token_weighted import TokenWeighted
 
 
 def objective(name: str, **coefficients: float | str) -> TokenWeighted | SequenceMatch:
-    """The objective of that name: objective("mixce", eta=0.1) equals MixCE(eta=0.1).
+    """The objective with this name in `definitions.OBJECTIVES`.
 
-    Raises InputError (a ValueError) for an unknown name, an unknown or missing coefficient, a value out of range.
+    Raises InputError for an unknown name, an unknown or missing coefficient, and a value out of range.
+
+    >>> objective("mixce", eta=0.1)
+    MixCE(eta=0.1)
     """
-    if name not in _CLASSES:
-        raise unknown("objective", name, _CLASSES)
-    allowed = [field.name for field in fields(_CLASSES[name])]
-    for given in coefficients:
-        if given not in allowed:
-            raise unknown(f"coefficient of {name}", given, allowed or ["none"])
+    if name not in OBJECTIVES:
+        raise unknown("objective", name, OBJECTIVES)
+    definition = OBJECTIVES[name]
+    allowed = [c.name for c in definition.coefficients if c.in_loss]
+    for coefficient in coefficients:
+        if coefficient not in allowed:
+            raise unknown(f"coefficient of {name}", coefficient, allowed or ["none"])
+    module, class_name = definition.loss.split(".")
+    loss_class = getattr(import_module(f"mixkit.losses.{module}"), class_name)
     try:
-        return _CLASSES[name](**coefficients)
-    except TypeError as error:
+        return loss_class(**coefficients)
+    except TypeError as error:  # a coefficient without a default is missing
         raise InputError(f"{name} needs {', '.join(allowed)}; given: {coefficients or 'nothing'}") from error

@@ -1,59 +1,107 @@
-"""The token-weighted objectives: MLE, MixCE, TaiLr."""
+"""The token-weighted objectives MLE, MixCE and TaiLr. Each is a weight function of the target's probability."""
 
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from mixkit._common import check_unit_interval
-from mixkit.losses.lm_head import TokenScores
+from mixkit._common import Bool, Float, Int
+from mixkit.losses.definitions import OBJECTIVES
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """The two numbers per position that an objective is a function of, in nats.
+
+    logit: z[y], where z are the logits of the position and y is its target token. log_partition: logsumexp(z).
+    """
+
+    logit: Float[Tensor, "*B"]
+    log_partition: Float[Tensor, "*B"]
+
+    def __post_init__(self):
+        if self.logit.shape != self.log_partition.shape:
+            shapes = f"logit {tuple(self.logit.shape)} and log_partition {tuple(self.log_partition.shape)}"
+            raise ValueError(f"{shapes} differ in shape; pass one entry per position in each")
+
+    @property
+    def logprob(self) -> Float[Tensor, "*B"]:
+        """log q = z[y] - logsumexp(z), at most 0."""
+        return self.logit - self.log_partition
+
+    @property
+    def nll(self) -> Float[Tensor, "*B"]:
+        """-log q = logsumexp(z) - z[y], at least 0."""
+        return self.log_partition - self.logit
+
+    @property
+    def prob(self) -> Float[Tensor, "*B"]:
+        """q = exp(z[y] - logsumexp(z)), in [0, 1]."""
+        return self.logprob.exp()
+
+    @classmethod
+    def from_logits(cls, logits: Float[Tensor, "*B V"], targets: Int[Tensor, "*B"]) -> "TokenScores":
+        """equals: TokenScores(logits.gather(-1, targets[..., None])[..., 0], logits.logsumexp(-1))
+
+        This is the slow reference for `token_scores`. Half precision is converted to float32.
+        Raises ValueError for a target outside [0, V). On a GPU targets are not checked, because that would wait for it.
+        """
+        check_targets(targets, logits.shape[-1])
+        logits = at_least_float32(logits)
+        return cls(logits.gather(-1, targets[..., None])[..., 0], logits.logsumexp(-1))
 
 
 class TokenWeighted:
-    """loss = mean_t stop_gradient(w(q_t)) * nll_t over the unmasked positions; a subclass gives w."""
+    """loss = mean_t stop_gradient(w(q_t)) * nll_t, where q_t is the model's probability of target token t.
 
-    def weight(self, prob: torch.Tensor) -> torch.Tensor:
-        """w(q): the weight of a token that the model gives probability q. Same shape as `prob`."""
+    A subclass defines `weight`. Its entry in definitions.py gives it a name, a label and checked coefficients.
+    """
+
+    def weight(self, prob: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
+        """w(q) for every q in `prob`, each from its own q alone. The losses let no gradient flow through it."""
         raise NotImplementedError
 
-    def __call__(self, scores: TokenScores, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def __call__(
+        self, scores: TokenScores, mask: Bool[Tensor, "*B"] | Int[Tensor, "*B"] | None = None
+    ) -> Float[Tensor, ""]:
         """equals: (self.weight(scores.prob).detach() * scores.nll)[mask].mean()
 
-        scores: tensors of any one shape. mask: same shape, True where a position counts; what masked positions hold
-        (inf and nan included) touches neither the value nor the gradients. Returns a scalar in nats per token.
-        Raises ValueError where every position is masked.
+        mask: True for positions that count. Masked positions change neither the value nor the gradients, even where
+        they hold inf or nan. Returns the loss in nats per token.
+        Raises ValueError if every position is masked.
         """
         if mask is not None:
             mask = mask.bool()
             scores = TokenScores(scores.logit[mask], scores.log_partition[mask])
         if scores.logit.numel() == 0:
-            raise ValueError("every position is masked: the mean over no tokens is undefined")
+            raise ValueError("every position is masked, so there is no mean; leave at least one position unmasked")
         return (self.weight(scores.prob.detach()) * scores.nll).mean()
 
 
 @dataclass(frozen=True)
 class MLE(TokenWeighted):
-    """w(q) = 1: maximum likelihood, the forward cross-entropy H(P, Q)."""
+    """w(q) = 1: maximum likelihood, the forward cross-entropy -E_P[log Q]."""
 
-    def weight(self, prob: torch.Tensor) -> torch.Tensor:
+    def weight(self, prob: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
         return torch.ones_like(prob)
 
 
 @dataclass(frozen=True)
 class MixCE(TokenWeighted):
-    """w(q) = eta + (1 - eta) q: forward and (self-reinforced) reverse cross-entropy mixed.
+    """w(q) = eta + (1 - eta) q: a mixture of the forward and the reverse cross-entropy.
 
-    eta in [0, 1]: 1 is MLE; 0 weights every token by the model's own probability of it. The reverse cross-entropy
-    -E_Q log P asks for the unknown P; -E_P[Q log Q] stands in for it.
-    Raises InputError (a ValueError) where eta is not a number in [0, 1].
+    eta in [0, 1]: weight of the forward cross-entropy. 1 is MLE. 0 weights every token by its probability q.
+    The reverse cross-entropy -E_Q[log P] needs the true distribution P, which is unknown; -E_P[Q log Q] replaces it.
+    Raises InputError for a value out of range.
     Source: Zhang et al., "MixCE", ACL 2023, arXiv 2305.16958, equations 7 and 8.
     """
 
     eta: float
 
     def __post_init__(self):
-        check_unit_interval("eta", self.eta)
+        OBJECTIVES["mixce"].check(self)
 
-    def weight(self, prob: torch.Tensor) -> torch.Tensor:
+    def weight(self, prob: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
         return self.eta + (1 - self.eta) * prob
 
 
@@ -61,9 +109,9 @@ class MixCE(TokenWeighted):
 class TaiLr(TokenWeighted):
     """w(q) = clip(q / (gamma + (1 - gamma) q), w_min, 1): an estimate of the total variation distance.
 
-    gamma in [0, 1]: the one-hot target's share in the proxy distribution; 0 is MLE; 1 with w_min 0 weights by q, as
-    MixCE at eta 0 does. Small values matter (released scripts: 1e-7 to 0.8). w_min in [0, 1]: the smallest weight; 1
-    is MLE. Raises InputError (a ValueError) where one of them is not a number in [0, 1].
+    gamma in [0, 1]: weight of the one-hot target in the proxy distribution. 0 is MLE. The released scripts use 1e-7.
+    w_min in [0, 1]: smallest weight. 1 is MLE. With gamma 1 and w_min 0 the weight is q, as in MixCE(0).
+    Raises InputError for a value out of range.
     Source: Ji et al., "Tailoring language generation models under total variation distance", ICLR 2023,
     arXiv 2302.13344, equation 9.
     """
@@ -72,10 +120,24 @@ class TaiLr(TokenWeighted):
     w_min: float = 0.0
 
     def __post_init__(self):
-        check_unit_interval("gamma", self.gamma)
-        check_unit_interval("w_min", self.w_min)
+        OBJECTIVES["tailr"].check(self)
 
-    def weight(self, prob: torch.Tensor) -> torch.Tensor:
-        if self.gamma == 0:  # q / q, also where q has underflowed to 0
+    def weight(self, prob: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
+        if self.gamma == 0:  # q / q, which is nan where q is 0
             return torch.ones_like(prob)
         return (prob / (self.gamma + (1 - self.gamma) * prob)).clamp(self.w_min, 1)
+
+
+def check_targets(targets: Tensor, vocabulary: int) -> None:
+    """Raise ValueError for a target outside [0, vocabulary). On a GPU do nothing, because a check would wait for it."""
+    if targets.device.type != "cpu" or targets.numel() == 0:
+        return
+    for target in (int(targets.min()), int(targets.max())):
+        if not 0 <= target < vocabulary:
+            allowed = f"token ids are in [0, {vocabulary})"
+            raise ValueError(f"targets hold {target}; {allowed}: mask those positions out (targets != {target})")
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """The tensor in float32, or in float64 if it has that dtype."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

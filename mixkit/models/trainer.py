@@ -13,7 +13,7 @@ import torch
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
 from mixkit._common import InputError
-from mixkit.losses.lm_head import weighted_cross_entropy
+from mixkit.losses.lm_head import weighted_cross_entropy_and_nll
 from mixkit.losses.sequence_match import SequenceMatch
 from mixkit.losses.token_weighted import MLE
 from mixkit.models.backspace import add_backspace, check_tree_attention
@@ -260,7 +260,7 @@ class ObjectiveTrainer(Trainer):
         labels = inputs["labels"][:, 1:]
         hidden = last_hidden(model, inputs["input_ids"])[:, :-1]
         head = self.accelerator.unwrap_model(model).get_output_embeddings()
-        return weighted_cross_entropy(
+        return weighted_cross_entropy_and_nll(
             hidden,
             head.weight,
             labels,
@@ -268,7 +268,6 @@ class ObjectiveTrainer(Trainer):
             mask=labels != IGNORED,
             bias=getattr(head, "bias", None),
             denominator=tokens,
-            return_nll=True,
         )
 
     def training_step(self, *args, **kwargs):

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from mixkit import MLE, MixCE, SequenceMatch, TaiLr, TokenScores, token_scores, weighted_cross_entropy
+from mixkit.losses import weighted_cross_entropy_and_nll
+from tests.shapes import raises_shape_error
 
 OBJECTIVES = [MLE(), MixCE(0.2), TaiLr(0.3, 0.1)]
 
@@ -46,7 +48,7 @@ def test_fused_loss_equals_the_objective_on_full_logits(objective, chunk_size, d
     expected = objective(TokenScores.from_logits(F.linear(hidden, weight, bias), targets), mask)
     if denominator is not None:
         expected = expected * mask.sum() / denominator
-    fused, nll = weighted_cross_entropy(
+    fused, nll = weighted_cross_entropy_and_nll(
         hidden,
         weight,
         targets,
@@ -55,7 +57,6 @@ def test_fused_loss_equals_the_objective_on_full_logits(objective, chunk_size, d
         bias=bias,
         denominator=denominator,
         chunk_size=chunk_size,
-        return_nll=True,
     )
     torch.testing.assert_close(fused, expected)
     plain = F.cross_entropy(F.linear(hidden, weight, bias)[mask], targets[mask], reduction="sum")
@@ -162,15 +163,15 @@ def test_frozen_head_and_no_grad():
 
 def test_bad_shapes_are_refused():
     hidden, weight, _, targets, mask = head(bias=False)
-    with pytest.raises(ValueError, match="one more dimension"):
+    with raises_shape_error("one more dimension"):
         token_scores(hidden, weight, targets[:, 1:])
-    with pytest.raises(ValueError, match="the output embedding 4"):
+    with raises_shape_error("the output embedding 4"):
         token_scores(hidden, weight[:, :4], targets)
     with pytest.raises(ValueError, match="chunk_size is 0"):
         token_scores(hidden, weight, targets, chunk_size=0)
     with pytest.raises(ValueError, match="every position is masked"):
         weighted_cross_entropy(hidden, weight, targets, MLE(), mask=torch.zeros_like(mask))
-    with pytest.raises(ValueError, match="differ in shape"):
+    with raises_shape_error("differ in shape"):
         TokenScores(torch.zeros(2), torch.zeros(3))
 
 
@@ -190,9 +191,9 @@ def test_targets_that_are_no_token_ids_are_refused_where_they_count(wrong):
 
 def test_a_mask_of_another_shape_is_refused():
     hidden, weight, _, targets, mask = head(bias=False)
-    with pytest.raises(ValueError, match=r"mask \(3, 6\) and targets \(3, 7\) differ in shape"):
+    with raises_shape_error(r"mask \(3, 6\) and targets \(3, 7\) differ in shape"):
         weighted_cross_entropy(hidden, weight, targets, MLE(), mask=mask[:, 1:])
-    with pytest.raises(ValueError, match="one more dimension"):
+    with raises_shape_error("one more dimension"):
         weighted_cross_entropy(hidden[:, 1:], weight, targets, MLE(), mask=mask)
 
 
