@@ -1,4 +1,4 @@
-"""Chunked scores and the fused loss against the full logits."""
+"""The chunked LM head against the full logits."""
 
 import pytest
 import torch
@@ -9,113 +9,123 @@ from mixkit.losses import weighted_cross_entropy_and_nll
 from tests.shapes import raises_shape_error
 
 OBJECTIVES = [MLE(), MixCE(0.2), TaiLr(0.3, 0.1)]
+TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 2e-2}
 
 
-def head(positions=(3, 7), width=5, vocabulary=23, bias=True, dtype=torch.float64, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    hidden = torch.randn(*positions, width, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
-    weight = torch.randn(vocabulary, width, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
-    bias = (
-        torch.randn(vocabulary, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() if bias else None
-    )
+def random_head(positions=(3, 7), width=5, vocabulary=23, bias=True, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(*positions, width), (vocabulary, width), (vocabulary,)]
+    floats = [torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
+    hidden, weight, bias_values = (x.requires_grad_() for x in floats)
     targets = torch.randint(vocabulary, positions, generator=generator)
     mask = torch.rand(positions, generator=generator) > 0.3
     mask.view(-1)[0] = True
-    return hidden, weight, bias, targets, mask
+    return hidden, weight, bias_values if bias else None, targets, mask
+
+
+def naive_loss(hidden, weight, bias, targets, mask, objective):
+    """The weighted loss in float64 with full logits and torch's cross-entropy."""
+    logits = F.linear(hidden.double(), weight.double(), None if bias is None else bias.double())
+    nll = F.cross_entropy(logits[mask], targets[mask], reduction="none")
+    weights = objective.weight((-nll).exp()).detach()
+    return (weights * nll).sum() / mask.sum()
+
+
+def relative_error(actual, expected):
+    return ((actual.double() - expected.double()).norm() / expected.double().norm()).item()
 
 
 @pytest.mark.parametrize("chunk_size", [1, 4, 7, 1000, None])
 @pytest.mark.parametrize("positions", [(1,), (31,), (3, 7), (2, 3, 4)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_token_scores_equal_the_full_logits(positions, chunk_size, bias):
-    hidden, weight, bias, targets, _ = head(positions, bias=bias)
+    hidden, weight, bias, targets, _ = random_head(positions, bias=bias)
     inputs = [x for x in (hidden, weight, bias) if x is not None]
     expected = TokenScores.from_logits(F.linear(hidden, weight, bias), targets)
     scores = token_scores(hidden, weight, targets, bias=bias, chunk_size=chunk_size)
     torch.testing.assert_close(scores.logit, expected.logit)
     torch.testing.assert_close(scores.log_partition, expected.log_partition)
     torch.testing.assert_close(scores.prob, expected.prob)
-    mixed = [(s.logit.sin() + s.log_partition.square()).sum() for s in (expected, scores)]
-    for want, got in zip(*(torch.autograd.grad(x, inputs) for x in mixed), strict=True):
+    functions = [(s.logit.sin() + s.log_partition.square()).sum() for s in (expected, scores)]
+    gradients = [torch.autograd.grad(x, inputs) for x in functions]
+    for want, got in zip(*gradients, strict=True):
         torch.testing.assert_close(got, want)
 
 
-@pytest.mark.parametrize("chunk_size", [1, 5, None])
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("sizes", [((3, 47), 31, 123), ((1,), 1, 2), ((2, 13), 64, 1000)])
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
-@pytest.mark.parametrize("denominator", [None, 17.0, torch.tensor(17)])
-def test_fused_loss_equals_the_objective_on_full_logits(objective, chunk_size, denominator):
-    hidden, weight, bias, targets, mask = head()
-    expected = objective(TokenScores.from_logits(F.linear(hidden, weight, bias), targets), mask)
-    if denominator is not None:
-        expected = expected * mask.sum() / denominator
-    fused, nll = weighted_cross_entropy_and_nll(
-        hidden,
-        weight,
-        targets,
-        objective,
-        mask=mask,
-        bias=bias,
-        denominator=denominator,
-        chunk_size=chunk_size,
-    )
-    torch.testing.assert_close(fused, expected)
-    plain = F.cross_entropy(F.linear(hidden, weight, bias)[mask], targets[mask], reduction="sum")
-    torch.testing.assert_close(nll, plain.detach() / (denominator or mask.sum()))
-    for want, got in zip(*(torch.autograd.grad(3 * x, (hidden, weight, bias)) for x in (expected, fused)), strict=True):
+def test_losses_equal_the_naive_loss(objective, sizes, dtype):
+    hidden, weight, bias, targets, mask = random_head(*sizes, dtype=dtype)
+    inputs = (hidden, weight, bias)
+    expected = naive_loss(*inputs, targets, mask, objective)
+    chunked = objective(token_scores(hidden, weight, targets, bias=bias, chunk_size=9), mask)
+    fused = weighted_cross_entropy(hidden, weight, targets, objective, mask=mask, bias=bias, chunk_size=9)
+    expected_gradients = torch.autograd.grad(expected, inputs)
+    for loss in (chunked, fused):
+        assert loss.dtype == torch.promote_types(dtype, torch.float32)
+        assert relative_error(loss, expected) < TOLERANCES[dtype]
+        for gradient, expected_gradient in zip(torch.autograd.grad(loss, inputs), expected_gradients, strict=True):
+            assert gradient.dtype == dtype
+            assert relative_error(gradient, expected_gradient) < 2 * TOLERANCES[dtype]
+
+
+@pytest.mark.parametrize("chunk_size", [1, 5, None])
+@pytest.mark.parametrize("denominator", [17.0, torch.tensor(17)])
+def test_denominator_and_nll(chunk_size, denominator):
+    hidden, weight, bias, targets, mask = random_head()
+    arguments = {"mask": mask, "bias": bias, "chunk_size": chunk_size}
+    mean, mean_nll = weighted_cross_entropy_and_nll(hidden, weight, targets, MixCE(0.2), **arguments)
+    torch.testing.assert_close(mean_nll, naive_loss(hidden, weight, bias, targets, mask, MLE()))
+    assert not mean_nll.requires_grad
+    parts = weighted_cross_entropy_and_nll(hidden, weight, targets, MixCE(0.2), denominator=denominator, **arguments)
+    torch.testing.assert_close(parts[0] * 17, mean * mask.sum())
+    torch.testing.assert_close(parts[1] * 17, mean_nll * mask.sum())
+    gradients = [torch.autograd.grad(x, (hidden, weight, bias)) for x in (3 * parts[0] * 17, 3 * mean * mask.sum())]
+    for got, want in zip(*gradients, strict=True):
         torch.testing.assert_close(got, want)
 
 
 def test_gradcheck():
-    hidden, weight, bias, targets, mask = head((2, 3), 4, 5)
-    assert torch.autograd.gradcheck(
-        lambda h, w, b: (lambda s: (s.logit, s.log_partition))(token_scores(h, w, targets, bias=b, chunk_size=4)),
-        (hidden, weight, bias),
-    )
-    assert torch.autograd.gradcheck(
-        lambda h, w, b: weighted_cross_entropy(h, w, targets, MLE(), mask=mask, bias=b, chunk_size=2),
-        (hidden, weight, bias),
-    )
+    hidden, weight, bias, targets, mask = random_head((2, 3), 4, 5)
+
+    def scores(h, w, b):
+        s = token_scores(h, w, targets, bias=b, chunk_size=4)
+        return s.logit, s.log_partition
+
+    def loss(h, w, b):
+        return weighted_cross_entropy(h, w, targets, MLE(), mask=mask, bias=b, chunk_size=2)
+
+    assert torch.autograd.gradcheck(scores, (hidden, weight, bias))
+    assert torch.autograd.gradcheck(loss, (hidden, weight, bias))
 
 
 @pytest.mark.parametrize("poison", [float("inf"), float("nan")])
-def test_masked_hidden_states_do_not_matter(poison):
-    hidden, weight, bias, targets, mask = head()
+@pytest.mark.parametrize("mask_dtype", [torch.bool, torch.long])
+def test_masked_positions_may_hold_anything(poison, mask_dtype):
+    hidden, weight, bias, targets, mask = random_head()
     poisoned = hidden.detach().clone()
     poisoned[~mask] = poison
     poisoned.requires_grad_()
     wrong_ids = torch.where(mask, targets, -100)
-    losses = [
-        weighted_cross_entropy(h, weight, y, MixCE(0.3), mask=mask, bias=bias)
-        for h, y in ((hidden, targets), (poisoned, wrong_ids))
-    ]
-    assert losses[0].item() == losses[1].item()
-    losses[1].backward()
+    clean = weighted_cross_entropy(hidden, weight, targets, MixCE(0.3), mask=mask, bias=bias)
+    loss = weighted_cross_entropy(poisoned, weight, wrong_ids, MixCE(0.3), mask=mask.to(mask_dtype), bias=bias)
+    assert loss.item() == clean.item()
+    loss.backward()
     assert poisoned.grad[~mask].abs().sum() == 0
     assert weight.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_reduces_in_float32(dtype):
-    hidden, weight, bias, targets, mask = head((5, 13), 64, 1000, dtype=dtype)
+def test_half_precision_sums_in_float32(dtype):
+    hidden, weight, bias, targets, _ = random_head((5, 13), 64, 1000, dtype=dtype)
     scores = token_scores(hidden, weight, targets, bias=bias, chunk_size=9)
-    assert scores.logit.dtype == scores.log_partition.dtype == torch.float32
-    exact = TokenScores.from_logits(F.linear(hidden.double(), weight.double(), bias.double()), targets)
-    torch.testing.assert_close(scores.log_partition.double(), exact.log_partition, rtol=1e-2, atol=1e-2)
-    # The sum over the vocabulary is float32's: far closer than half precision could be, given the same logits.
     same_logits = F.linear(hidden, weight, bias).double().logsumexp(-1)
     torch.testing.assert_close(scores.log_partition.double(), same_logits, rtol=1e-6, atol=1e-6)
-    loss = weighted_cross_entropy(hidden, weight, targets, MixCE(0.3), mask=mask, bias=bias, chunk_size=9)
-    assert loss.dtype == torch.float32
-    gradients = torch.autograd.grad(loss, (hidden, weight, bias))
-    inputs = [x.detach().double().requires_grad_() for x in (hidden, weight, bias)]
-    reference = MixCE(0.3)(TokenScores.from_logits(F.linear(*inputs), targets), mask)
-    for got, want in zip(gradients, torch.autograd.grad(reference, inputs), strict=True):
-        assert got.dtype == dtype
-        assert (got.double() - want).norm() < 0.05 * want.norm()
 
 
-def test_autocast_runs_the_products_in_its_dtype():
-    hidden, weight, bias, targets, mask = head(dtype=torch.float32, positions=(4, 9), width=33, vocabulary=101)
+def test_autocast_sets_the_dtype_of_the_products():
+    hidden, weight, bias, targets, mask = random_head((4, 9), 33, 101, dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = weighted_cross_entropy(hidden, weight, targets, MixCE(0.3), mask=mask, bias=bias)
     halves = [x.to(torch.bfloat16) for x in (hidden, weight, bias)]
@@ -125,11 +135,11 @@ def test_autocast_runs_the_products_in_its_dtype():
     assert weight.grad.dtype == torch.float32
 
 
-def test_no_tensor_of_positions_times_vocabulary_is_ever_held():
-    """Every tensor that any operation makes, forward and backward, is smaller than positions x vocabulary."""
+def test_no_tensor_has_positions_times_vocabulary_entries():
+    """Every tensor that an operation makes, forward and backward, is smaller."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    class Largest(TorchDispatchMode):
+    class LargestTensor(TorchDispatchMode):
         numel = 0
 
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -139,21 +149,21 @@ def test_no_tensor_of_positions_times_vocabulary_is_ever_held():
                     self.numel = max(self.numel, x.numel())
             return out
 
-    hidden, weight, bias, targets, mask = head((40, 50), 8, 300, dtype=torch.float32)
+    hidden, weight, bias, targets, mask = random_head((40, 50), 8, 300, dtype=torch.float32)
     for compute in (
         lambda: weighted_cross_entropy(hidden, weight, targets, MixCE(0.1), mask=mask, bias=bias, chunk_size=64),
         lambda: MixCE(0.1)(token_scores(hidden, weight, targets, bias=bias, chunk_size=64), mask),
     ):
-        with Largest() as largest:
+        with LargestTensor() as largest:
             compute().backward()
         assert largest.numel <= 64 * 300
-        with Largest() as largest:
-            TokenScores.from_logits(F.linear(hidden, weight, bias), targets).nll.mean().backward()
-        assert largest.numel >= 2000 * 300  # the watch does see the full logits
+    with LargestTensor() as largest:
+        naive_loss(hidden, weight, bias, targets, mask, MLE()).backward()
+    assert largest.numel >= 2000 * 300  # full logits are detected
 
 
 def test_frozen_head_and_no_grad():
-    hidden, weight, _, targets, _ = head(bias=False)
+    hidden, weight, _, targets, _ = random_head(bias=False)
     loss = weighted_cross_entropy(hidden, weight.detach(), targets, MLE())
     loss.backward()
     assert hidden.grad is not None and weight.grad is None
@@ -161,23 +171,33 @@ def test_frozen_head_and_no_grad():
         assert weighted_cross_entropy(hidden, weight, targets, MLE()).item() == loss.item()
 
 
-def test_bad_shapes_are_refused():
-    hidden, weight, _, targets, mask = head(bias=False)
+def test_shapes_that_do_not_fit_are_refused():
+    hidden, weight, _, targets, mask = random_head(bias=False)
     with raises_shape_error("one more dimension"):
         token_scores(hidden, weight, targets[:, 1:])
+    with raises_shape_error("one more dimension"):
+        weighted_cross_entropy(hidden[:, 1:], weight, targets, MLE(), mask=mask)
     with raises_shape_error("the output embedding 4"):
         token_scores(hidden, weight[:, :4], targets)
-    with pytest.raises(ValueError, match="chunk_size is 0"):
-        token_scores(hidden, weight, targets, chunk_size=0)
-    with pytest.raises(ValueError, match="every position is masked"):
-        weighted_cross_entropy(hidden, weight, targets, MLE(), mask=torch.zeros_like(mask))
+    with raises_shape_error(r"mask \(3, 6\) and targets \(3, 7\) differ in shape"):
+        weighted_cross_entropy(hidden, weight, targets, MLE(), mask=mask[:, 1:])
     with raises_shape_error("differ in shape"):
         TokenScores(torch.zeros(2), torch.zeros(3))
 
 
+def test_chunk_size_and_an_empty_mean_are_refused():
+    hidden, weight, _, targets, mask = random_head(bias=False)
+    with pytest.raises(ValueError, match="chunk_size is 0"):
+        token_scores(hidden, weight, targets, chunk_size=0)
+    with pytest.raises(ValueError, match="every position is masked"):
+        weighted_cross_entropy(hidden, weight, targets, MLE(), mask=torch.zeros_like(mask))
+    nothing = weighted_cross_entropy(hidden, weight, targets, MLE(), mask=torch.zeros_like(mask), denominator=5)
+    assert nothing.item() == 0
+
+
 @pytest.mark.parametrize("wrong", [-100, 23])
-def test_targets_that_are_no_token_ids_are_refused_where_they_count(wrong):
-    hidden, weight, bias, targets, _ = head()
+def test_unmasked_targets_must_be_token_ids(wrong):
+    hidden, weight, bias, targets, _ = random_head()
     targets[1, 2] = wrong
     for compute in (
         lambda: TokenScores.from_logits(F.linear(hidden, weight, bias), targets),
@@ -189,16 +209,8 @@ def test_targets_that_are_no_token_ids_are_refused_where_they_count(wrong):
     assert weighted_cross_entropy(hidden, weight, targets, MLE(), mask=targets != wrong, bias=bias).isfinite()
 
 
-def test_a_mask_of_another_shape_is_refused():
-    hidden, weight, _, targets, mask = head(bias=False)
-    with raises_shape_error(r"mask \(3, 6\) and targets \(3, 7\) differ in shape"):
-        weighted_cross_entropy(hidden, weight, targets, MLE(), mask=mask[:, 1:])
-    with raises_shape_error("one more dimension"):
-        weighted_cross_entropy(hidden[:, 1:], weight, targets, MLE(), mask=mask)
-
-
 @pytest.mark.parametrize("objective", [SequenceMatch(), "mixce", MixCE, None])
 def test_an_objective_without_weights_is_refused(objective):
-    hidden, weight, _, targets, _ = head(bias=False)
+    hidden, weight, _, targets, _ = random_head(bias=False)
     with pytest.raises(ValueError, match="it must be token-weighted"):
         weighted_cross_entropy(hidden, weight, targets, objective)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from mixkit import MLE, SequenceMatch, TokenScores, objective
+from mixkit import MLE, SequenceMatch, TokenScores
 from mixkit._common import InputError
 from mixkit.losses.sequence_match import DIVERGENCES, MAX_SLOPE, MLEWeightSchedule
 from mixkit.toys.mdp import (
@@ -322,31 +322,6 @@ def test_j_hat_is_unbiased(divergence):
     error = estimates.std() / len(estimates) ** 0.5
     assert error < 0.02 * abs(exact / (1 - g))
     assert abs(estimates.mean() - exact / (1 - g)) < 4 * error
-
-
-# Requests
-
-
-@pytest.mark.parametrize("bad", [0, 1, -0.5, 1.5, math.nan, "0.9", None, True])
-def test_discounts_outside_the_open_interval_are_refused(bad):
-    with pytest.raises(InputError, match=r"discount is .*; it must be a number in \(0, 1\)"):
-        SequenceMatch(discount=bad)
-
-
-@pytest.mark.parametrize("bad", [0, -1, math.inf, math.nan, "0.1", None])
-def test_alphas_not_above_0_are_refused(bad):
-    with pytest.raises(InputError, match=r"alpha is .*; it must be a number in \(0, inf\)"):
-        SequenceMatch(alpha=bad)
-
-
-def test_unknown_divergence():
-    message = r"unknown divergence 'chi2-mix' \(did you mean 'chi2-mixture'\?\); allowed: chi2-mixture, chi2, js, rkl"
-    with pytest.raises(InputError, match=message):
-        SequenceMatch(divergence="chi2-mix")
-
-
-def test_by_name():
-    assert objective("sequencematch", alpha=0.1) == SequenceMatch(0.1, 0.998, "chi2-mixture")
 
 
 def test_shapes_that_do_not_fit():

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mixkit import MLE, MixCE, TaiLr, TokenScores, objective
+from mixkit import MLE, MixCE, TaiLr, TokenScores
 
 WEIGHTS = {
     "mle": (MLE(), lambda q: 1.0),
@@ -25,7 +25,7 @@ def random_logits(*shape, seed=0):
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
-@pytest.mark.parametrize("shape", [(1, 1, 2), (3, 7, 11), (2, 31, 47)])
+@pytest.mark.parametrize("shape", [(1, 1, 2), (3, 7, 11), (2, 31, 123)])
 def test_value_and_gradient_equal_a_loop_over_positions(name, shape):
     loss_function, weight = WEIGHTS[name]
     logits, targets, mask = random_logits(*shape)
@@ -46,7 +46,7 @@ def test_value_and_gradient_equal_a_loop_over_positions(name, shape):
 
 
 @pytest.mark.parametrize("same", [MixCE(1.0), TaiLr(0.0), TaiLr(0.0, 0.5), TaiLr(0.3, 1.0)])
-def test_ends_that_are_mle(same):
+def test_ends_of_the_ranges_are_mle(same):
     logits, targets, mask = random_logits(3, 5, 7)
     scores = TokenScores.from_logits(logits, targets)
     expected, value = MLE()(scores, mask), same(scores, mask)
@@ -109,22 +109,3 @@ def test_all_masked_is_an_error():
     logits, targets, mask = random_logits(1, 2, 3)
     with pytest.raises(ValueError, match="every position is masked"):
         MLE()(TokenScores.from_logits(logits, targets), torch.zeros_like(mask))
-
-
-@pytest.mark.parametrize("bad", [-0.1, 1.1, math.nan, "0.5", None, True])
-def test_coefficients_outside_the_unit_interval_are_refused(bad):
-    for make in (MixCE, TaiLr, lambda x: TaiLr(0.1, x)):
-        with pytest.raises(ValueError, match=r"must be a number in \[0, 1\]"):
-            make(bad)
-
-
-def test_objective_by_name():
-    assert objective("mixce", eta=0.1) == MixCE(0.1)
-    assert objective("tailr", gamma=0.1, w_min=0.3) == TaiLr(0.1, 0.3)
-    assert objective("mle") == MLE()
-    with pytest.raises(ValueError, match=r"unknown objective 'mixec' \(did you mean 'mixce'\?\); allowed: mle, mixce"):
-        objective("mixec")
-    with pytest.raises(ValueError, match=r"unknown coefficient of mixce 'etta' \(did you mean 'eta'\?\)"):
-        objective("mixce", etta=0.1)
-    with pytest.raises(ValueError, match="mixce needs eta; given: nothing"):
-        objective("mixce")
