@@ -62,12 +62,13 @@ def _setting(name: str, default: float, help: str, low: float, high: float = mat
 
 
 DIVERGENCE_NAMES = ("chi2-mixture", "chi2", "js", "rkl")
+DIVERGENCE_HELP = f"SequenceMatch: {', '.join(DIVERGENCE_NAMES)}"
 NOISE_HELP = "with <backspace>: wrong tokens inserted per position, in [0, 0.5]"
 NOISE_RATE = Coefficient("noise_rate", "noise", 0.02, NOISE_HELP, 0, 0.5, in_loss=False)
 SEQUENCE_MATCH_COEFFICIENTS = (
     Coefficient("alpha", "α", 0.01, "SequenceMatch: above 0; smaller brings the occupancies closer", 0, open=True),
     Coefficient("discount", "g", 0.998, "SequenceMatch: in (0, 1); about 1 / (1 - g) tokens matter", 0, 1, open=True),
-    Coefficient("divergence", "divergence", "chi2-mixture", ", ".join(DIVERGENCE_NAMES), choices=DIVERGENCE_NAMES),
+    Coefficient("divergence", "divergence", "chi2-mixture", DIVERGENCE_HELP, choices=DIVERGENCE_NAMES),
     NOISE_RATE,
     _setting("mle_warmup", 0.2, "SequenceMatch: share of the steps with MLE alone", 0, 1),
     _setting("mle_decay", 0.3, "SequenceMatch: share of the steps in which MLE's weight falls", 0, 1),

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mixkit._common import Bool, Float, Int
-from mixkit.losses.token_weighted import TokenScores, TokenWeighted, at_least_float32, check_targets
+from mixkit.losses.token_weighted import TokenScores, TokenWeighted, check_targets
 
 CHUNK_LOGITS = 2**24  # logits in a chunk: 64 MB in float32, 333 positions of GPT-2's vocabulary
 
@@ -29,7 +29,7 @@ def token_scores(
     Differentiable once in hidden, head_weight and bias. The backward pass computes the logits again.
     Raises ValueError for shapes that do not fit and, on the CPU only, for a target outside [0, V).
     """
-    inputs = _inputs(hidden, head_weight, bias, targets, chunk_size)
+    inputs = _inputs(hidden, head_weight, bias, targets, chunk_size, mask=None)
     logit, log_partition = _apply(_Scores, *inputs)
     return TokenScores(logit.reshape(targets.shape), log_partition.reshape(targets.shape))
 
@@ -43,7 +43,6 @@ def weighted_cross_entropy(
     mask: Bool[Tensor, "*B"] | Int[Tensor, "*B"] | None = None,
     bias: Float[Tensor, " V"] | None = None,
     denominator: Tensor | float | None = None,
-    chunk_size: int | None = None,
 ) -> Float[Tensor, ""]:
     """equals: (objective.weight(scores.prob).detach() * scores.nll)[mask].sum() / denominator
 
@@ -57,9 +56,10 @@ def weighted_cross_entropy(
     Raises ValueError for an objective without weights, if every position is masked and there is no denominator, for
     shapes that do not fit and, on the CPU only, for an unmasked target outside [0, V).
     """
-    return weighted_cross_entropy_and_nll(
-        hidden, head_weight, targets, objective, mask=mask, bias=bias, denominator=denominator, chunk_size=chunk_size
-    )[0]
+    loss, _ = weighted_cross_entropy_and_nll(
+        hidden, head_weight, targets, objective, mask=mask, bias=bias, denominator=denominator
+    )
+    return loss
 
 
 def weighted_cross_entropy_and_nll(
@@ -73,7 +73,10 @@ def weighted_cross_entropy_and_nll(
     denominator: Tensor | float | None = None,
     chunk_size: int | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """equals: weighted_cross_entropy(..., objective), weighted_cross_entropy(..., MLE()).detach(), in one pass."""
+    """equals: weighted_cross_entropy(..., objective), weighted_cross_entropy(..., MLE()).detach()
+
+    One pass over the chunks. chunk_size is that of `token_scores`.
+    """
     if isinstance(objective, type) or not callable(getattr(objective, "weight", None)):
         raise ValueError(f"objective is {objective!r}; it must be token-weighted: MLE(), MixCE(eta), TaiLr(gamma)")
     inputs = _inputs(hidden, head_weight, bias, targets, chunk_size, mask)
@@ -86,7 +89,7 @@ def weighted_cross_entropy_and_nll(
 
 
 def _inputs(
-    hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, chunk_size: int | None, mask: Any = None
+    hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, chunk_size: int | None, mask: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, int]:
     """The arguments of _Scores: unmasked positions (N, D), targets (N,), floats in the dtype of autocast or hidden."""
     if hidden.shape[:-1] != targets.shape:
@@ -119,8 +122,8 @@ def _chunks(hidden: Tensor, head: Tensor, bias: Tensor | None, chunk_size: int) 
     for start in range(0, len(hidden), chunk_size):
         at = slice(start, start + chunk_size)
         with torch.autocast(hidden.device.type, enabled=False):
-            logits = at_least_float32(F.linear(hidden[at], head, bias))
-        yield at, logits
+            logits = F.linear(hidden[at], head, bias)
+        yield at, logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 class _Gradients:
@@ -161,7 +164,7 @@ class _Scores(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, chunk_size: int
     ) -> tuple[Tensor, Tensor]:
-        logit = at_least_float32(hidden[:0, 0]).new_empty(len(targets))
+        logit = hidden.new_empty(len(targets), dtype=torch.promote_types(hidden.dtype, torch.float32))
         log_partition = torch.empty_like(logit)
         for at, logits in _chunks(hidden, head, bias, chunk_size):
             logit[at] = logits.gather(1, targets[at, None])[:, 0]
@@ -186,7 +189,7 @@ class _WeightedSum(torch.autograd.Function):
         ctx: Any, hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, chunk_size: int, weight: Any
     ) -> tuple[Tensor, Tensor]:
         gradients = _Gradients(hidden, head, bias, targets, ctx.needs_input_grad)
-        weighted_sum = nll_sum = at_least_float32(hidden[:0, 0]).new_zeros(())
+        weighted_sum = nll_sum = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
         for at, logits in _chunks(hidden, head, bias, chunk_size):
             log_partition = logits.logsumexp(1)
             nll = log_partition - logits.gather(1, targets[at, None])[:, 0]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mixkit._common import Bool, Float, InputError, Int, check_unit_interval
+from mixkit._common import Bool, Float, Int
 from mixkit.losses.definitions import OBJECTIVES
 from mixkit.losses.token_weighted import TokenScores
 
@@ -92,10 +92,10 @@ class SequenceMatch:
         """
         if len(data_next) == 0 or len(model_next) == 0:
             raise ValueError("SequenceMatch needs at least one data text and one text sampled from the model")
-        weight, reward, difference = self._steps(data_scores, data_next, data_mask, data_ended, data_labels)
+        weight, reward, difference = self._trajectories(data_scores, data_next, data_mask, data_ended, data_labels)
         matched = self.phi(self.alpha * reward) / self.alpha
         data_terms = weight * (matched - difference / 2)  # (B, T + 1)
-        weight, reward, difference = self._steps(model_scores, model_next, model_mask, model_ended, None)
+        weight, reward, difference = self._trajectories(model_scores, model_next, model_mask, model_ended, None)
         penalty = self.alpha / 4 * reward.square() if self.divergence == "chi2-mixture" else 0.0
         model_terms = -weight * (difference / 2 + penalty)  # (M, U + 1)
         texts = len(data_next)
@@ -106,7 +106,7 @@ class SequenceMatch:
         """equals: sum over rows of sum_{i < N} g^i, where N is the number of actions in the row: discounted tokens."""
         return -torch.expm1(mask.sum(-1) * math.log(self.discount)).sum() / (1 - self.discount)
 
-    def _steps(
+    def _trajectories(
         self, scores: TokenScores, next_value: Tensor, mask: Tensor | None, ended: Tensor | None, labels: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(weight, r, V - g V') of every step, each (B, T + 1). The weight of step i is g^i, and 0 for no action.
@@ -143,18 +143,11 @@ class MLEWeightSchedule:
     """The weight of MLE in the loss: 1 for `warmup` steps, then linear for `decay` steps, then `minimum`.
 
     The loss is weight * MLE + (1 - weight) * SequenceMatch, both in nats per token. minimum in [0, 1]: 1 is MLE alone.
-    Raises InputError for a minimum out of range and for numbers of steps that are negative or fractional.
     """
 
     warmup: int
     decay: int
     minimum: float = 0.0
-
-    def __post_init__(self):
-        for name, steps in (("warmup", self.warmup), ("decay", self.decay)):
-            if steps < 0 or steps != int(steps):
-                raise InputError(f"{name} is {steps!r}; it must be a whole number of at least 0")
-        check_unit_interval("minimum", self.minimum)
 
     def __call__(self, step: int) -> float:
         """The weight at optimizer step `step`, counted from 0. In [minimum, 1]."""

@@ -47,7 +47,7 @@ class TokenScores:
         Raises ValueError for a target outside [0, V). On a GPU targets are not checked, because that would wait for it.
         """
         check_targets(targets, logits.shape[-1])
-        logits = at_least_float32(logits)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return cls(logits.gather(-1, targets[..., None])[..., 0], logits.logsumexp(-1))
 
 
@@ -136,8 +136,3 @@ def check_targets(targets: Tensor, vocabulary: int) -> None:
         if not 0 <= target < vocabulary:
             allowed = f"token ids are in [0, {vocabulary})"
             raise ValueError(f"targets hold {target}; {allowed}: mask those positions out (targets != {target})")
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """The tensor in float32, or in float64 if it has that dtype."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -44,6 +44,7 @@ def test_objective_by_name():
         ("mixec", {}, r"unknown objective 'mixec' \(did you mean 'mixce'\?\); allowed: mle, mixce"),
         ("mixce", {"etta": 0.1}, r"unknown coefficient of mixce 'etta' \(did you mean 'eta'\?\); allowed: eta"),
         ("mle", {"eta": 0.1}, "unknown coefficient of mle 'eta'; allowed: none"),
+        ("sequencematch", {"noise_rate": 0.1}, "unknown coefficient of sequencematch 'noise_rate'"),
         ("mixce", {}, "mixce needs eta; given: nothing"),
         ("tailr", {"gamma": 0.1, "w_min": 2}, r"w_min is 2; it must be a number in \[0, 1\]"),
     ],

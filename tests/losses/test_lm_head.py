@@ -60,7 +60,7 @@ def test_losses_equal_the_naive_loss(objective, sizes, dtype):
     inputs = (hidden, weight, bias)
     expected = naive_loss(*inputs, targets, mask, objective)
     chunked = objective(token_scores(hidden, weight, targets, bias=bias, chunk_size=9), mask)
-    fused = weighted_cross_entropy(hidden, weight, targets, objective, mask=mask, bias=bias, chunk_size=9)
+    fused, _ = weighted_cross_entropy_and_nll(hidden, weight, targets, objective, mask=mask, bias=bias, chunk_size=9)
     expected_gradients = torch.autograd.grad(expected, inputs)
     for loss in (chunked, fused):
         assert loss.dtype == torch.promote_types(dtype, torch.float32)
@@ -94,7 +94,7 @@ def test_gradcheck():
         return s.logit, s.log_partition
 
     def loss(h, w, b):
-        return weighted_cross_entropy(h, w, targets, MLE(), mask=mask, bias=b, chunk_size=2)
+        return weighted_cross_entropy_and_nll(h, w, targets, MLE(), mask=mask, bias=b, chunk_size=2)[0]
 
     assert torch.autograd.gradcheck(scores, (hidden, weight, bias))
     assert torch.autograd.gradcheck(loss, (hidden, weight, bias))
@@ -124,6 +124,19 @@ def test_half_precision_sums_in_float32(dtype):
     torch.testing.assert_close(scores.log_partition.double(), same_logits, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_small_chunks_lose_no_precision_in_gradients(dtype):
+    hidden, weight, bias, targets, mask = random_head((20, 47), 31, 123, dtype=dtype)
+    (expected,) = torch.autograd.grad(naive_loss(hidden, weight, bias, targets, mask, MLE()), weight)
+    errors = []
+    for chunk_size in (1, 1000):
+        loss, _ = weighted_cross_entropy_and_nll(
+            hidden, weight, targets, MLE(), mask=mask, bias=bias, chunk_size=chunk_size
+        )
+        errors.append(relative_error(torch.autograd.grad(loss, weight)[0], expected))
+    assert errors[0] < 1.2 * errors[1]
+
+
 def test_autocast_sets_the_dtype_of_the_products():
     hidden, weight, bias, targets, mask = random_head((4, 9), 33, 101, dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -150,9 +163,10 @@ def test_no_tensor_has_positions_times_vocabulary_entries():
             return out
 
     hidden, weight, bias, targets, mask = random_head((40, 50), 8, 300, dtype=torch.float32)
+    chunks = {"chunk_size": 64}
     for compute in (
-        lambda: weighted_cross_entropy(hidden, weight, targets, MixCE(0.1), mask=mask, bias=bias, chunk_size=64),
-        lambda: MixCE(0.1)(token_scores(hidden, weight, targets, bias=bias, chunk_size=64), mask),
+        lambda: weighted_cross_entropy_and_nll(hidden, weight, targets, MixCE(0.1), mask=mask, bias=bias, **chunks)[0],
+        lambda: MixCE(0.1)(token_scores(hidden, weight, targets, bias=bias, **chunks), mask),
     ):
         with LargestTensor() as largest:
             compute().backward()
