@@ -1,4 +1,4 @@
-"""SequenceMatch against the formula written as loops, and on decision processes small enough to be solved exactly."""
+"""SequenceMatch against its formula in plain loops, and on MDPs that are small enough for exact solutions."""
 
 import math
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Linear(SequenceMatch):
 
 
 def random_texts(rows, steps, seed=0, vocabulary=5):
-    """l, V and V' of random walks (V' is the next step's V), a ragged mask that may start late, and end flags."""
+    """l and V, V of the next state, a mask with rows of different start and length, and end flags."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(rows, steps + 1, vocabulary, generator=generator, dtype=torch.float64)
     actions = torch.randint(vocabulary, (rows, steps), generator=generator)
@@ -52,7 +52,7 @@ def random_texts(rows, steps, seed=0, vocabulary=5):
 
 
 def loop(phi, alpha, g, mixture, data, model, labels=None):
-    """-J_hat by the formula, one text after the other: (mean over data texts) + (mean over model texts)."""
+    """-J_hat by the formula: the mean over data texts plus the mean over model texts, one text at a time."""
     total = [0.0, 0.0]
     for side, (scores, following, mask, ended) in enumerate((data, model)):
         for row in range(len(following)):
@@ -113,7 +113,7 @@ def test_gradcheck(divergence):
 
 @pytest.mark.parametrize("discount", [0.1, 0.9, 0.998])
 def test_linear_phi_with_both_values_on_data_is_mle(discount):
-    """Identity 6: r - (V - g V') = l - V, so each token counts its nll, discounted; also past a wrong token's mask."""
+    """Identity 6: r - (V - g V') = l - V, so the loss is the discounted nll. Masked labels count 0."""
     scores, following, mask, ended = random_texts(4, 9)
     labels = torch.rand(4, 9, generator=torch.Generator().manual_seed(3)) < 0.7
     inputs = [x.requires_grad_() for x in (scores.logit, scores.log_partition, following)]
@@ -139,9 +139,9 @@ def test_linear_phi_on_single_tokens_is_exactly_mle(discount):
     assert loss.item() == pytest.approx(MLE()(scores).item(), rel=1e-6)  # the number of steps is float32
 
 
-def test_a_wrong_token_leaves_the_value_of_its_state_balanced():
-    """Steps: a wrong token, its backspace, a right token. As alpha falls, J must not care where the V between them is,
-    as it does not for any other state that the data passes through; or that V would run away."""
+def test_a_wrong_token_keeps_the_value_of_its_state_balanced():
+    """The steps are a wrong token, its backspace and a right token. For alpha -> 0 the gradient of J in V of the state
+    between them is 0, as for every other state of the data. Otherwise that V would diverge."""
     value = torch.randn(1, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     value[0, 2] = value[0, 0]  # back again
     shift = torch.zeros((), dtype=torch.float64, requires_grad=True)
@@ -216,7 +216,7 @@ def test_denominator_adds_up_over_micro_batches():
 
 @pytest.mark.parametrize("divergence", PHI)
 def test_phi(divergence):
-    """The closed form where it is defined and not steep; concave, smooth and finite everywhere else."""
+    """phi equals its closed form where that is defined and not steep. It is concave, smooth and finite everywhere."""
     phi = DIVERGENCES[divergence]
     x = torch.linspace(-0.6, 5, 57, dtype=torch.float64)
     torch.testing.assert_close(phi(x), torch.tensor([PHI[divergence](v) for v in x.tolist()], dtype=torch.float64))
@@ -236,12 +236,12 @@ def test_jensen_shannon_keeps_its_digits_near_zero_in_float32():
     torch.testing.assert_close(DIVERGENCES["js"](x).double(), DIVERGENCES["js"](x.double()), rtol=1e-6, atol=0)
 
 
-# Decision processes that can be solved
+# MDPs with exact solutions
 
 
 def random_policy(world, seed):
     q = torch.randn(world.allowed.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    q[:, world.end] -= 1  # to live longer
+    q[:, world.end] -= 1  # for longer texts
     return policy_and_value(world, q)[0]
 
 
@@ -284,7 +284,7 @@ def test_value_differences_telescope_for_any_policy(seed, g):
 
 @pytest.mark.parametrize("divergence", PHI)
 def test_recovery(divergence):
-    """Identity 8: the occupancies meet as alpha falls; half the alpha, about half the distance."""
+    """Identity 8: the distance of the occupancies is about linear in alpha."""
     world, g = build_world(2, 2), 0.9
     data = occupancy(world, random_policy(world, 0), g)
     assert data[:, world.backspace].sum() > 0.04
@@ -292,7 +292,7 @@ def test_recovery(divergence):
     for alpha in (0.2, 0.1, 0.05):
         q = fit(world, SequenceMatch(alpha, g, divergence), data)
         distance[alpha] = total_variation(occupancy(world, policy_and_value(world, q)[0], g), data)
-    assert distance[0.1] < (0.02 if divergence == "js" else 0.01)  # js bends four times as much at 0 as chi2
+    assert distance[0.1] < (0.02 if divergence == "js" else 0.01)  # the curvature of js at 0 is four times that of chi2
     for alpha in (0.1, 0.05):
         assert distance[2 * alpha] / distance[alpha] == pytest.approx(2, abs=0.25)
 
