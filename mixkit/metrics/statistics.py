@@ -50,7 +50,7 @@ class Estimate:
 
 def bootstrap(
     values: Sequence[float] | Float[np.ndarray, "N ..."] | Int[np.ndarray, "N ..."],
-    statistic: Callable[[np.ndarray], np.ndarray] | None = None,
+    statistic: Callable[[np.ndarray], Any] | None = None,
     *,
     replicates: int = 1000,
     confidence: float = 0.95,
@@ -72,7 +72,7 @@ def bootstrap(
         raise InputError(f"values has shape {values.shape}; a mean takes one value a text")
     texts, columns = len(values), tuple(values.reshape(len(values), -1).T)
 
-    def of_sample(*columns: np.ndarray, axis: int = -1) -> np.ndarray:
+    def of_sample(*columns: np.ndarray, axis: int = -1) -> Any:
         totals = np.stack([column.sum(axis) for column in columns], axis=-1)
         return totals[..., 0] / texts if statistic is None else statistic(totals)
 
@@ -204,7 +204,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _sign_flip_p_value(differences: np.ndarray, replicates: int, seed: int) -> float:
-    def distance(sample: np.ndarray, axis: int = -1) -> np.ndarray:
+    def distance(sample: np.ndarray, axis: int = -1) -> Any:
         return np.abs(sample.mean(axis))
 
     options: dict[str, Any] = {"vectorized": True, "n_resamples": replicates, "alternative": "greater"}
