@@ -1,14 +1,12 @@
 """Metrics of diversity and repetition, computed from the texts alone.
 
 Texts are strings, which `tokenize` splits (at white space by default), or lists of tokens (int or str), or the
-NgramCounts of either, which several metrics can share. Compare only texts that were tokenized alike. An empty text has
-0 tokens. An empty list, or an item that is not a text, raises InputError. Undefined, a subclass of it, is raised where
-the texts do not define the metric: no text has n tokens, or self-BLEU of one text.
+NgramCounts of either, which several metrics can share. Compare only texts that were tokenized alike. Wrong input raises
+InputError. Undefined, a subclass of it, is raised where the texts do not define the metric, as no text has n tokens.
 """
 # numpy and scipy are typed in part only
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownParameterType=false, reportMissingTypeStubs=false, reportMissingTypeArgument=false
-# pyright: reportUnknownLambdaType=false
 
 import math
 import zlib
@@ -33,9 +31,8 @@ class Undefined(InputError):
 def rep_n(texts: Texts, n: int, *, tokenize: Tokenize = str.split) -> float:
     """1 - sum_i |distinct n-grams of text i| / sum_i |n-grams of text i|
 
-    Repetition within texts, in [0, 1]; 0 where no text repeats an n-gram. Texts shorter than n add nothing.
-    Source: SimCTG (Su et al. 2022), as a share and not in percent; its code omits the last n-gram of each text.
-    Welleck et al. 2020 average over texts instead (see `text_values`), which is equal where all lengths are equal.
+    Repetition within texts, in [0, 1]; 0 where no text repeats an n-gram. Source: SimCTG (Su et al. 2022), whose code
+    omits the last n-gram of each text. Welleck et al. 2020 average over texts instead (see `text_values`).
     """
     distinct, total = _repeats(count_ngrams(texts, tokenize), n)
     return float(1 - distinct.sum() / total.sum())
@@ -99,9 +96,9 @@ def repetition_loops(texts: Texts, *, tokenize: Tokenize = str.split) -> float:
 def self_bleu(texts: Texts, n: int = 4, *, tokenize: Tokenize = str.split) -> float:
     """mean over i of nltk sentence_bleu(all texts but i, text i, weights=[1/n] * n, SmoothingFunction().method1)
 
-    In [0, 1]; 1 where all texts are equal (and have n tokens); lower is more diverse. A count of 0 is smoothed to 0.1.
-    A text that shares no token with the others scores 0. More texts score higher: compare equal numbers of them.
-    Undefined for one text. Source: Zhu et al. 2018 (Texygen).
+    In [0, 1]; 1 where all texts are equal; lower is more diverse. A count of 0 is smoothed to 0.1. A text that shares
+    no token with the others scores 0. More texts score higher: compare equal numbers of them. Undefined for one text.
+    Source: Zhu et al. 2018 (Texygen).
     """
     value = _self_bleu(count_ngrams(texts, tokenize), n)
     if math.isnan(value):
@@ -113,14 +110,12 @@ def compression_ratio(texts: Texts) -> float:
     """equals: len(raw) / len(zlib.compress(raw)), raw = " ".join(texts).encode()
 
     Redundancy within and across neighbouring texts: zlib looks back 32 KB, so the order of texts matters. Human English
-    has 2 to 3; higher is more repetitive. Token lists are joined by spaces. Undefined where all texts are empty.
-    Source: Shaib et al. 2024.
+    has 2 to 3; higher is more repetitive. Undefined where all texts are empty. Source: Shaib et al. 2024.
     """
     raw = _encoded(count_ngrams(texts))
     if not any(raw):
         raise Undefined("all texts are empty")
-    size, compressed_size = _sizes(raw)
-    return size / compressed_size
+    return float(np.divide(*_sizes(raw)))
 
 
 def score_texts(
@@ -129,7 +124,6 @@ def score_texts(
     budget: int | None = None,
     tokenize: Tokenize = str.split,
     replicates: int = 1000,
-    confidence: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Estimate]:
     """All metrics of this module for one sample set, with intervals over texts. Undefined metrics are absent.
@@ -141,7 +135,7 @@ def score_texts(
     """
     corpus = count_ngrams(texts, tokenize)
     groups = _groups(len(corpus.texts))
-    resample = partial(bootstrap, replicates=replicates, confidence=confidence, seed=seed)
+    resample = partial(bootstrap, replicates=replicates, seed=seed)
 
     def of_totals(orders: tuple[int, ...], statistic: Callable[[np.ndarray], Any]) -> Estimate:
         columns = [column for n in orders for column in _repeats(corpus, n)]
@@ -150,23 +144,23 @@ def score_texts(
     def of_corpus(statistic: Callable[[np.ndarray], float], n: int, budget: int | None, high: float) -> Estimate:
         left_out = [statistic(counts) for counts in _counts_without_groups(corpus, n, budget)]
         value = _of_corpus(statistic, corpus, n, budget)
-        return jackknife(value, left_out, confidence=confidence, bounds=(0.0, high))
+        return jackknife(value, left_out, bounds=(0.0, high))
 
     def self_bleu_4() -> Estimate:
         left_out = [_self_bleu(corpus, 4, group) for group in groups]
-        return jackknife(self_bleu(corpus), left_out, confidence=confidence, bounds=(0.0, 1.0))
+        return jackknife(self_bleu(corpus), left_out, bounds=(0.0, 1.0))
 
     def compression() -> Estimate:
         value, raw = compression_ratio(corpus), _encoded(corpus)
         sizes = np.array([_sizes(raw[group]) for group in groups])
         with np.errstate(invalid="ignore"):
             left_out = np.divide(*(sizes.sum(0) - sizes).T)
-        return jackknife(value, left_out, confidence=confidence, bounds=(0.0, math.inf))
+        return jackknife(value, left_out, bounds=(0.0, math.inf))
 
     metrics: dict[str, Callable[[], Estimate]] = {}
     for n in (2, 3, 4):
-        metrics[f"rep_{n}"] = partial(of_totals, (n,), lambda totals: 1 - totals[..., 0] / totals[..., 1])
-    metrics["diversity"] = partial(of_totals, (2, 3, 4), lambda totals: (totals[..., ::2] / totals[..., 1::2]).prod(-1))
+        metrics[f"rep_{n}"] = partial(of_totals, (n,), lambda sums: 1 - sums[..., 0] / sums[..., 1])
+    metrics["diversity"] = partial(of_totals, (2, 3, 4), lambda sums: (sums[..., ::2] / sums[..., 1::2]).prod(-1))
     metrics["pooled_diversity"] = lambda: resample(_pooled(corpus)[1])
     for n in (1, 2, 3, 4):
         metrics[f"distinct_{n}"] = partial(of_corpus, _distinct, n, budget, 1.0)
@@ -174,10 +168,16 @@ def score_texts(
         metrics[f"ngram_entropy_{n}"] = partial(of_corpus, _entropy, n, budget, math.inf)
     metrics["zipf_coefficient"] = partial(of_corpus, _zipf, 1, None, math.inf)
     metrics["self_bleu_4"] = self_bleu_4
-    metrics["repetition_loops"] = lambda: wilson_interval(int(_loops(corpus).sum()), len(corpus.texts), confidence)
+    metrics["repetition_loops"] = lambda: wilson_interval(int(_loops(corpus).sum()), len(corpus.texts))
     metrics["compression_ratio"] = compression
     metrics["length"] = lambda: resample(corpus.lengths)
-    return {name: _or_absent(metric) for name, metric in metrics.items()}
+    scores: dict[str, Estimate] = {}
+    for name, metric in metrics.items():
+        try:
+            scores[name] = metric()
+        except Undefined as reason:
+            scores[name] = Estimate.absent(str(reason))
+    return scores
 
 
 def text_values(texts: Texts, *, tokenize: Tokenize = str.split) -> dict[str, list[float | None]]:
@@ -194,13 +194,6 @@ def text_values(texts: Texts, *, tokenize: Tokenize = str.split) -> dict[str, li
     values["diversity"] = np.prod([1 - values[f"rep_{n}"] for n in (2, 3, 4)], axis=0)
     values["length"] = corpus.lengths
     return {name: [None if math.isnan(x) else float(x) for x in column] for name, column in values.items()}
-
-
-def _or_absent(metric: Callable[[], Estimate]) -> Estimate:
-    try:
-        return metric()
-    except Undefined as reason:
-        return Estimate.absent(str(reason))
 
 
 def _counts_by_text(corpus: NgramCounts, n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -30,19 +30,13 @@ class SmallSampleWarning(UserWarning):
 class MauveResult:
     """MAUVE and related measures between human and generated texts, means over k-means seeds.
 
-    mauve, mauve_star: in (0, 1]; 1 where the two sets fill the same clusters alike. frontier_integral,
-    frontier_integral_star: in [0, 1]; 0 there. The starred ones smooth the cluster counts by 1/2 (Pillutla et al.,
-    JMLR 2023). per_seed: the four by name, one value a k-means seed. divergence_curve: points (exp(-5 KL(Q, R)),
-    exp(-5 KL(P, R))) for mixtures R of human P and generated Q.
+    mauve, mauve_star: in (0, 1]; 1 where the two sets fill the same clusters alike. mauve_star smooths the cluster
+    counts by 1/2 (Pillutla et al., JMLR 2023). frontier_integral: in [0, 1]; 0 where the sets are alike.
     """
 
     mauve: float
     mauve_star: float
     frontier_integral: float
-    frontier_integral_star: float
-    per_seed: dict[str, tuple[float, ...]]
-    divergence_curve: tuple[tuple[float, float], ...]
-    n_clusters: int
 
 
 def mauve(
@@ -94,30 +88,20 @@ def mauve_of_features(
         results = [
             compute_mauve(p_features=human, q_features=generated, seed=int(seed), **settings) for seed in kmeans_seeds
         ]
-    names = ("mauve", "mauve_star", "frontier_integral", "frontier_integral_star")
-    per_seed = {name: tuple(float(getattr(result, name)) for result in results) for name in names}
-    curve = np.mean([result.divergence_curve for result in results], axis=0)
     return MauveResult(
-        **{name: float(np.mean(values)) for name, values in per_seed.items()},
-        per_seed=per_seed,
-        divergence_curve=tuple((float(x), float(y)) for x, y in curve),
-        n_clusters=n_clusters,
+        mauve=float(np.mean([result.mauve for result in results])),
+        mauve_star=float(np.mean([result.mauve_star for result in results])),
+        frontier_integral=float(np.mean([result.frontier_integral for result in results])),
     )
 
 
 def _check_sample_size(n_human: int, n_generated: int) -> None:
-    n, rule = min(n_human, n_generated), METRICS["mauve"]
-    if n < rule.min_texts:
-        raise InputError(
-            f"MAUVE of {n_human} human and {n_generated} generated texts; allowed: at least {rule.min_texts} each"
-        )
-    if n < rule.advised_texts:
-        warnings.warn(
-            f"MAUVE of {n} texts is biased upward; compare only equal numbers of texts, {rule.advised_texts} or more "
-            "if possible",
-            SmallSampleWarning,
-            stacklevel=3,
-        )
+    n, least, advised = min(n_human, n_generated), METRICS["mauve"].min_texts, METRICS["mauve"].advised_texts
+    if n < least:
+        raise InputError(f"MAUVE of {n_human} human and {n_generated} generated texts; allowed: at least {least} each")
+    if n < advised:
+        advice = f"compare only equal numbers of texts, {advised} or more if possible"
+        warnings.warn(f"MAUVE of {n} texts is biased upward; {advice}", SmallSampleWarning, stacklevel=3)
 
 
 @dataclass(frozen=True)

