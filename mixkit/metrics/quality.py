@@ -14,10 +14,9 @@ import numpy as np
 import torch
 
 from mixkit._common import Float, InputError, Int
-from mixkit.losses.lm_head import token_scores
 from mixkit.metrics.definitions import METRICS
 from mixkit.metrics.features import Reader, check_texts
-from mixkit.models.likelihood import check_head
+from mixkit.models.likelihood import check_head, text_nll
 
 KMEANS_SEEDS = (25, 26, 27, 28, 29)  # the first is mauve-text's default
 
@@ -204,7 +203,6 @@ class JudgePerplexity:
         return float(np.exp(self.nll.sum() / self.tokens.sum()))
 
 
-@torch.no_grad()
 def judge_perplexity(
     texts: Sequence[str],
     judge: Reader,
@@ -213,54 +211,26 @@ def judge_perplexity(
     prompts: Sequence[str] | None = None,
     max_tokens: int | None = None,
 ) -> JudgePerplexity:
-    """equals: cross_entropy(model(bos + prompt + text).logits, ..., reduction="sum") over the tokens of `text`
+    """equals: text_nll(judge.model, judge.tokenizer, texts, prompts=prompts, max_tokens=judge.limit(max_tokens) - 1)
 
     How probable each text is under a causal LM that did not write it. Low values mean plausible or repetitive texts.
-    judged: the name of the model that wrote the texts, None for people. Prompt and text are tokenized apart. At most
-    `max_tokens` tokens of bos, prompt and text are read; the others are not counted. The first token of all (bos, if
-    the tokenizer has one) is context only. A special token that a text spells out counts as letters.
-
+    judged: the name of the model that wrote the texts, None for people. prompts: empty by default. `max_tokens` counts
+    the start token, prompt and text. The end of the text is not scored.
     Raises InputError for a judge that wrote the texts or has no LM head, for prompts that leave no room for the text,
     and where no token at all is scored.
     """
     check_texts(texts)
     if judged == judge.name:
         raise InputError(f"judge {judge.name!r} is the model that wrote the texts; allowed: any other causal LM")
-    head = judge.model.get_output_embeddings()
-    if judge.is_encoder or head is None:
+    if judge.is_encoder or judge.model.get_output_embeddings() is None:
         raise InputError(f"judge {judge.name!r} gives no next-token probabilities; allowed: a causal LM with its head")
-    if prompts is not None and len(prompts) != len(texts):
-        raise InputError(f"{len(prompts)} prompts and {len(texts)} texts; allowed: as many of each")
     check_head(judge.model)
-    contexts, ids = _judged_tokens(texts, prompts, judge, judge.limit(max_tokens))
-    context_lengths = torch.tensor([max(1, len(context)) for context in contexts])
-    scored = [i for i, row in enumerate(ids) if len(row) > context_lengths[i]]
-    if not scored:
+    contexts = list(prompts) if prompts is not None else [""] * len(texts)
+    limit = judge.limit(max_tokens) - 1  # without the start token
+    with judge.autocast():
+        nll, tokens = text_nll(judge.model, judge.tokenizer, list(texts), prompts=contexts, max_tokens=limit)
+    if not tokens.any():
         raise InputError(f"none of {len(texts)} texts has a token that judge {judge.name!r} can score")
-    nll, tokens = np.zeros(len(texts)), np.zeros(len(texts), dtype=np.int64)
-    for batch, hidden, mask, inputs in judge.hidden_states([ids[i] for i in scored]):
-        rows = [scored[i] for i in batch]
-        positions = torch.arange(1, inputs.shape[1])
-        targets = mask[:, 1:].bool() & (positions >= context_lengths[rows, None]).to(mask.device)  # (B, T - 1)
-        with judge.autocast():
-            bias = getattr(head, "bias", None)
-            scores = token_scores(hidden[:, :-1][targets], head.weight, inputs[:, 1:][targets], bias=bias)
-        row_of_target = targets.nonzero()[:, 0].cpu()
-        nll[rows] = torch.zeros(len(rows), dtype=torch.float64).index_add_(0, row_of_target, scores.nll.double().cpu())
-        tokens[rows] = targets.sum(1).cpu()
-    if not np.isfinite(nll).all():
+    if not nll.isfinite().all():
         raise InputError(f"the probabilities of judge {judge.name!r} are not finite: its model has diverged")
-    return JudgePerplexity(nll, tokens)
-
-
-def _judged_tokens(
-    texts: Sequence[str], prompts: Sequence[str] | None, judge: Reader, limit: int
-) -> tuple[list[list[int]], list[list[int]]]:
-    """Token ids of bos + prompt of each text, and of bos + prompt + text, cut to `limit`."""
-    tokenize: Any = partial(judge.tokenizer, add_special_tokens=False, split_special_tokens=True, verbose=False)
-    start = [] if judge.tokenizer.bos_token_id is None else [judge.tokenizer.bos_token_id]
-    contexts = [start] * len(texts) if prompts is None else [start + p for p in tokenize(list(prompts))["input_ids"]]
-    if too_long := sum(len(context) >= limit for context in contexts):
-        raise InputError(f"{too_long} of {len(texts)} prompts fill all {limit} tokens that judge {judge.name!r} reads")
-    text_ids = tokenize(list(texts))["input_ids"]
-    return contexts, [(context + text)[:limit] for context, text in zip(contexts, text_ids, strict=True)]
+    return JudgePerplexity(nll.numpy(), tokens.long().numpy())

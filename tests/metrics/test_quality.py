@@ -185,16 +185,16 @@ def test_coherence_equals_a_loop(toy, request):
 @pytest.mark.parametrize("with_prompts", [False, True])
 @pytest.mark.parametrize("bos", [False, True])
 def test_judge_perplexity_equals_a_loop(gpt2, with_prompts, bos):
-    if not bos:
+    if not bos:  # then the end token starts a text
         gpt2.tokenizer.bos_token = None
     texts = [*sentences(20, seed=16, longest=20), "", "x"]
     prompts = ["", *sentences(21, seed=17, longest=3)] if with_prompts else None
     result = judge_perplexity(texts, gpt2, judged="another", prompts=prompts, max_tokens=60)
     gpt2.model.eval()
     for i, text in enumerate(texts):
-        context = [0] * bos + (gpt2.tokenizer(prompts[i])["input_ids"] if prompts else [])
+        context = [0] + (gpt2.tokenizer(prompts[i])["input_ids"] if prompts else [])
         ids = torch.tensor((context + gpt2.tokenizer(text)["input_ids"])[:60])
-        scored = range(max(1, len(context)), len(ids))
+        scored = range(len(context), len(ids))
         nll = 0.0
         if scored:
             with torch.no_grad():
@@ -232,7 +232,7 @@ def test_unfit_judges_and_texts_are_refused(gpt2, bert):
         (gpt2, ["", ""], {"judged": None}, "none of 2 texts"),
         (gpt2, [], {"judged": None}, "texts is empty"),
         (gpt2, ["a"], {"judged": None, "prompts": ["a", "b"]}, "2 prompts and 1 texts"),
-        (gpt2, ["a", "b"], {"judged": None, "prompts": ["a" * 95, "a"]}, "1 of 2 prompts fill all 96 tokens"),
+        (gpt2, ["a", "b"], {"judged": None, "prompts": ["a" * 95, "a"]}, "1 of 2 prompts leave no room"),
     ):
         with pytest.raises(InputError, match=message):
             judge_perplexity(texts, judge, **options)
