@@ -21,6 +21,7 @@ from mixkit._common import InputError
 from mixkit.metrics.ngram_counts import NgramCounts, Ngrams, Texts, Tokenize, count_ngrams
 from mixkit.metrics.statistics import Estimate, bootstrap, jackknife, wilson_interval
 
+CountStatistic = Callable[[np.ndarray], float]  # of the counts of the distinct n-grams
 JACKKNIFE_GROUPS = 20
 
 
@@ -118,30 +119,21 @@ def compression_ratio(texts: Texts) -> float:
     return float(np.divide(*_sizes(raw)))
 
 
-def score_texts(
-    texts: Texts,
-    *,
-    budget: int | None = None,
-    tokenize: Tokenize = str.split,
-    replicates: int = 1000,
-    seed: int = 0,
-) -> dict[str, Estimate]:
+def score_texts(texts: Texts, *, budget: int | None = None, tokenize: Tokenize = str.split) -> dict[str, Estimate]:
     """All metrics of this module for one sample set, with intervals over texts. Undefined metrics are absent.
 
     Statistics of totals over texts (rep_n, diversity, pooled_diversity, length) have bootstrap intervals, and the share
-    of loops has Wilson's. Statistics of the whole corpus (distinct_n, ngram_entropy, zipf_coefficient, self_bleu,
-    compression_ratio) have a jackknife over 20 groups of neighbouring texts, because copies of texts in a bootstrap
-    sample would count as repetition. `budget` is that of distinct_n and ngram_entropy.
+    of loops has Wilson's. Those of the whole corpus (the others) have a jackknife over 20 groups of neighbouring texts.
+    `budget` is that of distinct_n and ngram_entropy.
     """
     corpus = count_ngrams(texts, tokenize)
     groups = _groups(len(corpus.texts))
-    resample = partial(bootstrap, replicates=replicates, seed=seed)
 
     def of_totals(orders: tuple[int, ...], statistic: Callable[[np.ndarray], Any]) -> Estimate:
         columns = [column for n in orders for column in _repeats(corpus, n)]
-        return resample(np.column_stack(columns), statistic)
+        return bootstrap(np.column_stack(columns), statistic)
 
-    def of_corpus(statistic: Callable[[np.ndarray], float], n: int, budget: int | None, high: float) -> Estimate:
+    def of_corpus(statistic: CountStatistic, n: int, budget: int | None, high: float) -> Estimate:
         left_out = [statistic(counts) for counts in _counts_without_groups(corpus, n, budget)]
         value = _of_corpus(statistic, corpus, n, budget)
         return jackknife(value, left_out, bounds=(0.0, high))
@@ -161,7 +153,7 @@ def score_texts(
     for n in (2, 3, 4):
         metrics[f"rep_{n}"] = partial(of_totals, (n,), lambda sums: 1 - sums[..., 0] / sums[..., 1])
     metrics["diversity"] = partial(of_totals, (2, 3, 4), lambda sums: (sums[..., ::2] / sums[..., 1::2]).prod(-1))
-    metrics["pooled_diversity"] = lambda: resample(_pooled(corpus)[1])
+    metrics["pooled_diversity"] = lambda: bootstrap(_pooled(corpus)[1])
     for n in (1, 2, 3, 4):
         metrics[f"distinct_{n}"] = partial(of_corpus, _distinct, n, budget, 1.0)
     for n in (1, 2, 3, 4):
@@ -170,7 +162,7 @@ def score_texts(
     metrics["self_bleu_4"] = self_bleu_4
     metrics["repetition_loops"] = lambda: wilson_interval(int(_loops(corpus).sum()), len(corpus.texts))
     metrics["compression_ratio"] = compression
-    metrics["length"] = lambda: resample(corpus.lengths)
+    metrics["length"] = lambda: bootstrap(corpus.lengths)
     scores: dict[str, Estimate] = {}
     for name, metric in metrics.items():
         try:
@@ -244,9 +236,7 @@ def _within_budget(corpus: NgramCounts, n: int, budget: int | None) -> np.ndarra
     return numbers
 
 
-def _of_corpus(
-    statistic: Callable[[np.ndarray], float], corpus: NgramCounts, n: int, budget: int | None = None
-) -> float:
+def _of_corpus(statistic: CountStatistic, corpus: NgramCounts, n: int, budget: int | None = None) -> float:
     """The statistic of the n-gram counts of the whole corpus."""
     value = statistic(np.bincount(_within_budget(corpus, n, budget)))
     if math.isnan(value):
@@ -334,8 +324,7 @@ def _two_most(grams: Ngrams, references: np.ndarray) -> tuple[np.ndarray, np.nda
     ngram, text, count = grams.ngram[order], grams.text[order], grams.count[order]
     last = np.flatnonzero(np.diff(ngram, append=size))  # each n-gram's references lie together, by count
     most, holder, second = np.zeros(size, np.int64), np.full(size, -1), np.zeros(size, np.int64)
-    most[ngram[last]] = count[last]
-    holder[ngram[last]] = text[last]
+    most[ngram[last]], holder[ngram[last]] = count[last], text[last]
     shared = last[(last > 0) & (ngram[last - 1] == ngram[last])]
     second[ngram[shared]] = count[shared - 1]
     return most, holder, second

@@ -135,6 +135,7 @@ def test_precision_recall_at_its_ends():
 
 @FEW
 @MINILM
+@pytest.mark.slow
 def test_minilm_on_wikitext_equals_the_packages(tmp_path, wikitext_file):
     import prdc
     from mauve import compute_mauve
