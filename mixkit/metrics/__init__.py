@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mixkit.metrics.quality import coherence as coherence
     from mixkit.metrics.quality import judge_perplexity as judge_perplexity
     from mixkit.metrics.quality import mauve as mauve
+    from mixkit.metrics.quality import precision_recall as precision_recall
     from mixkit.metrics.statistics import Estimate as Estimate
 
 __getattr__, __all__ = lazy_imports(__file__)

@@ -1,363 +1,325 @@
-"""Quality and diversity numbers from texts alone; n-grams are counted once, and all n-gram metrics read those counts.
-No model may be asked here: what needs one to read the texts is in embeddings.py.
+"""Metrics of diversity and repetition, computed from the texts alone.
 
-Texts are a list of str, split by `tokenize` (at white space unless told), or a list of token lists (int or str),
-taken as they are, or the NgramCounts that `count_ngrams` makes of either, for several metrics of one counting pass.
-Values depend on the tokenization: compare only what was tokenized alike. An empty text is a text of 0 tokens. An
-empty list, or an item that is no text, raises InputError; what the texts do not define (no text of n tokens,
-self-BLEU of one text) raises its subclass Undefined.
+Texts are strings, which `tokenize` splits (at white space by default), or lists of tokens (int or str), or the
+NgramCounts of either, which several metrics can share. Compare only texts that were tokenized alike. Wrong input raises
+InputError. Undefined, a subclass of it, is raised where the texts do not define the metric, as no text has n tokens.
 """
+# numpy and scipy are typed in part only
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownParameterType=false, reportMissingTypeStubs=false, reportMissingTypeArgument=false
 
 import math
 import zlib
-from functools import cache, partial
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from mixkit._common import InputError
-from mixkit.metrics.ngram_counts import NgramCounts, Ngrams, count_ngrams
-from mixkit.metrics.statistics import Comparison as Comparison
+from mixkit.metrics.ngram_counts import NgramCounts, Ngrams, Texts, Tokenize, count_ngrams
 from mixkit.metrics.statistics import Estimate, bootstrap, jackknife, wilson_interval
-from mixkit.metrics.statistics import compare as compare
-from mixkit.metrics.statistics import holm as holm
-from mixkit.metrics.statistics import t_interval as t_interval
+
+CountStatistic = Callable[[np.ndarray], float]  # of the counts of the distinct n-grams
+JACKKNIFE_GROUPS = 20
 
 
 class Undefined(InputError):
-    """A number that these texts do not define; `score_texts` reports it as absent with this reason."""
+    """The texts do not define the metric. `score_texts` reports it as absent with this reason."""
 
 
-def rep_n(texts, n: int, *, tokenize=str.split) -> float:
+def rep_n(texts: Texts, n: int, *, tokenize: Tokenize = str.split) -> float:
     """1 - sum_i |distinct n-grams of text i| / sum_i |n-grams of text i|
 
-    Repetition within texts, in [0, 1]: 0 where no text repeats an n-gram. Texts shorter than n add nothing. This is
-    SimCTG's aggregation (Su et al. 2022), as a share and not in percent, with the last n-gram of each text, which its
-    code leaves out. Welleck et al. 2020 average 1 - distinct / all over texts instead (see `text_values`): the same
-    number where all texts have one length.
+    Repetition within texts, in [0, 1]; 0 where no text repeats an n-gram. Source: SimCTG (Su et al. 2022), whose code
+    omits the last n-gram of each text. Welleck et al. 2020 average over texts instead (see `text_values`).
     """
     distinct, total = _repeats(count_ngrams(texts, tokenize), n)
     return float(1 - distinct.sum() / total.sum())
 
 
-def diversity(texts, *, tokenize=str.split) -> float:
+def diversity(texts: Texts, *, tokenize: Tokenize = str.split) -> float:
     """prod_{n=2..4} (1 - rep_n)
 
-    In [0, 1]: 1 where no text repeats a bigram. Says nothing of repetition between texts. Source: Su et al. 2022.
+    In [0, 1]; 1 where no text repeats a bigram. It ignores repetition between texts. Source: Su et al. 2022.
     """
     corpus = count_ngrams(texts, tokenize)
     return math.prod(1 - rep_n(corpus, n) for n in (2, 3, 4))
 
 
-def pooled_diversity(texts, *, tokenize=str.split) -> float:
-    """mean over texts of |distinct| / |all| n-grams, n = 1..4 in one pool, without one token repeated n > 2 times
+def pooled_diversity(texts: Texts, *, tokenize: Tokenize = str.split) -> float:
+    """mean over texts of |distinct| / |all| n-grams, n = 1..4 together, without one token repeated n > 2 times
 
-    The "diversity" of Zhang et al. 2023 (MixCE), in (0, 1]. Longer texts score lower: compare equal lengths. Empty
-    texts have no n-grams and are left out (that paper's code counts them as 0).
+    In (0, 1]. Longer texts score lower: compare equal lengths. Empty texts are left out; the paper's code counts them
+    as 0. Source: the "diversity" of Zhang et al. 2023 (MixCE).
     """
     return float(_pooled(count_ngrams(texts, tokenize))[1].mean())
 
 
-def distinct_n(texts, n: int, *, budget: int | None = None, tokenize=str.split) -> float:
+def distinct_n(texts: Texts, n: int, *, budget: int | None = None, tokenize: Tokenize = str.split) -> float:
     """|distinct n-grams| / |n-grams| of the whole corpus
 
-    In (0, 1]; 1 where none comes twice. The ratio falls as a corpus grows, whoever wrote it: two models are comparable
-    only under one `budget`, the number of tokens read, from the first text on, the last one cut. None reads all; a
-    budget beyond the corpus is Undefined. Source: Li et al. 2016.
+    In (0, 1]; 1 where no n-gram occurs twice. The ratio falls as any corpus grows, so compare models under one
+    `budget`: only that many tokens are read, from the first text on. None reads all. Undefined where the texts have
+    fewer tokens. Source: Li et al. 2016.
     """
     return _of_corpus(_distinct, count_ngrams(texts, tokenize), n, budget)
 
 
-def ngram_entropy(texts, n: int, *, budget: int | None = None, tokenize=str.split) -> float:
-    """-sum_g p(g) log p(g) in nats, p(g) the share of n-gram g in the whole corpus
+def ngram_entropy(texts: Texts, n: int, *, budget: int | None = None, tokenize: Tokenize = str.split) -> float:
+    """-sum_g p(g) log p(g) in nats, where p(g) is the share of n-gram g in the whole corpus
 
-    From 0 to log |n-grams|. The plug-in estimate, which grows with the corpus: compare under one `budget`, as in
+    From 0 to log |n-grams|. This plug-in estimate grows with the corpus: compare under one `budget`, as in
     `distinct_n`. Source: Zhang et al. 2018, Ent-n.
     """
     return _of_corpus(_entropy, count_ngrams(texts, tokenize), n, budget)
 
 
-def zipf_coefficient(texts, *, top: int = 5000, tokenize=str.split) -> float:
+def zipf_coefficient(texts: Texts, *, top: int = 5000, tokenize: Tokenize = str.split) -> float:
     """s of frequency ~ rank^-s. equals: -scipy.stats.linregress(log(ranks), log(counts)).slope of the top tokens
 
-    Unweighted least squares over the `top` most frequent tokens of the corpus. Human English is near 1; 0 where all
-    tokens are equally frequent. Undefined with fewer than two different tokens. Source: Holtzman et al. 2020.
+    Least squares over the `top` most frequent tokens. Human English is near 1; equal frequencies give 0. Undefined
+    with fewer than two different tokens. Source: Holtzman et al. 2020.
     """
     return _of_corpus(partial(_zipf, top=top), count_ngrams(texts, tokenize), 1)
 
 
-def repetition_loops(texts, *, tokenize=str.split) -> float:
-    """share of texts whose last 3 m tokens are one phrase of m tokens three times over, for some m >= 1
+def repetition_loops(texts: Texts, *, tokenize: Tokenize = str.split) -> float:
+    """share of texts whose last 3 m tokens are a phrase of m tokens three times, for some m >= 1
 
-    In [0, 1]. Where in the phrase the text is cut does not matter: "a b c a b c a b c a" ends in "b c a" three times.
-    Holtzman et al. 2020 ask for phrases of 3 to 90 tokens twice, or shorter ones 51 times.
+    In [0, 1]. The text may end within the phrase: "a b c a b c a b c a" ends in "b c a" three times. Holtzman et al.
+    2020 require phrases of 3 to 90 tokens twice, or shorter ones 51 times.
     """
     return float(_loops(count_ngrams(texts, tokenize)).mean())
 
 
-def self_bleu(texts, n: int = 4, *, tokenize=str.split) -> float:
+def self_bleu(texts: Texts, n: int = 4, *, tokenize: Tokenize = str.split) -> float:
     """mean over i of nltk sentence_bleu(all texts but i, text i, weights=[1/n] * n, SmoothingFunction().method1)
 
-    In [0, 1]: 1 where all texts are equal (and have n tokens); lower is more diverse. Smoothing: a count of 0 is
-    taken as 0.1, and a text that shares no token with the others, or is empty, scores 0. More texts score higher:
-    compare equal numbers of them. Undefined for one text. Source: Zhu et al. 2018 (Texygen).
+    In [0, 1]; 1 where all texts are equal; lower is more diverse. A count of 0 is smoothed to 0.1. A text that shares
+    no token with the others scores 0. More texts score higher: compare equal numbers of them. Undefined for one text.
+    Source: Zhu et al. 2018 (Texygen).
     """
-    return float(_self_bleu(count_ngrams(texts, tokenize), n)[-1].mean())
+    value = _self_bleu(count_ngrams(texts, tokenize), n)
+    if math.isnan(value):
+        raise Undefined("self-BLEU needs at least two texts")
+    return value
 
 
-def bleu(texts, references, n: int = 4, *, tokenize=str.split) -> float:
-    """mean over texts of nltk sentence_bleu(references, text, weights=[1/n] * n, SmoothingFunction().method1)
-
-    Every text against all references (a set of human texts), in [0, 1], smoothed as `self_bleu` is. Highest for
-    copies of references: it cannot tell writing well from reciting. Source: Papineni et al. 2002.
-    """
-    return float(_bleu(count_ngrams(texts, tokenize), references, n).mean())
-
-
-def compression_ratio(texts) -> float:
+def compression_ratio(texts: Texts) -> float:
     """equals: len(raw) / len(zlib.compress(raw)), raw = " ".join(texts).encode()
 
-    How redundant the corpus is, within and across neighbouring texts, so that their order counts (zlib looks 32 KB
-    back): 2 to 3 for human English, higher is more repetitive. Token lists are joined by spaces too. Undefined where
-    all texts are empty. Source: Shaib et al. 2024.
+    Redundancy within and across neighbouring texts: zlib looks back 32 KB, so the order of texts matters. Human English
+    has 2 to 3; higher is more repetitive. Undefined where all texts are empty. Source: Shaib et al. 2024.
     """
-    raw = _raw(count_ngrams(texts))
+    raw = _encoded(count_ngrams(texts))
     if not any(raw):
         raise Undefined("all texts are empty")
     return float(np.divide(*_sizes(raw)))
 
 
-def length_statistics(texts, *, tokenize=str.split) -> dict[str, float]:
-    """Tokens a text: mean, std (ddof=0), min, median and max, and the share of empty texts."""
-    lengths = count_ngrams(texts, tokenize).lengths
-    numbers = {name: float(getattr(np, name)(lengths)) for name in ("mean", "std", "min", "median", "max")}
-    return numbers | {"empty": float((lengths == 0).mean())}
+def score_texts(texts: Texts, *, budget: int | None = None, tokenize: Tokenize = str.split) -> dict[str, Estimate]:
+    """All metrics of this module for one sample set, with intervals over texts. Undefined metrics are absent.
 
-
-def score_texts(
-    texts,
-    *,
-    references=None,
-    budget: int | None = None,
-    tokenize=str.split,
-    replicates: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> dict[str, Estimate]:
-    """All numbers above for one sample set, each with its interval over texts; what is undefined is absent, with why.
-
-    Intervals: bootstrap where texts add up (rep_n, diversity, pooled_diversity, length; bleu, whose references are
-    held); Wilson's for the share of loops; for numbers of the corpus as a whole (distinct_n, ngram_entropy,
-    zipf_coefficient, self_bleu, compression_ratio) a jackknife over 20 groups of neighbouring texts, because copies
-    of texts in a bootstrap sample would count as repetition. `budget` is that of distinct_n and ngram_entropy.
-    bleu_4 is there when `references` are given.
+    Statistics of totals over texts (rep_n, diversity, pooled_diversity, length) have bootstrap intervals, and the share
+    of loops has Wilson's. Those of the whole corpus (the others) have a jackknife over 20 groups of neighbouring texts.
+    `budget` is that of distinct_n and ngram_entropy.
     """
     corpus = count_ngrams(texts, tokenize)
-    resample = partial(bootstrap, replicates=replicates, confidence=confidence, seed=seed)
-    leave_out = partial(jackknife, confidence=confidence)
+    groups = _groups(len(corpus.texts))
 
-    def repeats(orders: tuple[int, ...], statistic) -> Estimate:
-        return resample(np.column_stack([column for n in orders for column in _repeats(corpus, n)]), statistic)
+    def of_totals(orders: tuple[int, ...], statistic: Callable[[np.ndarray], Any]) -> Estimate:
+        columns = [column for n in orders for column in _repeats(corpus, n)]
+        return bootstrap(np.column_stack(columns), statistic)
 
-    def whole(statistic, n: int, budget: int | None = None, bounds=(-math.inf, math.inf)) -> Estimate:
+    def of_corpus(statistic: CountStatistic, n: int, budget: int | None, high: float) -> Estimate:
+        left_out = [statistic(counts) for counts in _counts_without_groups(corpus, n, budget)]
         value = _of_corpus(statistic, corpus, n, budget)
-        return leave_out(value, [statistic(rest) for rest in _rests(corpus, n, budget)], bounds=bounds)
+        return jackknife(value, left_out, bounds=(0.0, high))
 
-    @cache
-    def self_bleus_left_out() -> np.ndarray:
-        return np.array([_self_bleu_without(corpus, 4, group) for group in _groups(len(corpus.texts))])
-
-    def self_bleus(n: int) -> Estimate:
-        return leave_out(self_bleu(corpus, n), self_bleus_left_out()[:, n - 1], bounds=(0, 1))
+    def self_bleu_4() -> Estimate:
+        left_out = [_self_bleu(corpus, 4, group) for group in groups]
+        return jackknife(self_bleu(corpus), left_out, bounds=(0.0, 1.0))
 
     def compression() -> Estimate:
-        raw = _raw(corpus)
-        sizes = np.array([_sizes(raw[group]) for group in _groups(len(raw))])
+        value, raw = compression_ratio(corpus), _encoded(corpus)
+        sizes = np.array([_sizes(raw[group]) for group in groups])
         with np.errstate(invalid="ignore"):
-            return leave_out(compression_ratio(corpus), np.divide(*(sizes.sum(0) - sizes).T), bounds=(0, math.inf))
+            left_out = np.divide(*(sizes.sum(0) - sizes).T)
+        return jackknife(value, left_out, bounds=(0.0, math.inf))
 
-    metrics = {f"rep_{n}": partial(repeats, (n,), lambda s: 1 - s[..., 0] / s[..., 1]) for n in (2, 3, 4)}
-    metrics["diversity"] = partial(repeats, (2, 3, 4), lambda s: (s[..., ::2] / s[..., 1::2]).prod(-1))
-    metrics["pooled_diversity"] = lambda: resample(_pooled(corpus)[1])
-    metrics |= {f"distinct_{n}": partial(whole, _distinct, n, budget, bounds=(0, 1)) for n in (1, 2, 3, 4)}
-    metrics |= {f"ngram_entropy_{n}": partial(whole, _entropy, n, budget, bounds=(0, math.inf)) for n in (1, 2, 3, 4)}
-    metrics["zipf_coefficient"] = partial(whole, _zipf, 1)
-    metrics |= {f"self_bleu_{n}": partial(self_bleus, n) for n in (2, 3, 4)}
-    if references is not None:
-        metrics["bleu_4"] = lambda: resample(_bleu(corpus, references, 4))
-    metrics["repetition_loops"] = lambda: wilson_interval(int(_loops(corpus).sum()), len(corpus.texts), confidence)
+    metrics: dict[str, Callable[[], Estimate]] = {}
+    for n in (2, 3, 4):
+        metrics[f"rep_{n}"] = partial(of_totals, (n,), lambda sums: 1 - sums[..., 0] / sums[..., 1])
+    metrics["diversity"] = partial(of_totals, (2, 3, 4), lambda sums: (sums[..., ::2] / sums[..., 1::2]).prod(-1))
+    metrics["pooled_diversity"] = lambda: bootstrap(_pooled(corpus)[1])
+    for n in (1, 2, 3, 4):
+        metrics[f"distinct_{n}"] = partial(of_corpus, _distinct, n, budget, 1.0)
+    for n in (1, 2, 3, 4):
+        metrics[f"ngram_entropy_{n}"] = partial(of_corpus, _entropy, n, budget, math.inf)
+    metrics["zipf_coefficient"] = partial(of_corpus, _zipf, 1, None, math.inf)
+    metrics["self_bleu_4"] = self_bleu_4
+    metrics["repetition_loops"] = lambda: wilson_interval(int(_loops(corpus).sum()), len(corpus.texts))
     metrics["compression_ratio"] = compression
-    metrics["length"] = lambda: resample(corpus.lengths)
-    return {name: _or_absent(metric) for name, metric in metrics.items()}
+    metrics["length"] = lambda: bootstrap(corpus.lengths)
+    scores: dict[str, Estimate] = {}
+    for name, metric in metrics.items():
+        try:
+            scores[name] = metric()
+        except Undefined as reason:
+            scores[name] = Estimate.absent(str(reason))
+    return scores
 
 
-def text_values(texts, *, tokenize=str.split) -> dict[str, list[float | None]]:
-    """For `compare`, one value a text, None where the text is too short for one.
+def text_values(texts: Texts, *, tokenize: Tokenize = str.split) -> dict[str, list[float | None]]:
+    """One value a text for `compare`, None where the text is too short for one.
 
-    rep_n = 1 - |distinct| / |all| n-grams of the text, n = 2..4 (Welleck et al. 2020) and diversity, their product of
-    1 - rep_n; pooled_diversity; self_bleu_4 (from two texts on); repetition_loops (0 or 1); length.
+    rep_n = 1 - |distinct| / |all| n-grams of the text, n = 2..4 (Welleck et al. 2020); diversity, their product of
+    1 - rep_n; length.
     """
     corpus = count_ngrams(texts, tokenize)
-    held, pooled = _pooled(corpus) if corpus.lengths.any() else (np.empty(0, int), np.empty(0))
-    values = {}
+    values: dict[str, np.ndarray] = {}
     with np.errstate(invalid="ignore"):
         for n in (2, 3, 4):
             values[f"rep_{n}"] = 1 - np.divide(*_counts_by_text(corpus, n))
     values["diversity"] = np.prod([1 - values[f"rep_{n}"] for n in (2, 3, 4)], axis=0)
-    values["pooled_diversity"] = np.full(len(corpus.texts), math.nan)
-    values["pooled_diversity"][held] = pooled
-    if len(corpus.texts) > 1:
-        values["self_bleu_4"] = _self_bleu(corpus, 4)[-1]
-    values |= {"repetition_loops": _loops(corpus), "length": corpus.lengths}
+    values["length"] = corpus.lengths
     return {name: [None if math.isnan(x) else float(x) for x in column] for name, column in values.items()}
 
 
-def _or_absent(metric) -> Estimate:
-    try:
-        return metric()
-    except Undefined as reason:
-        return Estimate.absent(str(reason))
-
-
 def _counts_by_text(corpus: NgramCounts, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct and all n-grams of each text, (N,) both."""
-    texts = len(corpus.texts)
-    return np.bincount(corpus.ngrams(n).text, minlength=texts), np.maximum(corpus.lengths - n + 1, 0)
+    """Distinct and all n-grams of each text, both (N,)."""
+    distinct = np.bincount(corpus.ngrams(n).text, minlength=len(corpus.texts))
+    return distinct, np.maximum(corpus.lengths - n + 1, 0)
 
 
 def _repeats(corpus: NgramCounts, n: int) -> tuple[np.ndarray, np.ndarray]:
     distinct, total = _counts_by_text(corpus, n)
     if not total.any():
-        raise Undefined(f"no text holds a {n}-gram")
+        raise Undefined(f"no text has a {n}-gram")
     return distinct, total
 
 
 def _pooled(corpus: NgramCounts) -> tuple[np.ndarray, np.ndarray]:
-    """Which texts hold tokens, and the distinct share of the pooled n-grams of each of them."""
-    held = np.flatnonzero(corpus.lengths)
-    if not len(held):
+    """The texts that are not empty, and the distinct share of the pooled n-grams of each of them."""
+    texts, not_empty = len(corpus.texts), np.flatnonzero(corpus.lengths)
+    if not len(not_empty):
         raise Undefined("all texts are empty")
-    distinct = total = 0
+    distinct, total = np.zeros(texts), np.zeros(texts)
     for n in (1, 2, 3, 4):
         grams = corpus.ngrams(n)
-        kept = ~grams.constant[grams.ngram] if n > 2 else slice(None)
-        distinct = distinct + np.bincount(grams.text[kept], minlength=len(corpus.texts))
-        total = total + np.bincount(grams.text[kept], grams.count[kept], minlength=len(corpus.texts))
-    return held, distinct[held] / total[held]
+        counted = ~grams.constant[grams.ngram] | (n <= 2)
+        distinct += np.bincount(grams.text[counted], minlength=texts)
+        total += np.bincount(grams.text[counted], grams.count[counted], minlength=texts)
+    return not_empty, distinct[not_empty] / total[not_empty]
 
 
 def _groups(texts: int) -> list[slice]:
-    """The (at most 20) groups of neighbouring texts that the jackknife leaves out in turn."""
-    groups = min(20, texts)
+    """The groups of neighbouring texts that the jackknife leaves out in turn."""
+    groups = min(JACKKNIFE_GROUPS, texts)
     return [slice(texts * g // groups, texts * (g + 1) // groups) for g in range(groups)]
 
 
-def _read(corpus: NgramCounts, n: int, budget: int | None) -> np.ndarray:
-    """The numbers of the n-grams that lie within the first `budget` tokens, in order."""
+def _within_budget(corpus: NgramCounts, n: int, budget: int | None) -> np.ndarray:
+    """The numbers of the n-grams within the first `budget` tokens, in order."""
     grams, tokens = corpus.ngrams(n), len(corpus.tokens)
-    if budget is not None and budget < 1:
-        raise InputError(f"budget is {budget}; it is a number of tokens from 1")
-    if budget is not None and budget > tokens:
+    if budget is None:
+        budget = tokens
+    elif budget < 1:
+        raise InputError(f"budget is {budget}; allowed: a number of tokens from 1")
+    if budget > tokens:
         raise Undefined(f"the texts have {tokens} tokens, fewer than the budget of {budget}")
-    number = grams.number[: np.searchsorted(grams.start, (tokens if budget is None else budget) - n, side="right")]
-    if not len(number):
-        raise Undefined(f"no text holds a {n}-gram" + ("" if budget is None else f" within the budget of {budget}"))
-    return number
+    numbers = grams.number[: np.searchsorted(grams.start, budget - n, side="right")]
+    if not len(numbers):
+        raise Undefined(f"no text has a {n}-gram within the first {budget} tokens")
+    return numbers
 
 
-def _of_corpus(statistic, corpus: NgramCounts, n: int, budget: int | None = None) -> float:
+def _of_corpus(statistic: CountStatistic, corpus: NgramCounts, n: int, budget: int | None = None) -> float:
     """The statistic of the n-gram counts of the whole corpus."""
-    value = statistic(np.bincount(_read(corpus, n, budget)))
+    value = statistic(np.bincount(_within_budget(corpus, n, budget)))
     if math.isnan(value):
-        raise Undefined("the texts hold fewer than two different tokens")
+        raise Undefined("the texts have fewer than two different tokens")
     return value
 
 
-def _rests(corpus: NgramCounts, n: int, budget: int | None):
-    """The n-gram counts without the first group of texts, without the second, and so on."""
-    number, grams, ends = _read(corpus, n, budget), corpus.ngrams(n), np.cumsum(corpus.lengths)
+def _counts_without_groups(corpus: NgramCounts, n: int, budget: int | None) -> Iterator[np.ndarray]:
+    """The n-gram counts of the corpus without the first group of texts, without the second, and so on."""
+    numbers, ends = _within_budget(corpus, n, budget), np.cumsum(corpus.lengths)
     texts = len(ends) if budget is None else int(np.searchsorted(ends, budget)) + 1
-    edges = np.searchsorted(grams.start[: len(number)], [ends[group.stop - 1] for group in _groups(texts)[:-1]])
-    counts = np.bincount(number)
-    for group in np.split(number, edges):
+    group_ends = [ends[group.stop - 1] for group in _groups(texts)[:-1]]
+    edges = np.searchsorted(corpus.ngrams(n).start[: len(numbers)], group_ends)
+    counts = np.bincount(numbers)
+    for group in np.split(numbers, edges):
         yield counts - np.bincount(group, minlength=len(counts))
 
 
 def _distinct(counts: np.ndarray) -> float:
-    return np.count_nonzero(counts) / total if (total := int(counts.sum())) else math.nan
+    total = int(counts.sum())
+    return np.count_nonzero(counts) / total if total else math.nan
 
 
 def _entropy(counts: np.ndarray) -> float:
-    counts = counts[counts > 0]
-    total = counts.sum()
-    return max(0.0, float(np.log(total) - (counts * np.log(counts)).sum() / total)) if total else math.nan
+    return float(stats.entropy(counts)) if counts.any() else math.nan
 
 
 def _zipf(counts: np.ndarray, top: int = 5000) -> float:
     counts = np.sort(counts[counts > 0])[::-1][:top]
     if len(counts) < 2:
         return math.nan
-    x, y = np.log(np.arange(1, len(counts) + 1)), np.log(counts)
-    return float(((x.mean() - x) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
+    fit: Any = stats.linregress(np.log(np.arange(1, len(counts) + 1)), np.log(counts))
+    return -float(fit.slope)
 
 
 def _loops(corpus: NgramCounts) -> np.ndarray:
     """Whether each text ends in a loop, (N,)."""
-    tokens, ends, found = corpus.tokens, np.cumsum(corpus.lengths), np.zeros(len(corpus.texts), dtype=bool)
+    tokens, ends = corpus.tokens, np.cumsum(corpus.lengths)
+    loops = np.zeros(len(corpus.texts), dtype=bool)
     for m in range(1, int(corpus.lengths.max()) // 3 + 1):
-        # Period m is asked of the last token of all texts at once, then of the whole end of the few texts left.
-        likely = np.flatnonzero((corpus.lengths >= 3 * m) & ~found)
-        for i in likely[tokens[ends[likely] - 1] == tokens[ends[likely] - 1 - m]]:
+        # First compare the last token of all texts with the one m before, then the whole end of the few texts left.
+        candidates = np.flatnonzero((corpus.lengths >= 3 * m) & ~loops)
+        for i in candidates[tokens[ends[candidates] - 1] == tokens[ends[candidates] - 1 - m]]:
             end = tokens[ends[i] - 3 * m : ends[i]]
-            found[i] = np.array_equal(end[m:], end[:-m])
-    return found
+            loops[i] = np.array_equal(end[m:], end[:-m])
+    return loops
 
 
-def _self_bleu(corpus: NgramCounts, n: int) -> np.ndarray:
-    if len(corpus.texts) < 2:
-        raise Undefined("self-BLEU needs at least two texts")
-    return _bleu_scores(corpus, n, np.ones(len(corpus.texts), dtype=bool))
-
-
-def _self_bleu_without(corpus: NgramCounts, n: int, group: slice) -> np.ndarray:
-    """Self-BLEU-1 to n of the corpus without a group of texts, (n,)."""
+def _self_bleu(corpus: NgramCounts, n: int, without: slice = slice(0)) -> float:
+    """Self-BLEU of the corpus, without some of its texts; nan where fewer than two are left."""
     rest = np.ones(len(corpus.texts), dtype=bool)
-    rest[group] = False
-    return _bleu_scores(corpus, n, rest)[:, rest].mean(1) if rest.sum() > 1 else np.full(n, math.nan)
-
-
-def _bleu(corpus: NgramCounts, references, n: int) -> np.ndarray:
-    references, texts = count_ngrams(references, corpus.tokenize), len(corpus.texts)
-    both = count_ngrams(corpus.texts + references.texts, corpus.tokenize)
-    return _bleu_scores(both, n, np.arange(len(both.texts)) >= texts)[-1, :texts]
+    rest[without] = False
+    return float(_bleu_scores(corpus, n, rest)[rest].mean()) if rest.sum() > 1 else math.nan
 
 
 def _bleu_scores(corpus: NgramCounts, n: int, references: np.ndarray) -> np.ndarray:
-    """BLEU-1 to n of every text against all `references` (N, bool) but itself, (n, N).
+    """BLEU-n of every text against all `references` (N,) but itself, (N,).
 
-    A text may use an n-gram as often as the reference that holds it most often; where that reference is the text
-    itself, as often as the runner-up.
+    A text's n-gram counts up to its highest count in a reference. Where that reference is the text itself, the next
+    reference's count is the limit.
     """
-    corpus.ngrams(n)  # counts all orders up to n, refuses an n that is none
+    corpus.ngrams(n)  # counts all orders up to n, and refuses a wrong n
     lengths, texts = corpus.lengths, len(corpus.texts)
-    hits = np.empty((n, texts))
-    for k in range(n):
-        grams = corpus.ngrams(k + 1)
+    shares_a_token, log_precision = np.zeros(texts, dtype=bool), np.zeros(texts)
+    for order in range(1, n + 1):
+        grams = corpus.ngrams(order)
         most, holder, second = _two_most(grams, references)
         limit = np.where(holder[grams.ngram] == grams.text, second[grams.ngram], most[grams.ngram])
-        hits[k] = np.bincount(grams.text, np.minimum(grams.count, limit), minlength=texts)
-    orders = np.arange(1, n + 1)[:, None]
-    precision = np.where(hits == 0, 0.1, hits) / np.maximum(1, lengths - orders + 1)
-    # The closest reference in length counts, the shorter of two equally close.
+        hits = np.bincount(grams.text, np.minimum(grams.count, limit), minlength=texts)
+        if order == 1:
+            shares_a_token = hits > 0
+        log_precision += np.log(np.where(hits == 0, 0.1, hits) / np.maximum(1, lengths - order + 1)) / n
+    # The reference closest in length counts, the shorter of two equally close.
     ordered = np.concatenate([[-math.inf], np.sort(lengths[references]), [math.inf]])
     place = np.searchsorted(ordered, lengths)
     below, above = ordered[place - 1], ordered[place + references]  # a reference skips itself
     closest = np.where(lengths - below <= above - lengths, below, above)
     brevity = np.minimum(0, 1 - closest / np.maximum(1, lengths))
-    return np.where(hits[0] == 0, 0.0, np.exp(np.cumsum(np.log(precision), axis=0) / orders + brevity))
+    return np.where(shares_a_token, np.exp(log_precision + brevity), 0.0)
 
 
 def _two_most(grams: Ngrams, references: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each n-gram its highest count in a reference, which one that is (or -1), and the next reference's count."""
+    """Of each n-gram: its highest count in a reference, that reference (or -1), and the next reference's count."""
     order, size = grams.by_count[references[grams.text[grams.by_count]]], len(grams.constant)
     ngram, text, count = grams.ngram[order], grams.text[order], grams.count[order]
     last = np.flatnonzero(np.diff(ngram, append=size))  # each n-gram's references lie together, by count
@@ -368,7 +330,7 @@ def _two_most(grams: Ngrams, references: np.ndarray) -> tuple[np.ndarray, np.nda
     return most, holder, second
 
 
-def _raw(corpus: NgramCounts) -> list[bytes]:
+def _encoded(corpus: NgramCounts) -> list[bytes]:
     return [(text if isinstance(text, str) else " ".join(map(str, text))).encode() for text in corpus.texts]
 
 

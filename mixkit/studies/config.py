@@ -96,7 +96,6 @@ FINETUNE = {
     "top_p": Parameter(1.0, "keep the likeliest tokens that together reach it; 1 keeps all", 1e-6, 1),
     "top_k": Parameter(0, "keep so many likeliest tokens; 0 keeps all", 0),
     "reader": Parameter("gpt2-large|start", "model whose features MAUVE compares: the first that needs no download"),
-    "window_words": Parameter(0, "MAUVE of windows of so many words too: lengths play no part; 0 leaves it out", 0),
     "coherence_reader": Parameter("", "encoder for coherence of prompt and continuation: minilm; empty leaves it out"),
     "judge": Parameter("", "another model, for judge perplexity: smollm2-135m, gpt2-large; empty leaves it out"),
     "seed": Parameter(0, "of training and sampling", 0, 2**31),

@@ -9,9 +9,9 @@ import numpy as np
 
 from mixkit._common import InputError
 from mixkit.metrics import grammar as oracle
-from mixkit.metrics.features import ReadTexts, load_reader
+from mixkit.metrics.features import Reader, load_reader
 from mixkit.metrics.ngram_metrics import score_texts
-from mixkit.metrics.quality import Reader, coherence, judge_perplexity, mauve, mauve_by_sets, prdc, windows
+from mixkit.metrics.quality import coherence, judge_perplexity, mauve_of_features, precision_recall_of_features
 from mixkit.metrics.statistics import Estimate, bootstrap, prediction_interval, t_interval
 from mixkit.models.generation import Prompt
 from mixkit.models.likelihood import encode
@@ -36,7 +36,6 @@ def evaluate_samples(
     reader: Reader,
     *,
     max_tokens: int,
-    window_words: int = 0,
 ) -> tuple[dict[str, dict], dict[str, dict]]:
     """The metrics of a run's sample sets, and the same of the human continuations: {name: {value, low, high, ...}}.
 
@@ -46,7 +45,7 @@ def evaluate_samples(
     continuation together: their interval is the spread over sets (Student's t). The human row of them is human texts
     against human texts, as many on each side, in random halvings of the prompts' texts and `others` (human texts that
     no prompt was cut from): the ceiling; its interval is where 95 % of such halvings lie. Absent where `others` are
-    too few. window_words: `mauve_windows`, MAUVE of as many windows of that many words as there are prompts.
+    too few.
     """
     human = [prompt.human for prompt in prompts]
     budget = max(1, sum(len(text.split()) for text in human) // 2)
@@ -56,9 +55,6 @@ def evaluate_samples(
     whole = [_joined(prompts, texts) for texts in (human, *sets)]
     spare = _joined(others, [prompt.human for prompt in others])
     found, ceiling = _by_features(whole[0], whole[1:], spare, reader, max_tokens)
-    if window_words:
-        windowed = _of_windows(whole[0], whole[1:], spare, window_words, reader)
-        found["mauve_windows"], ceiling["mauve_windows"] = windowed
     return metrics | found, reference | ceiling
 
 
@@ -149,46 +145,32 @@ def _by_features(
     """MAUVE's and the neighbours' numbers of the sets and of human halvings, every text read once."""
     names, size = (*MAUVE_NAMES, *PRDC_NAMES), len(human)
     try:
-        # two calls, as the human texts are those of every run: they are read once for all of them
-        people = ReadTexts.by(reader, [*human, *spare], max_tokens)
-        written = ReadTexts.by(reader, [text for texts in sets for text in texts], max_tokens)
-        read = ReadTexts(reader.name, reader.limit, written.rows | people.rows)
+        # two calls, because the cache returns the human texts' features to every run of these prompts
+        people = reader.features([*human, *spare], max_tokens)
+        written = np.split(reader.features([text for texts in sets for text in texts], max_tokens), len(sets))
     except InputError as error:
         absent = {name: _record(Estimate.absent(str(error)), "sets") for name in names}
         return absent, absent
 
     def numbers(pairs: Sequence, seeds: Sequence[int], interval: Callable) -> dict[str, dict]:
         def by_clusters() -> list:
-            return [mauve(*pair, read, max_tokens=max_tokens, kmeans_seeds=seeds) for pair in pairs]
+            return [mauve_of_features(*pair, kmeans_seeds=seeds) for pair in pairs]
 
         def by_neighbours() -> list:
-            return [prdc(*pair, read, max_tokens=max_tokens) for pair in pairs]
+            return [precision_recall_of_features(*pair) for pair in pairs]
 
-        return _spread(by_clusters, MAUVE_NAMES, interval) | _spread(by_neighbours, PRDC_NAMES, interval)
+        facts = {"reader": reader.name, "texts": len(pairs[0][1])}
+        clusters = _spread(by_clusters, MAUVE_NAMES, interval, **facts)
+        return clusters | _spread(by_neighbours, PRDC_NAMES, interval, **facts)
 
-    found = numbers([(human, texts) for texts in sets], KMEANS_SEEDS, t_interval)
+    found = numbers([(people[:size], one_set) for one_set in written], KMEANS_SEEDS, t_interval)
     if len(spare) < size:
         why = f"human against human needs {size} more human texts; the corpus has {len(spare)}"
         return found, {name: _record(Estimate.absent(why), "halvings") for name in names}
-    pool, random = human + spare, np.random.default_rng(0)
-    orders = [random.permutation(len(pool)) for _ in range(CEILING_SPLITS)]
-    halvings = [([pool[i] for i in p[:size]], [pool[i] for i in p[size : 2 * size]]) for p in orders]
+    random = np.random.default_rng(0)
+    orders = [random.permutation(len(people)) for _ in range(CEILING_SPLITS)]
+    halvings = [(people[p[:size]], people[p[size : 2 * size]]) for p in orders]
     return found, numbers(halvings, KMEANS_SEEDS[:1], prediction_interval)
-
-
-def _of_windows(human: list[str], sets: list[list[str]], spare: list[str], words: int, reader: Reader) -> list[dict]:
-    """MAUVE of windows of the sets against those of the human texts, and of the spare human texts against the same."""
-
-    def against_human(others: Sequence[list[str]], seed: int) -> dict[str, object]:
-        def measure() -> list:
-            own, *drawn = (
-                windows(texts, words, n=len(human), seed=i) for i, texts in ((0, human), *enumerate(others, seed))
-            )
-            return mauve_by_sets(own, drawn, reader, kmeans_seeds=KMEANS_SEEDS)
-
-        return _spread(measure, ("mauve",), t_interval, window_words=words)["mauve"]
-
-    return [against_human(sets, 1), against_human([spare or [""]], 1 + len(sets))]
 
 
 def _spread(measure: Callable, names: Sequence[str], interval: Callable, **facts: object) -> dict[str, dict]:
@@ -198,16 +180,14 @@ def _spread(measure: Callable, names: Sequence[str], interval: Callable, **facts
     try:
         results = measure()
     except InputError as error:
-        return {name: _record(Estimate.absent(str(error)), over, **facts) for name in names}
+        return {name: _record(Estimate.absent(str(error)), over) for name in names}
     records = {}
     for name in names:
         values = [getattr(result, name) for result in results]
         estimate, (low, high) = interval(values), BOUNDS.get(name, (0.0, 1.0))
         if estimate.low is not None:
             estimate = Estimate(estimate.value, max(low, estimate.low), min(high, estimate.high), estimate.why)
-        records[name] = _record(
-            estimate, over, sets=values, reader=results[0].reader, texts=results[0].n_generated, **facts
-        )
+        records[name] = _record(estimate, over, sets=values, **facts)
     return records
 
 

@@ -7,11 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from mixkit._common import InputError
-from mixkit.metrics.features import ReadTexts, load_reader
+from mixkit.metrics.definitions import METRICS
+from mixkit.metrics.features import Reader, load_reader
 from mixkit.metrics.ngram_metrics import score_texts
-from mixkit.metrics.quality import MIN_TEXTS, Reader, SmallSampleWarning, coherence, judge_perplexity, mauve, prdc
+from mixkit.metrics.quality import (
+    SmallSampleWarning,
+    coherence,
+    judge_perplexity,
+    mauve_of_features,
+    precision_recall_of_features,
+)
 from mixkit.metrics.statistics import Estimate, bootstrap, prediction_interval
-from mixkit.notebook.charts import LOWER_IS_BETTER, NO_DIRECTION
 from mixkit.texts.corpora import load_corpus
 from tests.benchmarks.damages import DAMAGES
 
@@ -46,12 +52,12 @@ def damage_table(
     budget = min(sum(len(text.split()) for text in version) for version in versions.values())
     whole = {n: [f"{p} {t}" for p, t in zip(prompts[:READ], v[:READ], strict=True)] for n, v in versions.items()}
     if reader:
-        read = ReadTexts.by(reader, [*others[:READ], *(text for texts in whole.values() for text in texts)])
+        others_features = reader.features(others[:READ])
     table = {}
     for name, version in versions.items():
         table[name] = score_texts(version, budget=budget)
         if reader:
-            table[name] |= _against(others[:READ], whole[name], read)
+            table[name] |= _against(others_features, reader.features(whole[name]))
             table[name]["coherence"] = bootstrap(coherence(prompts[:READ], version[:READ], reader))
         if judge:
             judged = judge_perplexity(version[:JUDGED], judge, judged=None, prompts=prompts[:JUDGED])
@@ -67,9 +73,10 @@ def verdict(metric: str, human: Estimate, spoiled: Estimate) -> str:
     """
     if None in (human.low, spoiled.low) or (spoiled.low <= human.high and human.low <= spoiled.high):
         return ""
-    if metric in NO_DIRECTION:
+    direction = METRICS[metric].direction
+    if direction == "none":
         return "other"
-    return "worse" if (spoiled.value > human.value) == (metric in LOWER_IS_BETTER) else "better"
+    return "worse" if (spoiled.value > human.value) == (direction == "lower") else "better"
 
 
 def markdown(table: dict[str, dict[str, Estimate]]) -> str:
@@ -103,12 +110,11 @@ def main(file: str) -> None:
         print(markdown(damage_table([*corpus.train, *corpus.validation, *corpus.test], *readers)))
 
 
-def _against(others: list[str], texts: list[str], read: ReadTexts) -> dict[str, Estimate]:
-    size, random = len(texts) // 2, np.random.default_rng(0)
-    draws = [
-        [[side[i] for i in random.permutation(len(side))[:size]] for side in (others, texts)] for _ in range(SPLITS)
-    ]
-    found = {n: prediction_interval([getattr(prdc(*draw, read), n) for draw in draws]) for n in ("precision", "recall")}
-    if size >= MIN_TEXTS:
-        found["mauve"] = prediction_interval([mauve(*draw, read, kmeans_seeds=(25,)).mauve for draw in draws])
+def _against(others: np.ndarray, features: np.ndarray) -> dict[str, Estimate]:
+    size, random = len(features) // 2, np.random.default_rng(0)
+    draws = [[side[random.permutation(len(side))[:size]] for side in (others, features)] for _ in range(SPLITS)]
+    neighbours = [precision_recall_of_features(*draw) for draw in draws]
+    found = {name: prediction_interval([getattr(n, name) for n in neighbours]) for name in ("precision", "recall")}
+    if size >= METRICS["mauve"].min_texts:
+        found["mauve"] = prediction_interval([mauve_of_features(*draw, kmeans_seeds=(25,)).mauve for draw in draws])
     return found

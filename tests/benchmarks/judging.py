@@ -59,9 +59,9 @@ def counting(corpus: str, rounds: int = 3, texts: int = 5_000, words: int = 128)
         for n in (1, 2, 3, 4):
             metrics.distinct_n(counts, n), metrics.distinct_n(counts, n, budget=texts * words // 2)
             metrics.ngram_entropy(counts, n)
-        for metric in (metrics.ngram_metrics, metrics.pooled_diversity, metrics.zipf_coefficient):
+        for metric in (metrics.diversity, metrics.pooled_diversity, metrics.zipf_coefficient):
             metric(counts)
-        metrics.repetition_loops(counts), metrics.length_statistics(counts)
+        metrics.repetition_loops(counts)
 
     seconds, _ = take_turns(rounds, all_but_self_bleu, lambda: metrics.self_bleu(asked, 4))
     return list(zip(("all n-gram metrics but self-BLEU", "self-BLEU-4"), seconds, strict=True))

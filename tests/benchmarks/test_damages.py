@@ -86,7 +86,7 @@ def test_the_table_of_damages(toy):
 def test_a_verdict_needs_intervals_that_part():
     from mixkit.metrics.statistics import Estimate
 
-    low, high, between = Estimate(1, 0.9, 1.1), Estimate(2, 1.9, 2.1), Estimate(1.5, 1.0, 2.0)
+    low, high, between = Estimate(1.0, 0.9, 1.1), Estimate(2.0, 1.9, 2.1), Estimate(1.5, 1.0, 2.0)
     assert stress.verdict("mauve", low, high) == "better" and stress.verdict("mauve", high, low) == "worse"
     assert stress.verdict("judge_perplexity", low, high) == "worse" and stress.verdict("length", low, high) == "other"
-    assert stress.verdict("mauve", low, between) == stress.verdict("mauve", low, Estimate(9)) == ""
+    assert stress.verdict("mauve", low, between) == stress.verdict("mauve", low, Estimate(9.0)) == ""

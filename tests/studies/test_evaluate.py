@@ -8,9 +8,9 @@ import pytest
 
 from mixkit._common import InputError
 from mixkit.metrics import features as readers
-from mixkit.metrics.features import ReadTexts, choose_reader
+from mixkit.metrics.features import Reader, choose_reader
 from mixkit.metrics.ngram_metrics import score_texts
-from mixkit.metrics.quality import Reader, SmallSampleWarning, coherence, judge_perplexity
+from mixkit.metrics.quality import SmallSampleWarning, coherence, judge_perplexity
 from mixkit.metrics.statistics import Estimate, prediction_interval, t_interval
 from mixkit.models.generation import Prompt, sample_texts
 from mixkit.studies import evaluate as judging
@@ -34,7 +34,7 @@ def judged(toy):
     reader = Reader("toy", model, tokenizer, None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SmallSampleWarning)
-        found = judging.evaluate_samples(prompts, sets, others, reader, max_tokens=40, window_words=8)
+        found = judging.evaluate_samples(prompts, sets, others, reader, max_tokens=40)
     return prompts, sets, others, reader, *found
 
 
@@ -86,37 +86,20 @@ def test_the_ceiling_is_human_against_human_with_an_interval(judged):
         assert human[name]["value"] == pytest.approx(np.mean(human[name]["sets"]))
         assert human[name]["low"] < human[name]["value"] < human[name]["high"]
     assert human["mauve"]["low"] > metrics["mauve"]["high"]  # the toy writes noise
-    assert human["mauve_windows"]["value"] > metrics["mauve_windows"]["value"]
-    assert metrics["mauve_windows"]["window_words"] == 8
 
 
 @FEW
 def test_what_is_too_little_is_absent_with_the_reason(judged):
     prompts, sets, others, reader, *_ = judged
-    metrics, human = judging.evaluate_samples(prompts, sets[:1], others[:99], reader, max_tokens=40, window_words=999)
+    metrics, human = judging.evaluate_samples(prompts, sets[:1], others[:99], reader, max_tokens=40)
     assert metrics["mauve"]["value"] is not None and metrics["mauve"]["low"] is None
     for name in ("mauve", "coverage"):
         assert human[name]["value"] is None and "needs 100 more human texts; the corpus has 99" in human[name]["why"]
-    assert metrics["mauve_windows"]["value"] is None and "windows of 999 words" in metrics["mauve_windows"]["why"]
     few, human = judging.evaluate_samples(prompts[:99], [sets[0][:99]], others, reader, max_tokens=40)
     assert few["mauve"]["value"] is human["mauve"]["value"] is None and "at least 100" in few["mauve"]["why"]
-    assert few["diversity"]["value"] is not None and "mauve_windows" not in few
+    assert few["diversity"]["value"] is not None
     for name in judging.PRDC_NAMES:
         assert few[name]["texts"] == human[name]["texts"] == 99 and human[name]["low"] is not None
-
-
-@FEW
-def test_windows_of_the_runs_stand_where_only_the_ceiling_lacks_text(judged):
-    prompts, sets, others, reader, metrics, _ = judged
-    found = judging._of_windows(
-        [p.text + p.human for p in prompts],
-        [[p.text + text for p, text in zip(prompts, texts, strict=True)] for texts in sets],
-        [p.text + p.human for p in others[:1]],
-        8,
-        reader,
-    )
-    assert found[0]["value"] == pytest.approx(metrics["mauve_windows"]["value"], abs=1e-6)
-    assert found[1]["value"] is None and "windows of 8 words asked of texts that hold" in found[1]["why"]
 
 
 def test_numbers_by_other_models(judged, monkeypatch):
@@ -169,14 +152,6 @@ def test_no_model_judges_those_that_descend_from_it(judged, tmp_path, monkeypatc
         found = judging.evaluate_with_models(prompts, sets, **asked)[0]["judge_perplexity"]
         assert (found["value"] is not None) == (judge == "another")
         assert judge == "another" or "wrote the texts, or their model's start" in found["why"]
-
-
-def test_texts_are_read_once(judged):
-    prompts, _, _, reader, *_ = judged
-    texts = [p.human for p in prompts]
-    read = ReadTexts.by(reader, texts, 12)
-    np.testing.assert_array_equal(read.features(texts[7:3:-1]), reader.features(texts, 12)[7:3:-1])
-    assert read.name == "toy" and read.limit(12) == 12
 
 
 def test_where_one_more_value_would_lie():
