@@ -124,15 +124,14 @@ class Reader:
 
     @torch.no_grad()
     def _read(self, ids: Sequence[Sequence[int]]) -> np.ndarray:
-        """Features of token ids, without the cache: batches of texts of similar length, padded on the right."""
+        """Features of token ids, the longest first, without the cache. Batches are padded on the right."""
         device, training = self.model.device, self.model.training
         budget = CPU_BATCH_TOKENS * torch.get_num_threads() if device.type == "cpu" else GPU_BATCH_TOKENS
-        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
         rows: list[np.ndarray] = []
         self.model.eval()
         while len(rows) < len(ids):
-            rest = order[len(rows) :]
-            batch = [torch.tensor(ids[i]) for i in rest[: max(1, budget // len(ids[rest[0]]))]]
+            size = max(1, budget // len(ids[len(rows)]))
+            batch = [torch.tensor(row) for row in ids[len(rows) : len(rows) + size]]
             tokens = pad_sequence(batch, batch_first=True).to(device)  # (B, T)
             lengths = torch.tensor([len(row) for row in batch], device=device)
             mask = (torch.arange(tokens.shape[1], device=device) < lengths[:, None]).long()
@@ -146,7 +145,7 @@ class Reader:
                 pooled = hidden[torch.arange(len(batch), device=device), lengths - 1]
             rows += list(pooled.float().cpu().numpy())
         self.model.train(training)
-        return np.stack(rows)[np.argsort(order)]
+        return np.stack(rows)
 
     def autocast(self) -> torch.autocast:
         """bfloat16 products on a CUDA GPU, the model's own dtype elsewhere."""
