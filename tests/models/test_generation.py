@@ -28,7 +28,8 @@ def sharp(toy):
     model = copy.deepcopy(model)
     with torch.no_grad():
         model.transformer.ln_f.weight *= 4
-    model.generation_config.top_k = 3  # as a hub model may have it: sampling must not use it
+    model.generation_config.suppress_tokens = list(range(200))
+    model.generation_config.top_k = 3  # a hub model may have such settings: sampling must not use them
     return model, tokenizer
 
 
@@ -118,7 +119,7 @@ def test_a_model_with_backspace_deletes_tokens(toy):
 
 def test_an_empty_continuation_has_no_segments(toy):
     model, tokenizer, _ = copy.deepcopy(toy)
-    bias = torch.zeros(len(tokenizer))
+    bias = torch.zeros(model.config.vocab_size)
     bias[tokenizer.eos_token_id] = 50.0
     model.lm_head.bias = torch.nn.Parameter(bias)
     ((continuation,),) = sample_continuations(model, tokenizer, ["Once"], max_new_tokens=5)

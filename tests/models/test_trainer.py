@@ -26,8 +26,8 @@ SMALL = {"max_tokens": 24, "learning_rate": 1e-3, "evaluations": 1, "precision":
 
 def train(toy, folder, objective=None, texts=16, dtype=torch.float64, **kwargs):
     """A copy of the toy model, trained. float64: Adam's first steps turn float32's rounding into whole steps."""
-    model, tokenizer, all_texts = toy
-    model = copy.deepcopy(model).to(dtype)
+    model, tokenizer, all_texts = copy.deepcopy(toy)
+    model = model.to(dtype)
     done = finetune(
         model, tokenizer, objective or MixCE(0.3), all_texts[:texts], all_texts[-8:], folder=folder, **(SMALL | kwargs)
     )
@@ -75,6 +75,10 @@ def test_text_nll_refuses_prompts_that_do_not_fit(toy):
         text_nll(model, tokenizer, ["a", "b"], prompts=["a"], max_tokens=20)
     with pytest.raises(InputError, match="1 of 2 prompts leave no room for a text in max_tokens=20"):
         text_nll(model, tokenizer, ["a", "b"], prompts=[texts[0], "a"], max_tokens=20)
+    length = len(tokenizer("The fox")["input_ids"])
+    assert text_nll(model, tokenizer, ["a"], prompts=["The fox"], max_tokens=length + 1)[1] == 1
+    with pytest.raises(InputError, match=f"max_tokens={length}"):
+        text_nll(model, tokenizer, ["a"], prompts=["The fox"], max_tokens=length)
     with pytest.raises(InputError, match="max_tokens is 256; beside 1 other tokens"):
         text_nll(model, tokenizer, ["a"], prompts=["a"], max_tokens=256)
 
@@ -232,16 +236,29 @@ def kill_in_the_last_file(monkeypatch, step):
     monkeypatch.setattr(TrainerState, "save_to_json", killed)
 
 
-def kill_after_training(monkeypatch, step):
-    def killed(state):
+def kill_before_the_best_is_loaded(monkeypatch, step):
+    """The last checkpoint is complete, and the training had stopped there."""
+
+    def killed(self):
         raise Killed
 
-    monkeypatch.setattr(training, "history", killed)
+    monkeypatch.setattr(training.ObjectiveTrainer, "_load_best_model", killed)
 
 
-@pytest.mark.parametrize("kill", [kill_while_saving, kill_in_the_last_file, kill_after_training])
+def kill_after_training(monkeypatch, step):
+    def killed(**fields):
+        raise Killed
+
+    monkeypatch.setattr(training, "TrainingResult", killed)
+
+
+KILLS = [kill_while_saving, kill_in_the_last_file, kill_before_the_best_is_loaded, kill_after_training]
+
+
+@pytest.mark.parametrize("step", [4, 6])
+@pytest.mark.parametrize("kill", KILLS)
 @pytest.mark.parametrize("objective", ["mixce", "sequencematch"])
-def test_a_killed_training_ends_with_the_same_bits(toy, tmp_path, monkeypatch, kill, objective):
+def test_a_killed_training_ends_with_the_same_bits(toy, tmp_path, monkeypatch, kill, step, objective):
     settings = {"objective": MixCE(0.3), "dtype": torch.float32, "epochs": 3, "batch_size": 6, "evaluations": 5}
     if objective == "sequencematch":
         settings |= {"objective": SequenceMatch(0.1, 0.95), "texts": 14}
@@ -251,7 +268,7 @@ def test_a_killed_training_ends_with_the_same_bits(toy, tmp_path, monkeypatch, k
     whole, done = train(toy, tmp_path / "whole", **settings)
     assert (done.steps < 9) == (objective == "mixce")
     with monkeypatch.context() as patched:
-        kill(patched, 4)
+        kill(patched, step)
         with pytest.raises(Killed):
             train(toy, tmp_path / "cut", **settings)
     resumed, again = train(toy, tmp_path / "cut", **settings)
