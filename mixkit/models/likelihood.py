@@ -1,97 +1,139 @@
-"""Texts as rows of token ids, and the plain nll of a model on them, whatever it was trained by.
-Nothing here changes a model."""
+"""Token ids of texts, and the negative log-likelihood (nll) that a model gives them."""
+
+from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from mixkit._common import InputError
-from mixkit.losses.lm_head import TokenScores, token_scores
+from mixkit._common import Float, InputError, Int
+from mixkit.losses.lm_head import token_scores
 from mixkit.models.loading import check_positions, start_token
 
 IGNORED = -100
 ENDS = 2  # tokens that `encode` puts around a text
 
 
+def tokenize(tokenizer, texts: list[str]) -> list[list[int]]:
+    """Token ids of each text, without special tokens. A special token in the text's letters is tokenized as letters."""
+    return tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+
+
 def encode(tokenizer, texts: list[str], max_tokens: int) -> list[list[int]]:
-    """equals: [start] + tokens[:max_tokens] + [end], the end only where the text was not cut.
-
-    A text that spells out a special token, `<backspace>` among them, holds those letters and not the token.
-    """
+    """equals: [start] + tokens[:max_tokens] + [end], where a text of more than max_tokens tokens has no end."""
     start, end = start_token(tokenizer), tokenizer.eos_token_id
-    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
-    return [[start, *ids[:max_tokens], *([end] if len(ids) <= max_tokens else [])] for ids in encoded]
+    rows = []
+    for ids in tokenize(tokenizer, texts):
+        ending = [end] if len(ids) <= max_tokens else []
+        rows.append([start, *ids[:max_tokens], *ending])
+    return rows
 
 
-def collate(rows: list[list[int]]) -> dict[str, torch.Tensor]:
-    """Token ids padded on the right to one length: input_ids, attention_mask, labels, each (B, T).
+def collate(rows: list[list[int]]) -> dict[str, Int[Tensor, "B T"]]:
+    """Pad rows of token ids on the right: input_ids, attention_mask and labels, each (B, T).
 
-    labels are -100 at padding and at the start token, which is never a target: versions of transformers differ in
-    whether the first position counts when they count the targets of a batch.
+    labels are -100 at padding and at the first token, which is never a target. transformers counts the labels of a
+    batch, and its versions differ in whether they count the first position.
     """
-    tensors = [torch.tensor(row) for row in rows]
-    labels = pad_sequence(tensors, batch_first=True, padding_value=IGNORED)
+    labels = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=IGNORED)
     mask = labels != IGNORED
     input_ids = labels.where(mask, 0)
     labels[:, 0] = IGNORED
     return {"input_ids": input_ids, "attention_mask": mask.long(), "labels": labels}
 
 
-def last_hidden(model, input_ids: torch.Tensor) -> torch.Tensor:
-    """The states (B, T, D) that the output embedding reads, from one forward pass that makes one position's logits.
+def lm_head(model) -> tuple[Float[Tensor, "V D"], Float[Tensor, " V"] | None]:
+    """Weight and bias of the model's output embedding. The model may be inside DistributedDataParallel."""
+    head = getattr(model, "module", model).get_output_embeddings()
+    return head.weight, getattr(head, "bias", None)
 
-    Padding must be on the right, where no token of a causal model looks: so there is no mask, and attention is faster.
+
+def last_hidden(model, input_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+    """The hidden states that the output embedding reads. Only the last position's logits are computed.
+
+    Padding must be on the right. A causal model does not attend to it there, so no attention mask is needed.
     """
     output = model(input_ids=input_ids, output_hidden_states=True, logits_to_keep=1, use_cache=False)
     return output.hidden_states[-1]
 
 
 def check_head(model) -> None:
-    """Raises InputError unless the model's logits are its last hidden states times its output embedding (plus bias).
+    """Raise InputError unless the model's logits are its last hidden states times its output embedding (plus bias).
 
-    The objectives read nothing else, so models that scale, cap or otherwise change their logits are refused.
+    The objectives are computed from these two, so a model that scales or caps its logits afterwards is refused.
     """
     ids = torch.arange(1, 6, device=model.device)[None]
-    head, training = model.get_output_embeddings(), model.training
+    training = model.training
     model.eval()
     with torch.no_grad():
         logits = model(input_ids=ids, use_cache=False).logits[:, -1].float()
         hidden = last_hidden(model, ids)[:, -1]
-        made = torch.nn.functional.linear(hidden, head.weight, getattr(head, "bias", None)).float()
+        expected = torch.nn.functional.linear(hidden, *lm_head(model)).float()
     model.train(training)
-    if not torch.allclose(logits, made, rtol=1e-3, atol=1e-3):
+    if not torch.allclose(logits, expected, rtol=1e-3, atol=1e-3):
         raise InputError(
             f"{type(model).__name__} changes its logits after the output embedding (scaling or capping): not supported"
         )
 
 
+@torch.no_grad()
 def text_nll(
-    model, tokenizer, texts: list[str], *, max_tokens: int, batch_size: int = 32
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """equals: per text, sum_t -log q(y_t | y_<t) and the number of tokens t, end of text included where it fits.
+    model, tokenizer, texts: list[str], *, prompts: list[str] | None = None, max_tokens: int, batch_size: int = 32
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
+    """equals: for each text, sum_t -log q(y_t | y_<t) in nats, and its number of tokens t
 
-    Returns two float64 tensors (N,): nats and tokens. Perplexity is exp(nats.sum() / tokens.sum()). The model is left
-    in the mode that it was in. Raises InputError where max_tokens, start and end exceed the model's positions.
+    Texts are cut after `max_tokens` tokens. The end token counts too, where the text was not cut.
+    prompts: one for each text. Then the nll is that of the text given its prompt: start token and prompt are context
+    only, the end token is left out, and `max_tokens` is the limit of prompt and text together. Prompt and text are
+    tokenized apart. A text without tokens has the nll 0.
+    Returns two float64 tensors on the CPU. Perplexity is exp(nll.sum() / tokens.sum()).
+    Raises InputError where max_tokens and the tokens around a text exceed the model's positions, where prompts and
+    texts differ in number, and where a prompt leaves no room for its text.
     """
-    check_positions(model, "max_tokens", max_tokens, ENDS)
-    rows = encode(tokenizer, texts, max_tokens)
-    nats, tokens = torch.zeros(len(rows), dtype=torch.float64), torch.zeros(len(rows), dtype=torch.float64)
+    if prompts is None:
+        check_positions(model, "max_tokens", max_tokens, ENDS)
+        rows = encode(tokenizer, texts, max_tokens)
+        context_lengths = [1] * len(rows)
+    else:
+        check_positions(model, "max_tokens", max_tokens, 1)
+        rows, context_lengths = _encode_with_prompts(tokenizer, prompts, texts, max_tokens)
+    nll, tokens = torch.zeros(len(rows), dtype=torch.float64), torch.zeros(len(rows), dtype=torch.float64)
     longest_first = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
     training = model.training
     model.eval()
-    with torch.no_grad():
-        for start in range(0, len(rows), batch_size):
-            at = longest_first[start : start + batch_size]
-            batch = {key: value.to(model.device) for key, value in collate([rows[i] for i in at]).items()}
-            nats[at], tokens[at] = (x.double().cpu() for x in batch_nll(model, model.get_output_embeddings(), batch))
+    for first in range(0, len(rows), batch_size):
+        indices = longest_first[first : first + batch_size]
+        batch = collate([rows[i] for i in indices])
+        for labels, i in zip(batch["labels"], indices, strict=True):
+            labels[: context_lengths[i]] = IGNORED
+        batch_results = batch_nll(model, {key: value.to(model.device) for key, value in batch.items()})
+        nll[indices], tokens[indices] = (values.double().cpu() for values in batch_results)
     model.train(training)
-    return nats, tokens
+    return nll, tokens
 
 
-def batch_nll(model, head, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Summed nll and number of tokens of each row, both (B,)."""
+def batch_nll(model, batch: Mapping[str, Tensor]) -> tuple[Float[Tensor, " B"], Int[Tensor, " B"]]:
+    """The summed nll and the number of target tokens of each row. batch: from `collate`."""
     hidden = last_hidden(model, batch["input_ids"])[:, :-1]
     labels = batch["labels"][:, 1:]
     mask = labels != IGNORED
-    scores: TokenScores = token_scores(hidden[mask], head.weight, labels[mask], bias=getattr(head, "bias", None))
+    weight, bias = lm_head(model)
+    scores = token_scores(hidden[mask], weight, labels[mask], bias=bias)
     nll = torch.zeros(mask.shape, dtype=scores.nll.dtype, device=mask.device).masked_scatter(mask, scores.nll)
     return nll.sum(1), mask.sum(1)
+
+
+def _encode_with_prompts(
+    tokenizer, prompts: list[str], texts: list[str], max_tokens: int
+) -> tuple[list[list[int]], list[int]]:
+    """Rows [start] + prompt + text, cut to 1 + max_tokens ids, and the number of context ids in each."""
+    if len(prompts) != len(texts):
+        raise InputError(f"{len(prompts)} prompts and {len(texts)} texts; pass one prompt for each text")
+    contexts = [[start_token(tokenizer), *ids] for ids in tokenize(tokenizer, prompts)]
+    too_long = sum(len(context) > max_tokens for context in contexts)
+    if too_long:
+        raise InputError(f"{too_long} of {len(prompts)} prompts leave no room for a text in max_tokens={max_tokens}")
+    rows = [
+        (context + ids)[: 1 + max_tokens] for context, ids in zip(contexts, tokenize(tokenizer, texts), strict=True)
+    ]
+    return rows, [len(context) for context in contexts]

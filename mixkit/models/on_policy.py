@@ -1,137 +1,209 @@
-"""How a model learns to take tokens back: corrected texts, and the loss over them and the model's own.
-Its settings, sampling, and the trainer that all this runs in live elsewhere."""
+"""Training with <backspace>: texts with correction noise, the replay buffer of model samples, the loss over both."""
 
+import json
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from mixkit._common import InputError
+from mixkit._common import Bool, Float, InputError, Int, write_atomically
+from mixkit.losses.definitions import COEFFICIENTS
 from mixkit.losses.sequence_match import MLEWeightSchedule, SequenceMatch
-from mixkit.models.backspace import ActionScores, add_correction_noise, prefix_tree, score_actions
+from mixkit.losses.token_weighted import MLE
+from mixkit.models.backspace import BACKSPACE, ActionScores, add_correction_noise, prefix_tree, score_actions
+from mixkit.models.backspace_generation import sample_with_backspace
 from mixkit.models.likelihood import IGNORED
+from mixkit.models.loading import start_token
+
+REPLAY_FILE = "replay_buffer.json"
+
+
+def _default(name: str) -> Any:
+    return COEFFICIENTS[name].default
 
 
 @dataclass(frozen=True)
 class Backtracking:
-    """What SequenceMatch needs beside its objective; MLE that learns <backspace> takes the noise rate alone.
+    """Settings of training with <backspace>; their meanings and ranges are those of losses.definitions.COEFFICIENTS.
 
-    noise_rate in [0, 0.5]: wrong tokens spliced in, each with its <backspace>, per position of a text; 0 leaves the
-    texts as they are, and teaches little. mle_alone, mle_fall, mle_floor in [0, 1]: MLE alone for a share of the steps;
-    then, over another share, its part of the loss falls to the floor. buffer_texts: how many of the model's own texts
-    are kept, the oldest dropped; every `refill_every` steps `refill_texts` new ones are sampled.
+    SequenceMatch uses all of them, MLE with <backspace> only the noise rate.
+    Raises InputError (a ValueError) for a value out of range.
     """
 
-    noise_rate: float = 0.02
-    mle_warmup: float = 0.2
-    mle_decay: float = 0.3
-    mle_minimum: float = 0.2
-    buffer_texts: int = 128
-    refill_texts: int = 32
-    refill_every: int = 10
+    noise_rate: float = _default("noise_rate")
+    mle_warmup: float = _default("mle_warmup")
+    mle_decay: float = _default("mle_decay")
+    mle_minimum: float = _default("mle_minimum")
+    buffer_texts: int = _default("buffer_texts")
+    refill_texts: int = _default("refill_texts")
+    refill_every: int = _default("refill_every")
 
     def __post_init__(self):
-        ranges = {"noise_rate": (0, 0.5), "mle_warmup": (0, 1), "mle_decay": (0, 1), "mle_minimum": (0, 1)}
-        for name, (low, high) in ranges.items():
-            if not low <= getattr(self, name) <= high:
-                raise InputError(f"{name} is {getattr(self, name)!r}; it must be in [{low}, {high}]")
-        for name in ("buffer_texts", "refill_texts", "refill_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)!r}; it must be at least 1")
+        for name, value in vars(self).items():
+            low, high = COEFFICIENTS[name].low, COEFFICIENTS[name].high
+            if not low <= value <= high:
+                allowed = f"at least {low}" if high == float("inf") else f"in [{low}, {high}]"
+                raise InputError(f"{name} is {value!r}; it must be {allowed}")
 
 
 def derive_seed(*parts: int) -> int:
-    """A seed that follows from these numbers alone: a run that resumes, or is cut up otherwise, draws the same."""
+    """A seed in [0, 2**63) that depends on these numbers alone, so that a resumed run draws the same numbers."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
 class CorrectionNoiseDataset(torch.utils.data.Dataset):
-    """Encoded texts with correction noise, drawn anew in every `epoch`: item i is (i, actions, labels, ended).
+    """Encoded texts with correction noise, new in each `epoch`. Item i is (i, actions, labels).
 
-    rows: [start, tokens ..., end or not]. labels: False at the start and at wrong tokens.
+    rows: [start, tokens ..., end or not]. labels: False at the start and at wrong tokens. tokenizer: with <backspace>.
     """
 
-    def __init__(self, rows, rate: float, *, vocabulary: int, backspace_id: int, end_id: int, never=(), seed: int = 0):
-        self.rows, self.rate, self.end_id, self.seed, self.epoch = rows, rate, end_id, seed, 0
-        self.drawn = {"vocabulary": vocabulary, "backspace_id": backspace_id, "never": never}
+    def __init__(self, rows: list[list[int]], rate: float, tokenizer, *, seed: int = 0):
+        self.rows, self.rate, self.seed, self.epoch = rows, rate, seed, 0
+        self.backspace_id: int = tokenizer.convert_tokens_to_ids(BACKSPACE)
+        special_ids = tokenizer.all_special_ids  # <backspace> is one of them
+        self.candidates = torch.tensor([i for i in range(len(tokenizer)) if i not in special_ids])
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, i: int):
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch, i))
         row = torch.tensor(self.rows[i])
-        actions, labels = add_correction_noise(row[1:], self.rate, generator=generator, **self.drawn)
-        return (
-            i,
-            torch.cat([row[:1], actions]),
-            torch.cat([labels.new_zeros(1), labels]),
-            self.rows[i][-1] == self.end_id,
+        actions, labels = add_correction_noise(
+            row[1:],
+            self.rate,
+            candidates=self.candidates,
+            backspace_id=self.backspace_id,
+            generator=torch.Generator().manual_seed(derive_seed(self.seed, self.epoch, i)),
         )
+        return i, torch.cat([row[:1], actions]), torch.cat([labels.new_zeros(1), labels])
 
 
-def collate_actions(items) -> dict[str, torch.Tensor]:
-    """Items of CorrectedTexts padded on the right: input_ids, attention_mask, labels, each (B, T); rows, ended (B,).
+def collate_actions(items) -> dict[str, Tensor]:
+    """Pad items of CorrectionNoiseDataset on the right: input_ids, attention_mask, labels (B, T) and rows (B,).
 
-    labels are -100 where nothing is learned: at padding, at the start and at wrong tokens.
+    labels are -100 where nothing is learned: at padding, at the start token and at wrong tokens.
     """
-    rows, actions, learned, ended = zip(*items, strict=True)
-    mask = pad_sequence([torch.ones_like(a) for a in actions], batch_first=True)
-    input_ids = pad_sequence(list(actions), batch_first=True)
+    rows, actions, learned = zip(*items, strict=True)
+    input_ids, mask = _pad(actions)
     labels = input_ids.where(pad_sequence(list(learned), batch_first=True), IGNORED)
-    parts = {"rows": torch.tensor(rows), "ended": torch.tensor(ended)}
-    return {"input_ids": input_ids, "attention_mask": mask, "labels": labels, **parts}
+    return {"input_ids": input_ids, "attention_mask": mask, "labels": labels, "rows": torch.tensor(rows)}
+
+
+class ReplayBuffer:
+    """The latest `buffer_texts` action sequences that the model sampled from the start token.
+
+    Each process of a training on several devices samples the same texts, so that the processes exchange none.
+    """
+
+    def __init__(self, settings: Backtracking, tokenizer, *, max_tokens: int, seed: int = 0):
+        self.settings, self.max_tokens, self.seed = settings, max_tokens, seed
+        self.start_id, self.end_id = start_token(tokenizer), tokenizer.eos_token_id
+        self.backspace_id: int = tokenizer.convert_tokens_to_ids(BACKSPACE)
+        self.texts: list[list[int]] = []  # actions after the start token, which is the first id
+        self.refill_step = -1  # of the last refill
+        self.seconds = 0.0  # spent on sampling
+
+    def refill(self, model, step: int) -> None:
+        """Sample new texts if the buffer is empty or the last refill was `refill_every` or more steps ago."""
+        if self.texts and step < self.refill_step + self.settings.refill_every:
+            return
+        began = time.perf_counter()
+        model = getattr(model, "module", model)  # under DistributedDataParallel
+        with torch.autocast(model.device.type, enabled=False):
+            new_texts = sample_with_backspace(
+                model,
+                [[self.start_id]] * self.settings.refill_texts,
+                backspace_id=self.backspace_id,
+                end_id=self.end_id,
+                max_new_tokens=self.max_tokens,
+                seed=derive_seed(self.seed, step),
+            )
+        self.texts += [[self.start_id, *actions] for actions in new_texts]
+        self.texts = self.texts[-self.settings.buffer_texts :]
+        self.refill_step = step
+        self.seconds += time.perf_counter() - began
+
+    def sample(self, step: int, rows: list[int]) -> list[list[int]]:
+        """One text for each data row. The choice depends on step and row number alone, not on the batches."""
+        return [self.texts[derive_seed(self.seed, step, row) % len(self.texts)] for row in rows]
+
+    def save(self, folder: Path) -> None:
+        """Write the buffer into the folder of a checkpoint."""
+        write_atomically(folder / REPLAY_FILE, json.dumps({"refill_step": self.refill_step, "texts": self.texts}))
+
+    def load(self, folder: Path) -> None:
+        """Read the buffer from the folder of a checkpoint. Without the file the buffer stays empty."""
+        path = folder / REPLAY_FILE
+        if path.is_file():
+            content = json.loads(path.read_text(encoding="utf-8"))
+            self.refill_step, self.texts = content["refill_step"], content["texts"]
 
 
 class BacktrackingLoss:
     """share * MLE + (1 - share) * SequenceMatch over action sequences, both in nats per token of the global batch.
 
-    objective: SequenceMatch, or MLE, whose share is 1 throughout. replay: the model's own texts, `Replay`. steps: the
-    training's, which the schedule divides.
+    objective: SequenceMatch, or MLE, for which the share is always 1. steps: optimizer steps of the whole training.
     """
 
-    def __init__(self, objective, asked: Backtracking, replay, steps: int, backspace_id: int):
-        self.objective, self.replay, self.backspace_id = objective, replay, backspace_id
+    def __init__(self, objective: MLE | SequenceMatch, replay: ReplayBuffer, steps: int):
+        self.objective, self.replay = objective, replay
+        settings = replay.settings
         self.share = MLEWeightSchedule(0, 0, 1.0)
         if isinstance(objective, SequenceMatch):
-            self.share = MLEWeightSchedule(
-                round(asked.mle_warmup * steps), round(asked.mle_decay * steps), asked.mle_minimum
-            )
+            warmup, decay = round(settings.mle_warmup * steps), round(settings.mle_decay * steps)
+            self.share = MLEWeightSchedule(warmup, decay, settings.mle_minimum)
 
-    def discounted(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """SequenceMatch's denominator: the batch's discounted tokens, which add up over batches and devices."""
+    def discounted(self, batch: Mapping[str, Tensor]) -> Float[Tensor, ""] | Int[Tensor, ""]:
+        """The sum of the batch's discounts: SequenceMatch's denominator. It adds up over batches and devices."""
         mask = batch["attention_mask"][:, 1:]
         return self.objective.steps(mask) if isinstance(self.objective, SequenceMatch) else mask.sum()
 
-    def __call__(self, model, batch: dict[str, torch.Tensor], step: int, *, tokens, discounted):
-        """(loss, nll of the labelled actions), scalars, at optimizer step `step`; the nll is detached.
+    def __call__(
+        self, model, batch: Mapping[str, Tensor], step: int, *, tokens, discounted
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """(loss, nll of the labelled actions) at optimizer step `step`; the nll is detached.
 
-        batch: of collate_actions. tokens, discounted: labelled actions and discounted tokens of the global batch. There
-        are as many of the model's own texts as of data; each side is one forward pass, padded to its own longest row.
+        batch: from collate_actions. tokens, discounted: labelled actions and discounts of the global batch.
+        The model samples are as many as the data texts. Each side is one forward pass with its own padding.
         """
         share, learned = self.share(step), batch["labels"] != IGNORED
         data = self._score(model, batch["input_ids"], batch["attention_mask"])
         nll = data.scores.nll[learned].sum() / tokens
-        if share == 1:
+        if share == 1 or isinstance(self.objective, MLE):
             return nll, nll.detach()
         self.replay.refill(model, step)
-        own, own_ended = self.replay.draw(step, batch["rows"].tolist())
-        ids, mask = (pad_sequence(x, batch_first=True) for x in (own, [torch.ones_like(x) for x in own]))
-        played = self._score(model, ids.to(nll.device), mask)
-        matched = self.objective(
+        texts = self.replay.sample(step, batch["rows"].tolist())
+        sample_ids, sample_mask = (x.to(nll.device) for x in _pad([torch.tensor(text) for text in texts]))
+        samples = self._score(model, sample_ids, sample_mask)
+        sequence_match = self.objective(
             data.scores,
             data.following,
-            played.scores,
-            played.following,
+            samples.scores,
+            samples.following,
             data_mask=data.mask,
             data_labels=learned,
-            data_ended=batch["ended"],
-            model_mask=played.mask,
-            model_ended=own_ended.to(nll.device),
+            data_ended=self._ended(batch["input_ids"], batch["attention_mask"]),
+            model_mask=samples.mask,
+            model_ended=self._ended(sample_ids, sample_mask),
             denominator=discounted,
         )
-        return share * nll + (1 - share) * matched, nll.detach()
+        return share * nll + (1 - share) * sequence_match, nll.detach()
 
-    def _score(self, model, ids: torch.Tensor, mask: torch.Tensor) -> ActionScores:
-        return score_actions(model, prefix_tree(ids, self.backspace_id, mask=mask))
+    def _score(self, model, ids: Tensor, mask: Tensor) -> ActionScores:
+        return score_actions(model, prefix_tree(ids, self.replay.backspace_id, mask=mask))
+
+    def _ended(self, ids: Int[Tensor, "B T"], mask: Int[Tensor, "B T"]) -> Bool[Tensor, " B"]:
+        last = mask.sum(1, keepdim=True) - 1
+        return ids.gather(1, last)[:, 0] == self.replay.end_id
+
+
+def _pad(actions) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
+    """Rows padded on the right with 0, and their attention mask."""
+    mask = [torch.ones_like(row) for row in actions]
+    return pad_sequence(list(actions), batch_first=True), pad_sequence(mask, batch_first=True)

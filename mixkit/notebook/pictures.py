@@ -1,16 +1,37 @@
 """Figures of backtracking: the tree of an action sequence and its mask, occupancies side by side, accuracies.
 Pure functions of plain values; widgets live elsewhere."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mixkit.metrics.statistics import Estimate
-from mixkit.models.backspace import TreePicture
+from mixkit.models.backspace import PrefixTree
 from mixkit.notebook.charts import COLORS, LABELS, number
 
 KEPT, TAKEN_BACK, PALE = "#0072B2", "#D55E00", "#DDDDDD"
+
+
+class TreePicture(NamedTuple):
+    """One row of a prefix tree as plain lists, its nodes in the order of writing."""
+
+    labels: list[str]
+    parents: list[int]  # -1 at the first node
+    depths: list[int]
+    mask: list[list[bool]]  # mask[i][j]: node i attends to node j
+    kept: list[bool]  # whether the node is part of the final text
+
+
+def tree_picture(tree: PrefixTree, row: int, label: Callable[[int], str]) -> TreePicture:
+    """The tree of one row. label: from a token id to the text beside its node."""
+    real = tree.real[row]
+    mask = tree.ancestors()[row][real][:, real]
+    labels = [label(token) for token in tree.tokens[row][real].tolist()]
+    parents = [max(ancestors.nonzero()[:, 0].tolist(), default=-1) for ancestors in mask.tril(-1)]
+    depths = tree.depths[row][real].tolist()
+    return TreePicture(labels, parents, depths, mask.tolist(), mask[tree.states[row, -1]].tolist())
 
 
 def tree_and_mask(picture: TreePicture) -> go.Figure:

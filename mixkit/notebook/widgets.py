@@ -12,23 +12,13 @@ import torch
 
 from mixkit._common import InputError, as_html, visible
 from mixkit.losses.sequence_match import SequenceMatch
-from mixkit.models.backspace import apply_backspaces, prefix_tree, tree_picture
+from mixkit.models.backspace import apply_backspaces, prefix_tree
 from mixkit.models.generation import Continuation, Prompt
-from mixkit.notebook.pictures import occupancies, tree_and_mask
+from mixkit.notebook.pictures import occupancies, tree_and_mask, tree_picture
 from mixkit.toys.mdp import World, fit, occupancy, policy_and_value, total_variation
 
 # The default renderer of plotly would write its 5 MB of JavaScript into every notebook.
 pio.renderers.default = "colab" if "google.colab" in sys.modules else "plotly_mimetype"
-
-
-def device() -> torch.device:
-    """The first GPU, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def device_name() -> str:
-    """The GPU's name, or how many threads of the CPU are used."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
 
 
 def fill(output: widgets.Output, *shown: go.Figure | str) -> None:

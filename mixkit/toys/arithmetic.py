@@ -4,12 +4,10 @@ Training and sampling are those of any other text."""
 import random
 from dataclasses import dataclass
 
-import torch
-
 from mixkit._common import InputError
 from mixkit.metrics.statistics import Estimate, wilson_interval
 from mixkit.models.generation import Continuation, sample_continuations
-from mixkit.models.loading import FUSED_GELU, byte_level_bpe
+from mixkit.models.loading import build_gpt2
 
 
 @dataclass(frozen=True)
@@ -56,16 +54,7 @@ def questions(count: int, *, base: int, digits: int, seed: int = 0) -> list[Ques
 
 def small_model(texts: list[str], *, seed: int = 0, width: int = 96, layers: int = 3):
     """(model, tokenizer): a GPT-2 of a third of a million parameters that reads bytes: every digit is a token."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    tokenizer = byte_level_bpe(texts, 257)
-    sizes = {"n_embd": width, "n_layer": layers, "n_head": 4, "n_positions": 64, "activation_function": FUSED_GELU}
-    drop = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **sizes, **drop, **ends))
-    return model.eval(), tokenizer
+    return build_gpt2(texts, 257, seed=seed, n_embd=width, n_layer=layers, n_head=4, n_positions=64)
 
 
 def answers(model, tokenizer, asked: list[Question], *, seed: int = 0) -> list[Continuation]:

@@ -16,8 +16,13 @@ from mixkit.models.backspace import add_backspace
 from mixkit.models.backspace_generation import sample_with_backspace
 from mixkit.models.likelihood import IGNORED, collate, encode, last_hidden
 from mixkit.models.loading import load_model
-from mixkit.models.on_policy import Backtracking, BacktrackingLoss, CorrectionNoiseDataset, collate_actions
-from mixkit.models.replay import ReplayBuffer
+from mixkit.models.on_policy import (
+    Backtracking,
+    BacktrackingLoss,
+    CorrectionNoiseDataset,
+    ReplayBuffer,
+    collate_actions,
+)
 from mixkit.texts.corpora import load_corpus
 
 OBJECTIVE = MixCE(0.1)
@@ -47,10 +52,9 @@ def steps(rounds: int = 8, texts: int = 8, max_tokens: int = 160) -> list[tuple[
     <backspace>; SequenceMatch, with as many texts again for the model's own, sampling left out. They take turns.
     """
     model, _, data, replay = _practice(texts * rounds, max_tokens)
-    own = {"backspace_id": model.config.backspace_token_id, "steps": 1, "asked": replay.asked, "replay": replay}
     losses = {
-        "MLE with backspace": BacktrackingLoss(MLE(), **own),
-        "SequenceMatch": BacktrackingLoss(SequenceMatch(), **own),
+        "MLE with backspace": BacktrackingLoss(MLE(), replay, 1),
+        "SequenceMatch": BacktrackingLoss(SequenceMatch(), replay, 1),
     }
     seconds: dict[str, list[float]] = {"MLE": [], **{way: [] for way in losses}}
     for first in range(0, texts * rounds, texts):
@@ -78,13 +82,17 @@ def sampling(rounds: int = 3, texts: int = 32, max_new_tokens: int = 100) -> lis
     head.weight, head.bias.data[:] = model.lm_head.weight, 0.0
     head.bias.data[model.config.backspace_token_id] = math.log(0.05 * len(tokenizer))
     model.set_output_embeddings(head)
-    asked = {"backspace_id": model.config.backspace_token_id, "end_id": None, "max_new_tokens": max_new_tokens}
     seconds: dict[str, list[float]] = {"without <backspace>": [], "with <backspace>": []}
     for seed in range(rounds):
         for way, found in seconds.items():
             began = time.perf_counter()
             drawn = sample_with_backspace(
-                model, [[tokenizer.bos_token_id]] * texts, **asked, seed=seed, allow_backspace=way.startswith("with ")
+                model,
+                [[tokenizer.bos_token_id]] * texts,
+                backspace_id=model.config.backspace_token_id if way.startswith("with ") else None,
+                end_id=None,
+                max_new_tokens=max_new_tokens,
+                seed=seed,
             )
             found.append((time.perf_counter() - began) / max(len(t.actions) for t in drawn))
     return [(way, statistics.median(found)) for way, found in seconds.items()]
@@ -105,13 +113,13 @@ def _practice(texts: int, max_tokens: int):
     """`tiny` from a random start that knows <backspace>, corrected tales, and a buffer of its own texts."""
     words = load_corpus("tales", train=max(texts, 500), validation=1, test=1).train
     model, tokenizer = load_model("tiny", texts=words)
-    ids = {"backspace_id": add_backspace(model, tokenizer), "end_id": tokenizer.eos_token_id}
+    add_backspace(model, tokenizer)
     rows = encode(tokenizer, words[:texts], max_tokens)
-    data = CorrectionNoiseDataset(rows, 0.03, vocabulary=len(tokenizer), never=tokenizer.all_special_ids, **ids)
+    data = CorrectionNoiseDataset(rows, 0.03, tokenizer)
     asked = Backtracking(mle_warmup=0, mle_decay=0, refill_every=2**31)
-    replay = ReplayBuffer(asked, start_id=tokenizer.bos_token_id, max_tokens=max_tokens, **ids)
+    replay = ReplayBuffer(asked, tokenizer, max_tokens=max_tokens)
     # the data's texts stand for the model's own, of their length: a random start would write on to the cut
-    replay.texts, replay.refilled = [(row, row[-1] == ids["end_id"]) for row in rows], 0
+    replay.texts, replay.refill_step = [(row, row[-1] == tokenizer.eos_token_id) for row in rows], 0
     return model, tokenizer, data, replay
 
 

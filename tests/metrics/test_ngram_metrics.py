@@ -14,7 +14,7 @@ from scipy import stats
 from mixkit._common import InputError
 from mixkit.metrics import ngram_metrics as metrics
 from mixkit.metrics.ngram_metrics import Undefined
-from mixkit.models.generation import Sampler, sample_texts
+from mixkit.models.generation import Sampler, sample_continuations
 
 EXACT = {"rel": 1e-9, "abs": 1e-12}
 
@@ -37,12 +37,12 @@ def human_tokens(file: Path, texts: int) -> list[list[str]]:
 def model_tokens(model, tokenizer, texts: list[str]) -> list[list[str]]:
     """Words of a model's samples: as it is, and so cold that it falls into loops."""
     written = [
-        sample_texts(
+        sample_continuations(
             model, tokenizer, [t[:20] for t in texts[:20]], max_new_tokens=40, sampler=Sampler(temperature), seed=3
         )[0]
         for temperature in (1.0, 0.05)
     ]
-    return [text.split() for texts in written for text in texts]
+    return [continuation.text.split() for one_set in written for continuation in one_set]
 
 
 @pytest.fixture(

@@ -1,6 +1,4 @@
-"""Prefix trees against a stack and against feeding every visited prefix alone; noise, undo and the token itself."""
-
-import doctest
+"""Prefix trees against a stack and against the model on each prefix alone; correction noise; the token."""
 
 import pytest
 import torch
@@ -19,7 +17,6 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-import mixkit.models.backspace
 from mixkit import SequenceMatch, TokenScores
 from mixkit._common import InputError
 from mixkit.models.backspace import (
@@ -31,8 +28,6 @@ from mixkit.models.backspace import (
     prefix_tree,
     score_actions,
     segments,
-    tree_picture,
-    tree_text,
 )
 
 VOCABULARY, BACK = 11, 10
@@ -58,20 +53,18 @@ def toy_model(kind="gpt2", attention="sdpa", dtype=torch.float64, vocabulary=VOC
 
 
 def random_actions(batch, length, seed=0, rate=0.4):
-    """Rows of random prompt lengths and lengths in which backspaces are frequent and never reach into the prompt."""
+    """Action sequences of random lengths with many backspaces, and their masks."""
     generator = torch.Generator().manual_seed(seed)
     draw = lambda high: int(torch.randint(high, (1,), generator=generator))  # noqa: E731
     ids = torch.full((batch, length), BACK)  # padding that looks like backspaces
     mask = torch.zeros(batch, length, dtype=torch.bool)
-    prompt = torch.zeros(batch, dtype=torch.long)
     for row in range(batch):
-        prompt[row] = 1 + draw(min(4, length))
         height = 0
-        for t in range(max(int(prompt[row]), length - draw(length))):
-            back = height > prompt[row] and torch.rand(1, generator=generator) < rate
+        for t in range(length - draw(length)):
+            back = height > 1 and torch.rand(1, generator=generator) < rate
             ids[row, t], mask[row, t] = BACK if back else draw(BACK), True
             height += -1 if back else 1
-    return ids, mask, prompt
+    return ids, mask
 
 
 def stack_oracle(actions):
@@ -87,35 +80,30 @@ def stack_oracle(actions):
     return nodes, tops
 
 
-def test_the_example_of_the_specification():
+def test_the_example_of_the_paper():
     """Actions x1 x2 n <backspace> x3 after a start token visit start, x1, x2, n, x2, x3."""
     start, x1, x2, n, x3 = 0, 1, 2, 3, 4
     tree = prefix_tree(torch.tensor([[start, x1, x2, n, BACK, x3]]), BACK)
     assert tree.tokens.tolist() == [[start, x1, x2, n, x3]]
-    assert tree.parents.tolist() == [[-1, 0, 1, 2, 2]]
     assert tree.depths.tolist() == [[0, 1, 2, 3, 3]]
     assert tree.states.tolist() == [[0, 1, 2, 3, 2, 4]]
-    assert tree.before[0, 1:].tolist() == [0, 1, 2, 3, 2]
     assert tree.actions.tolist() == [[False] + [True] * 5]
-    picture = tree_picture(tree, 0, "s12n3".__getitem__)
-    assert picture.mask[4] == [True, True, True, False, True]
-    assert picture.kept == [True, True, True, False, True]
-    assert tree_text(picture) == "s\n1\n2\n      ~~n~~\n3"
+    assert tree.ancestors()[0, 4].tolist() == [True, True, True, False, True]
 
 
 @pytest.mark.parametrize(("batch", "length"), [(1, 1), (3, 7), (5, 31), (2, 64)])
 def test_tree_equals_a_stack(batch, length):
-    ids, mask, prompt = random_actions(batch, length, seed=length)
-    tree = prefix_tree(ids, BACK, mask=mask, prompt_length=prompt)
+    ids, mask = random_actions(batch, length, seed=length)
+    tree = prefix_tree(ids, BACK, mask=mask)
     ancestors = tree.ancestors()
     for row in range(batch):
         nodes, tops = stack_oracle(ids[row][mask[row]].tolist())
         count = len(nodes)
         assert tree.real[row].sum() == count
-        found = zip(*(x[row, :count].tolist() for x in (tree.tokens, tree.parents, tree.depths)), strict=True)
-        assert list(found) == nodes
+        assert tree.tokens[row, :count].tolist() == [token for token, _, _ in nodes]
+        assert tree.depths[row, :count].tolist() == [depth for _, _, depth in nodes]
         assert tree.states[row][mask[row]].tolist() == tops
-        assert tree.actions[row].tolist() == [t >= prompt[row] and bool(mask[row, t]) for t in range(length)]
+        assert tree.actions[row].tolist() == [t > 0 and bool(mask[row, t]) for t in range(length)]
         for i in range(tree.tokens.shape[1]):
             expected, node = {i}, i
             while i < count and nodes[node][1] >= 0:
@@ -125,8 +113,8 @@ def test_tree_equals_a_stack(batch, length):
 
 
 def test_additive_mask():
-    ids, mask, prompt = random_actions(3, 12)
-    tree = prefix_tree(ids, BACK, mask=mask, prompt_length=prompt)
+    ids, mask = random_actions(3, 12)
+    tree = prefix_tree(ids, BACK, mask=mask)
     for dtype in (torch.float64, torch.bfloat16):
         additive = tree.attention_mask(dtype)
         assert additive.shape == (3, 1, *tree.ancestors().shape[1:]) and additive.dtype == dtype
@@ -145,24 +133,19 @@ def test_without_backspace_it_is_the_causal_mask():
 
 
 @pytest.mark.parametrize(
-    ("ids", "asked", "message"),
+    ("ids", "mask", "message"),
     [
-        (
-            [[0, 1, BACK, BACK]],
-            {},
-            "<backspace> at position 3 of row 0 reaches into the prompt; the first 1 tokens stay",
-        ),
-        ([[0, 1, 2], [0, 1, BACK]], {"prompt_length": torch.tensor([1, 2])}, "position 2 of row 1 reaches into"),
-        ([[0, 1, BACK, 2]], {"prompt_length": 3}, "<backspace> at position 2 of row 0 stands in the prompt"),
-        ([[BACK, 1]], {}, "<backspace> at position 0 of row 0 stands in the prompt"),
-        ([[0, 1]], {"prompt_length": 3}, "prompt_length is 3 in row 0; allowed: 1 to its length 2"),
-        ([[0, 1]], {"prompt_length": 0}, "prompt_length is 0 in row 0"),
-        ([[0, 1, 2]], {"mask": torch.tensor([[False, True, True]])}, "padding is not on its right"),
+        ([[0, 1, BACK, BACK]], None, "<backspace> at position 3 of row 0 has no token to delete"),
+        ([[0, 1, BACK], [0, BACK, 2]], None, "<backspace> at position 1 of row 1 has no token to delete"),
+        ([[BACK, 1]], None, "<backspace> at position 0 of row 0 has no token to delete"),
+        ([[0, 1, 2]], torch.tensor([[False, True, True]]), "pad action sequences on the right"),
+        ([[0, 1, 2]], torch.tensor([[True, False, True]]), "pad action sequences on the right"),
+        ([[0, 1]], torch.tensor([[False, False]]), "a row has no tokens"),
     ],
 )
-def test_rows_that_are_no_action_sequences(ids, asked, message):
+def test_invalid_action_sequences(ids, mask, message):
     with pytest.raises(InputError, match=message):
-        prefix_tree(torch.tensor(ids), BACK, **asked)
+        prefix_tree(torch.tensor(ids), BACK, mask=mask)
 
 
 # The pass through a model
@@ -180,10 +163,10 @@ MODELS = [
 def test_one_pass_equals_every_prefix_alone(kind, attention, tolerance, tied):
     """Identity 10: l, V and the next state's V of every action."""
     model = toy_model(kind, attention, tied=tied).eval()
-    ids, mask, prompt = random_actions(4, 20, seed=3)
-    tree = prefix_tree(ids, BACK, mask=mask, prompt_length=prompt)
+    ids, mask = random_actions(4, 20, seed=3)
+    tree = prefix_tree(ids, BACK, mask=mask)
     with torch.no_grad():
-        got = score_actions(model, tree, chunk_size=7)
+        got = score_actions(model, tree)
     assert torch.equal(got.mask, tree.actions) and (ids[got.mask] == BACK).sum() > 5
     for row, t in got.mask.nonzero().tolist():
         with torch.no_grad():
@@ -216,10 +199,10 @@ def test_without_backspace_the_pass_is_the_ordinary_one(kind, attention, toleran
         torch.testing.assert_close(a, b, rtol=1e-8 if tolerance < 1e-8 else 1e-3, atol=100 * tolerance)
 
 
-def test_gradients_through_the_tree_equal_those_of_separate_prefixes():
+def test_tree_gradients_equal_those_of_single_prefixes():
     model = toy_model()
-    ids, mask, prompt = random_actions(2, 12, seed=1)
-    tree = prefix_tree(ids, BACK, mask=mask, prompt_length=prompt)
+    ids, mask = random_actions(2, 12, seed=1)
+    tree = prefix_tree(ids, BACK, mask=mask)
     got = score_actions(model, tree)
     loss = (got.scores.logit.sin() + got.scores.log_partition.square() + got.following.cos())[got.mask].sum()
     expected = 0
@@ -237,8 +220,8 @@ def test_gradients_through_the_tree_equal_those_of_separate_prefixes():
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_autocast_to_bf16(kind, attention):
     model = toy_model(kind, attention, torch.float32)
-    ids, mask, prompt = random_actions(3, 10)
-    tree = prefix_tree(ids, BACK, mask=mask, prompt_length=prompt)
+    ids, mask = random_actions(3, 10)
+    tree = prefix_tree(ids, BACK, mask=mask)
     want = score_actions(model, tree)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = score_actions(model, tree)
@@ -246,11 +229,11 @@ def test_autocast_to_bf16(kind, attention):
     assert (got.following - want.following).abs().max() < 0.1 * want.following.abs().max()
 
 
-def test_sequencematch_through_a_model_takes_a_step():
+def test_sequence_match_has_finite_gradients():
     """From ids to a finite gradient, data and model samples in one batch."""
     model = toy_model()
-    ids, mask, prompt = random_actions(5, 14)
-    got = score_actions(model, prefix_tree(ids, BACK, mask=mask, prompt_length=prompt))
+    ids, mask = random_actions(5, 14)
+    got = score_actions(model, prefix_tree(ids, BACK, mask=mask))
     data, samples = slice(0, 3), slice(3, 5)
     rows = lambda part: (TokenScores(got.scores.logit[part], got.scores.log_partition[part]), got.following[part])  # noqa: E731
     loss = SequenceMatch(0.1, 0.9)(*rows(data), *rows(samples), data_mask=got.mask[data], model_mask=got.mask[samples])
@@ -261,7 +244,7 @@ def test_sequencematch_through_a_model_takes_a_step():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("kind", "attention"), [(kind, attention) for kind, attention, _ in MODELS])
-def test_models_that_take_a_tree_pass_the_check(kind, attention, dtype):
+def test_models_that_take_a_tree_mask(kind, attention, dtype):
     model = toy_model(kind, attention, dtype).train()
     check_tree_attention(model)
     assert model.training
@@ -273,7 +256,7 @@ class IgnoresTheMask(GPT2LMHeadModel):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_models_that_refuse_a_tree_are_refused(dtype):
+def test_models_without_a_tree_mask_are_refused(dtype):
     refused = [
         IgnoresTheMask(GPT2Config(vocab_size=11, n_layer=2, n_head=2, n_embd=16, bos_token_id=0, eos_token_id=1)),
         MambaForCausalLM(MambaConfig(vocab_size=11, hidden_size=16, num_hidden_layers=1, state_size=4)),
@@ -284,13 +267,13 @@ def test_models_that_refuse_a_tree_are_refused(dtype):
             check_tree_attention(model.to(dtype))
 
 
-# Noise and undo
+# Correction noise and deletions
 
 
-def test_corrections_are_wrong_tokens_taken_back_at_once():
+def test_noise_is_wrong_tokens_deleted_at_once():
     text = torch.randint(2, 9, (20000,), generator=torch.Generator().manual_seed(0))
-    asked = {"vocabulary": VOCABULARY, "backspace_id": BACK, "never": (0, 1)}
-    actions, labels = add_correction_noise(text, 0.1, generator=torch.Generator().manual_seed(1), **asked)
+    settings = {"candidates": torch.arange(2, 10), "backspace_id": BACK}
+    actions, labels = add_correction_noise(text, 0.1, generator=torch.Generator().manual_seed(1), **settings)
     left, num_deleted = apply_backspaces(actions.tolist(), BACK)
     assert left == text.tolist()
     wrong = (~labels).nonzero()[:, 0]
@@ -302,56 +285,55 @@ def test_corrections_are_wrong_tokens_taken_back_at_once():
     p = [6 / 7 / 7] * 7 + [1 / 7]  # 8 tokens to draw; 2 to 8 are right one time in 7 and then not drawn, 9 never is
     for token, share in zip(range(2, 10), p, strict=True):
         assert abs(counts[token] - num_deleted * share) < 4 * (num_deleted * share * (1 - share)) ** 0.5
-    again = add_correction_noise(text, 0.1, generator=torch.Generator().manual_seed(1), **asked)
+    again = add_correction_noise(text, 0.1, generator=torch.Generator().manual_seed(1), **settings)
     assert torch.equal(actions, again[0]) and torch.equal(labels, again[1])
 
 
-def test_corrections_before_a_token_that_is_never_drawn():
+def test_a_token_outside_the_candidates_gets_noise():
     text = torch.ones(4000, dtype=torch.long)  # the end token
     generator = torch.Generator().manual_seed(1)
-    actions, labels = add_correction_noise(text, 0.5, vocabulary=5, backspace_id=4, generator=generator, never=[1])
+    candidates = torch.tensor([0, 2, 3])
+    actions, labels = add_correction_noise(text, 0.5, candidates=candidates, backspace_id=4, generator=generator)
     counts = actions[~labels].bincount(minlength=5).tolist()
     assert counts[1] == counts[4] == 0
     assert all(abs(count - sum(counts) / 3) < 4 * (sum(counts) * 2 / 9) ** 0.5 for count in (counts[0], *counts[2:4]))
 
 
-def test_no_noise_and_no_text():
-    text, generator = torch.tensor([1, 2, 3]), torch.Generator()
-    for plain in (text, text[:0]):
-        actions, labels = add_correction_noise(plain, 0, vocabulary=11, backspace_id=BACK, generator=generator)
-        assert torch.equal(actions, plain) and labels.all() and len(labels) == len(plain)
+def noise(actions, rate, candidates=(2, 3, 4)):
+    settings = {"candidates": torch.tensor(candidates), "backspace_id": BACK, "generator": torch.Generator()}
+    return add_correction_noise(torch.tensor(actions, dtype=torch.long), rate, **settings)
 
 
-@pytest.mark.parametrize("rate", [-0.1, 0.51, float("nan"), "0.1", None, True])
-def test_noise_rates_outside_the_range_are_refused(rate):
+@pytest.mark.parametrize("text", [[1, 2, 3], []])
+def test_rate_zero_and_empty_texts(text):
+    actions, labels = noise(text, 0)
+    assert actions.tolist() == text and labels.all() and len(labels) == len(text)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 0.51, float("nan")])
+def test_noise_rates_out_of_range(rate):
     with pytest.raises(InputError, match=r"noise rate is .*; it must be a number in \[0, 0\.5\]"):
-        add_correction_noise(torch.tensor([1]), rate, vocabulary=11, backspace_id=BACK, generator=torch.Generator())
+        noise([1], rate)
 
 
-def test_noise_asks_for_plain_texts_and_tokens_to_draw():
-    with pytest.raises(InputError, match="a data text holds <backspace>"):
-        add_correction_noise(
-            torch.tensor([1, BACK]), 0.1, vocabulary=11, backspace_id=BACK, generator=torch.Generator()
-        )
-    with pytest.raises(InputError, match="a vocabulary of 1 tokens has no wrong token"):
-        add_correction_noise(torch.tensor([0]), 0.1, vocabulary=2, backspace_id=1, generator=torch.Generator())
+def test_noise_needs_plain_texts_and_two_candidates():
+    with pytest.raises(InputError, match="a data text contains <backspace>"):
+        noise([1, BACK], 0.1)
+    with pytest.raises(InputError, match="there are 1 candidates for wrong tokens"):
+        noise([0], 0.1, candidates=[3])
 
 
-def test_undo():
+def test_apply_backspaces():
     assert apply_backspaces([1, 2, 3, BACK, BACK, 4], BACK) == ([1, 4], 2)
     assert apply_backspaces([], BACK) == ([], 0)
-    with pytest.raises(InputError, match="<backspace> at position 2 has nothing to take back"):
+    with pytest.raises(InputError, match="<backspace> at position 2 has no token to delete"):
         apply_backspaces([1, BACK, BACK], BACK)
 
 
-def test_written_keeps_the_order_and_marks_what_was_taken_back():
+def test_segments():
     b = 9
     assert segments([1, 2, 3, b, 4, 5, b, b, 6], b) == [([1, 2], True), ([3, 4, 5], False), ([6], True)]
     assert segments([1, b], b) == [([1], False)] and segments([], b) == []
-
-
-def test_doctests():
-    assert doctest.testmod(mixkit.models.backspace).failed == 0
 
 
 # The token
@@ -389,18 +371,18 @@ def test_backspace_is_added_saved_and_loaded(kind, tied, rows, tmp_path):
     assert words.decode([1, 4, 2], skip_special_tokens=True).split() == ["a", "b"]
 
 
-def test_plain_generation_never_writes_it():
+def test_plain_generation_never_samples_backspace():
     model, tokenizer = toy_model(vocabulary=4), toy_tokenizer()
     backspace_id = add_backspace(model, tokenizer)
     head = torch.nn.Linear(16, 5, dtype=torch.float64)
     head.bias.data[backspace_id] = 50
     model.set_output_embeddings(head)
     model.eval()
-    asked = {"do_sample": True, "top_k": 0, "max_new_tokens": 20, "pad_token_id": 0}
+    settings = {"do_sample": True, "top_k": 0, "max_new_tokens": 20, "pad_token_id": 0}
     prompt = {"input_ids": torch.tensor([[1]] * 8), "attention_mask": torch.ones(8, 1)}
     torch.manual_seed(0)
-    assert (model.generate(**prompt, **asked) != backspace_id).all()
-    assert (model.generate(**prompt, **asked, suppress_tokens=None)[:, 1:] == backspace_id).all()  # it would have
+    assert (model.generate(**prompt, **settings) != backspace_id).all()
+    assert (model.generate(**prompt, **settings, suppress_tokens=None)[:, 1:] == backspace_id).all()
 
 
 def test_a_tokenizer_serves_a_second_model():

@@ -1,4 +1,4 @@
-"""Sampling with backspace against feeding the kept prefix alone."""
+"""Sampling with backspace against the model applied to the remaining prefix alone."""
 
 import collections
 
@@ -9,12 +9,13 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
+    LogitsProcessorList,
 )
 
 from mixkit._common import InputError
-from mixkit.models.backspace_generation import _walk, sample_with_backspace
+from mixkit.models.backspace import apply_backspaces
+from mixkit.models.backspace_generation import _steps, sample_with_backspace
+from mixkit.models.generation import Sampler
 
 VOCABULARY, BACKSPACE, END = 13, 11, 12
 
@@ -48,7 +49,7 @@ def toy_model(kind="gpt2", attention="sdpa", dtype=torch.float64, lift=3.0):
 
 
 PROMPTS = [[1], [2, 3, 4, 5], [6, 7], [8, 9, 10], [1, 1, 1, 1, 1, 1]]
-ASKED = {"backspace_id": BACKSPACE, "end_id": END, "max_new_tokens": 12, "max_steps": 40}
+SETTINGS = {"backspace_id": BACKSPACE, "end_id": END, "max_new_tokens": 12}
 
 
 @pytest.mark.parametrize(
@@ -60,50 +61,44 @@ ASKED = {"backspace_id": BACKSPACE, "end_id": END, "max_new_tokens": 12, "max_st
         ("llama", "eager", 1e-5),  # its softmax is float32 whatever the model's dtype
     ],
 )
-def test_every_step_has_the_logits_of_the_kept_prefix(kind, attention, tolerance):
+def test_every_step_has_the_logits_of_its_prefix(kind, attention, tolerance):
     model = toy_model(kind, attention)
-    kept, back, sizes = [list(prompt) for prompt in PROMPTS], 0, []
-    for step in _walk(model, PROMPTS, BACKSPACE, END, 12, 24, [], 3, True):
-        sizes.append(len(step.row))
-        for at, row in enumerate(step.row.tolist()):
-            if not step.active[at]:
+    prefixes, num_deleted, sizes = [list(prompt) for prompt in PROMPTS], 0, []
+    for rows, logits, actions, active in _steps(model, PROMPTS, BACKSPACE, END, 12, LogitsProcessorList(), 3):
+        sizes.append(len(rows))
+        for at, row in enumerate(rows.tolist()):
+            if not active[at]:
                 continue
-            prefix = kept[row]
+            prefix = prefixes[row]
             with torch.no_grad():
                 alone = model(torch.tensor([prefix])).logits[0, -1]
-            torch.testing.assert_close(step.logits[at], alone, rtol=0, atol=tolerance)
-            action = int(step.action[at])
+            torch.testing.assert_close(logits[at], alone, rtol=0, atol=tolerance)
+            action = int(actions[at])
             if action == BACKSPACE:
                 assert len(prefix) > len(PROMPTS[row])
                 prefix.pop()
-                back += 1
+                num_deleted += 1
             else:
                 prefix.append(action)
-    assert back > 10
-    assert sizes[-1] < sizes[0]  # rows that had stopped were dropped on the way
+    assert num_deleted > 10
+    assert sizes[-1] < sizes[0]  # stopped rows leave the batch
 
 
-def test_trajectories_are_consistent():
-    for trajectory, prompt in zip(sample_with_backspace(toy_model(), PROMPTS, **ASKED), PROMPTS, strict=True):
-        text = []
-        for action in trajectory.actions:
-            text = text[:-1] if action == BACKSPACE else [*text, action]
-        assert trajectory.prompt == prompt
-        assert trajectory.text == text and BACKSPACE not in text
-        assert trajectory.num_deleted == trajectory.actions.count(BACKSPACE)
-        assert trajectory.ended == (trajectory.actions[-1] == END)
-        assert trajectory.ended or len(text) == 12 or len(trajectory.actions) == 40
-        assert END not in trajectory.actions[:-1]
-        assert len(text) <= 12 and len(trajectory.actions) <= 40
-        assert trajectory.steps_per_kept_token == (len(trajectory.actions) / len(text) if text else float("inf"))
+def test_actions_are_consistent():
+    for actions in sample_with_backspace(toy_model(), PROMPTS, **SETTINGS):
+        tokens, num_deleted = apply_backspaces(actions, BACKSPACE)
+        assert BACKSPACE not in tokens and num_deleted == actions.count(BACKSPACE)
+        assert END not in actions[:-1]
+        assert actions[-1] == END or len(tokens) == 12 or len(actions) == 24
+        assert len(tokens) <= 12 and len(actions) <= 24
 
 
 def test_first_two_actions_follow_the_model():
     """Counts of the first two actions over 4,000 rows against their exact probabilities, four standard errors wide."""
     model, rows = toy_model(), 4000
     drawn = collections.Counter()
-    for trajectory in sample_with_backspace(model, [[1]] * rows, **{**ASKED, "max_steps": 2}):
-        drawn[tuple(trajectory.actions)] += 1
+    for actions in sample_with_backspace(model, [[1]] * rows, **SETTINGS):
+        drawn[tuple(actions[:2])] += 1
     with torch.no_grad():
         first = model(torch.tensor([[1]])).logits[0, -1]
         first[BACKSPACE] = -torch.inf
@@ -117,57 +112,53 @@ def test_first_two_actions_follow_the_model():
 
 
 def test_without_backspace_it_is_plain_sampling():
-    for trajectory in sample_with_backspace(toy_model(), PROMPTS * 4, **ASKED, allow_backspace=False):
-        assert trajectory.num_deleted == 0 and trajectory.text == trajectory.actions
-        assert trajectory.steps_per_kept_token == 1
-    no_token = {**ASKED, "backspace_id": None}
-    assert sample_with_backspace(toy_model(), PROMPTS, **no_token, allow_backspace=False)
+    actions = sample_with_backspace(toy_model(), PROMPTS * 4, **{**SETTINGS, "backspace_id": None})
+    assert all(row[-1] == END or len(row) == 12 for row in actions)
+    assert any(BACKSPACE in row for row in actions)  # an ordinary token here
 
 
 def test_seeds():
     model = toy_model()
-    once, again, other = (sample_with_backspace(model, PROMPTS, **ASKED, seed=seed) for seed in (1, 1, 2))
+    once, again, other = (sample_with_backspace(model, PROMPTS, **SETTINGS, seed=seed) for seed in (1, 1, 2))
     assert once == again != other
 
 
-def test_top_k_and_top_p_cut_as_transformers_does():
+@pytest.mark.parametrize("sampler", [Sampler(top_k=3), Sampler(top_p=0.6)])
+def test_logits_processors_restrict_every_action(sampler):
     model = toy_model()
-    for asked, warper in ({"top_k": 3}, TopKLogitsWarper(3)), ({"top_p": 0.6}, TopPLogitsWarper(0.6)):
-        for trajectory in sample_with_backspace(model, [[2, 3]] * 20, **ASKED, **asked):
-            for at, action in enumerate(trajectory.actions[:6]):
-                prefix = [2, 3]
-                for before in trajectory.actions[:at]:
-                    prefix = prefix[:-1] if before == BACKSPACE else [*prefix, before]
-                with torch.no_grad():
-                    scores = model(torch.tensor([prefix])).logits[:, -1]
-                if len(prefix) == 2:
-                    scores[:, BACKSPACE] = -torch.inf
-                assert warper(None, scores)[0, action] > -torch.inf
-    cold = [x.actions for x in sample_with_backspace(model, [[2, 3]] * 3, **ASKED, temperature=1e-4)]
-    assert cold[0] == cold[1] == cold[2]
+    for actions in sample_with_backspace(
+        model, [[2, 3]] * 20, **SETTINGS, logits_processor=sampler.logits_processors()
+    ):
+        for position, action in enumerate(actions[:6]):
+            prefix = [2, 3, *apply_backspaces(actions[:position], BACKSPACE)[0]]
+            with torch.no_grad():
+                scores = model(torch.tensor([prefix])).logits[:, -1]
+            if len(prefix) == 2:
+                scores[:, BACKSPACE] = -torch.inf
+            assert sampler.logits_processors()(None, scores)[0, action] > -torch.inf
 
 
-def test_training_mode_is_put_back_and_float32_works():
+def test_low_temperature_is_deterministic():
+    processors = Sampler(temperature=1e-4).logits_processors()
+    rows = sample_with_backspace(toy_model(), [[2, 3]] * 3, **SETTINGS, logits_processor=processors)
+    assert rows[0] == rows[1] == rows[2]
+
+
+def test_training_mode_is_restored_in_float32():
     model = toy_model("llama", dtype=torch.float32).train()
-    assert sample_with_backspace(model, PROMPTS, **ASKED)
+    assert sample_with_backspace(model, PROMPTS, **SETTINGS)
     assert model.training
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"prompts": [[1], [2, BACKSPACE]]}, "prompt 1 holds <backspace>"),
+        ({"prompts": [[1], [2, BACKSPACE]]}, "prompt 1 contains <backspace>"),
         ({"prompts": [[]]}, "prompt 0 is empty"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0; it must be at least 1"),
-        ({"max_steps": 0}, "max_steps is 0"),
-        ({"temperature": 0}, "temperature is 0; it must be above 0"),
-        ({"top_p": 1.1}, r"top_p is 1.1; it must be in \(0, 1\]"),
-        ({"top_k": -1}, "top_k is -1"),
         ({"max_new_tokens": 64}, "beside 2 other tokens the model's 64 positions have room for 62"),
-        ({"backspace_id": None}, "the model has no <backspace>"),
     ],
 )
-def test_bad_input(changed, message):
-    asked = {"prompts": [[1, 2]], **ASKED, **changed}
+def test_refused_input(changed, message):
     with pytest.raises(InputError, match=message):
-        sample_with_backspace(toy_model(), **asked)
+        sample_with_backspace(toy_model(), **{"prompts": [[1, 2]], **SETTINGS, **changed})

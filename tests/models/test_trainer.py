@@ -1,4 +1,4 @@
-"""Finetuning: the loss is the mean over all tokens of the global batch, however that is cut up."""
+"""Finetuning: the loss is the mean over all tokens of the global batch, for any division into batches."""
 
 import copy
 import json
@@ -26,8 +26,8 @@ SMALL = {"max_tokens": 24, "learning_rate": 1e-3, "evaluations": 1, "precision":
 
 def train(toy, folder, objective=None, texts=16, dtype=torch.float64, **kwargs):
     """A copy of the toy model, trained. float64: Adam's first steps turn float32's rounding into whole steps."""
-    model, tokenizer, all_texts = toy
-    model = copy.deepcopy(model).to(dtype)
+    model, tokenizer, all_texts = copy.deepcopy(toy)
+    model = model.to(dtype)
     done = finetune(
         model, tokenizer, objective or MixCE(0.3), all_texts[:texts], all_texts[-8:], folder=folder, **(SMALL | kwargs)
     )
@@ -55,7 +55,35 @@ def test_text_nll_equals_each_text_alone(toy):
         assert tokens[i] == len(row) - 1
 
 
-def test_texts_longer_than_the_models_positions_are_refused_before_training(toy, tmp_path):
+def test_text_nll_of_continuations_given_prompts(toy):
+    model, tokenizer, texts = toy
+    prompts, continuations = ["Once upon", "The", "A fox"], [texts[0], " end", ""]
+    nats, tokens = text_nll(model, tokenizer, continuations, prompts=prompts, max_tokens=20, batch_size=2)
+    for i, (prompt, continuation) in enumerate(zip(prompts, continuations, strict=True)):
+        context = [tokenizer.bos_token_id, *tokenizer(prompt)["input_ids"]]
+        row = torch.tensor((context + tokenizer(continuation)["input_ids"])[:21], dtype=torch.long)
+        logits = model(row[None, :-1]).logits[0, len(context) - 1 :].double()
+        expected = F.cross_entropy(logits, row[len(context) :], reduction="sum")
+        assert nats[i].item() == pytest.approx(expected.item()) and tokens[i] == len(row) - len(context)
+    assert tokens[2] == nats[2] == 0
+    assert text_nll(model, tokenizer, [""], prompts=["A"], max_tokens=20)[1].tolist() == [0]
+
+
+def test_text_nll_refuses_prompts_that_do_not_fit(toy):
+    model, tokenizer, texts = toy
+    with pytest.raises(InputError, match="1 prompts and 2 texts"):
+        text_nll(model, tokenizer, ["a", "b"], prompts=["a"], max_tokens=20)
+    with pytest.raises(InputError, match="1 of 2 prompts leave no room for a text in max_tokens=20"):
+        text_nll(model, tokenizer, ["a", "b"], prompts=[texts[0], "a"], max_tokens=20)
+    length = len(tokenizer("The fox")["input_ids"])
+    assert text_nll(model, tokenizer, ["a"], prompts=["The fox"], max_tokens=length + 1)[1] == 1
+    with pytest.raises(InputError, match=f"max_tokens={length}"):
+        text_nll(model, tokenizer, ["a"], prompts=["The fox"], max_tokens=length)
+    with pytest.raises(InputError, match="max_tokens is 256; beside 1 other tokens"):
+        text_nll(model, tokenizer, ["a"], prompts=["a"], max_tokens=256)
+
+
+def test_texts_longer_than_the_positions_are_refused(toy, tmp_path):
     model, tokenizer, texts = toy
     long = [" ".join(texts)]
     assert text_nll(model, tokenizer, long, max_tokens=254)[1] == 254
@@ -74,12 +102,12 @@ def test_finetune_trains_tiny_as_it_stands(toy, tmp_path):
     assert finetune(model, tokenizer, MLE(), long, long, folder=tmp_path, max_steps=1, progress=False).steps == 1
 
 
-def test_there_are_no_more_evaluations_than_asked_for_and_the_last_is_at_the_end(toy, tmp_path):
+def test_the_number_of_evaluations_and_the_last_step(toy, tmp_path):
     _, done = train(toy, tmp_path, max_steps=7, batch_size=4, evaluations=4)
     assert [line["step"] for line in done.history if "validation_nll" in line] == [2, 4, 6, 7]
 
 
-def test_one_step_is_the_gradient_of_the_objective_on_the_full_logits(toy, tmp_path):
+def test_one_step_equals_the_objective_on_full_logits(toy, tmp_path):
     """One AdamW step from our loss and from the plain formula lead to the same parameters."""
     model, tokenizer, texts = toy
     trained, done = train(toy, tmp_path, max_steps=1, batch_size=16)
@@ -106,7 +134,8 @@ def test_accumulation_does_not_change_the_training(toy, tmp_path):
     assert (parameters(one) - parameters(eight)).abs().max() < 1e-5
 
 
-def test_two_processes_follow_the_same_losses(toy, tmp_path):
+@pytest.mark.slow
+def test_two_processes_have_the_same_losses(toy, tmp_path):
     model, tokenizer, texts = toy
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
@@ -120,13 +149,14 @@ def test_two_processes_follow_the_same_losses(toy, tmp_path):
         "from mixkit.models.trainer import finetune\n"
         "folder, batch_size = sys.argv[1], int(sys.argv[2])\n"
         f"texts = json.load(open({str(tmp_path / 'texts.json')!r}))\n"
-        "asked = Backtracking(0.2, 0.25, 0.5, 0.1, buffer_texts=6, refill_texts=4, refill_every=2)\n"
-        "for name, objective, asked in ('/mixce', MixCE(0.3), None), ('/match', SequenceMatch(0.1, 0.95), asked):\n"
+        "settings = Backtracking(0.2, 0.25, 0.5, 0.1, buffer_texts=6, refill_texts=4, refill_every=2)\n"
+        "runs = ('/mixce', MixCE(0.3), None), ('/match', SequenceMatch(0.1, 0.95), settings)\n"
+        "for name, objective, on_policy in runs:\n"
         f"    model, tokenizer = load_model({str(tmp_path / 'model')!r})\n"
-        "    model = model.double() if asked else model\n"  # one text sampled otherwise, and the two part ways
+        "    model = model.double() if on_policy else model\n"  # rounding may change a sampled text
         "    finetune(model, tokenizer, objective, texts[:32], texts[-9:], folder=folder + name, epochs=2.0,\n"
-        "             batch_size=batch_size, max_tokens=60 if asked else 200, learning_rate=1e-3, evaluations=2,\n"
-        "             precision='float32', progress=False, backtracking=asked)\n"
+        "             batch_size=batch_size, max_tokens=60 if on_policy else 200, learning_rate=1e-3, evaluations=2,\n"
+        "             precision='float32', progress=False, backtracking=on_policy)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(CLONE), "OMP_NUM_THREADS": "1"}
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -151,7 +181,7 @@ def test_two_processes_follow_the_same_losses(toy, tmp_path):
             assert any(g > 0 for g in gaps) and any(g < 0 for g in gaps)  # noise, not a drift to one side
 
 
-def test_a_cut_off_training_goes_on_where_it_stopped(toy, tmp_path, monkeypatch):
+def test_an_interrupted_training_resumes(toy, tmp_path, monkeypatch):
     whole, done = train(toy, tmp_path / "whole", epochs=2, batch_size=4, evaluations=4)
 
     class Stopped(Exception):
@@ -172,8 +202,8 @@ def test_a_cut_off_training_goes_on_where_it_stopped(toy, tmp_path, monkeypatch)
     torch.testing.assert_close(parameters(resumed), parameters(whole), rtol=0, atol=1e-9)
     losses = [[line["loss"] for line in d.history if "loss" in line] for d in (done, again)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    kept = [json.loads(line) for line in (tmp_path / "cut" / "training.jsonl").read_text().splitlines()]
-    assert kept == again.history
+    written = [json.loads(line) for line in (tmp_path / "cut" / "training.jsonl").read_text().splitlines()]
+    assert written == again.history
 
 
 class Killed(BaseException):
@@ -181,7 +211,7 @@ class Killed(BaseException):
 
 
 def kill_while_saving(monkeypatch, step):
-    """Weights are there, the rest of the checkpoint is not."""
+    """The checkpoint has its weights only."""
     original = training.ObjectiveTrainer._save_optimizer_and_scheduler
 
     def killed(self, *args):
@@ -206,37 +236,50 @@ def kill_in_the_last_file(monkeypatch, step):
     monkeypatch.setattr(TrainerState, "save_to_json", killed)
 
 
-def kill_after_training(monkeypatch, step):
-    def killed(state):
+def kill_before_the_best_is_loaded(monkeypatch, step):
+    """The last checkpoint is complete, and the training had stopped there."""
+
+    def killed(self):
         raise Killed
 
-    monkeypatch.setattr(training, "history", killed)
+    monkeypatch.setattr(training.ObjectiveTrainer, "_load_best_model", killed)
 
 
-@pytest.mark.parametrize("kill", [kill_while_saving, kill_in_the_last_file, kill_after_training])
+def kill_after_training(monkeypatch, step):
+    def killed(**fields):
+        raise Killed
+
+    monkeypatch.setattr(training, "TrainingResult", killed)
+
+
+KILLS = [kill_while_saving, kill_in_the_last_file, kill_before_the_best_is_loaded, kill_after_training]
+
+
+@pytest.mark.parametrize("step", [4, 6])
+@pytest.mark.parametrize("kill", KILLS)
 @pytest.mark.parametrize("objective", ["mixce", "sequencematch"])
-def test_a_training_killed_anywhere_ends_in_the_same_bits(toy, tmp_path, monkeypatch, kill, objective):
-    asked = {"objective": MixCE(0.3), "dtype": torch.float32, "epochs": 3, "batch_size": 6, "evaluations": 5}
+def test_a_killed_training_ends_with_the_same_bits(toy, tmp_path, monkeypatch, kill, step, objective):
+    settings = {"objective": MixCE(0.3), "dtype": torch.float32, "epochs": 3, "batch_size": 6, "evaluations": 5}
     if objective == "sequencematch":
-        asked |= {"objective": SequenceMatch(0.1, 0.95), "texts": 14}
-        asked["backtracking"] = Backtracking(0.2, 0.25, 0.5, 0.1, buffer_texts=6, refill_texts=2, refill_every=3)
+        settings |= {"objective": SequenceMatch(0.1, 0.95), "texts": 14}
+        settings["backtracking"] = Backtracking(0.2, 0.25, 0.5, 0.1, buffer_texts=6, refill_texts=2, refill_every=3)
     else:  # at this rate the first evaluation stays the best, and patience ends the training
-        asked |= {"learning_rate": 3.0, "patience": 2}
-    whole, done = train(toy, tmp_path / "whole", **asked)
+        settings |= {"learning_rate": 3.0, "patience": 2}
+    whole, done = train(toy, tmp_path / "whole", **settings)
     assert (done.steps < 9) == (objective == "mixce")
     with monkeypatch.context() as patched:
-        kill(patched, 4)
+        kill(patched, step)
         with pytest.raises(Killed):
-            train(toy, tmp_path / "cut", **asked)
-    resumed, again = train(toy, tmp_path / "cut", **asked)
+            train(toy, tmp_path / "cut", **settings)
+    resumed, again = train(toy, tmp_path / "cut", **settings)
     assert torch.equal(parameters(resumed), parameters(whole))
     assert (again.steps, again.best_step, again.validation_nll) == (done.steps, done.best_step, done.validation_nll)
     for one, other in zip(again.history, done.history, strict=True):
         assert one | {"tokens_per_second": 0} == other | {"tokens_per_second": 0}
 
 
-def test_the_best_checkpoint_is_kept_and_patience_stops(toy, tmp_path):
-    """A learning rate that destroys the model: the first evaluation stays the best, and is what remains."""
+def test_the_best_weights_remain_and_patience_stops(toy, tmp_path):
+    """With a learning rate that destroys the model the first evaluation stays the best."""
     model, done = train(
         toy, tmp_path, MLE(), epochs=40, batch_size=16, learning_rate=0.3, evaluations=20, patience=3, texts=16
     )
@@ -248,7 +291,7 @@ def test_the_best_checkpoint_is_kept_and_patience_stops(toy, tmp_path):
     assert not model.training
 
 
-def test_the_evaluation_is_the_plain_nll_whatever_the_objective(toy, tmp_path):
+def test_the_evaluation_is_the_plain_nll(toy, tmp_path):
     model, done = train(toy, tmp_path, MixCE(0.0), max_steps=2, batch_size=5)
     nats, tokens = text_nll(model, toy[1], toy[2][-8:], max_tokens=SMALL["max_tokens"])
     assert done.validation_nll == pytest.approx((nats.sum() / tokens.sum()).item(), rel=1e-5)

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from mixkit.metrics.statistics import Estimate
-from mixkit.models.backspace import prefix_tree, tree_picture
+from mixkit.models.backspace import prefix_tree
 from mixkit.models.generation import Continuation
 from mixkit.notebook import widgets as controls
-from mixkit.notebook.pictures import accuracies, tree_and_mask
+from mixkit.notebook.pictures import accuracies, tree_and_mask, tree_picture
 from mixkit.notebook.tables import segments
 from mixkit.toys import arithmetic
 from mixkit.toys.mdp import build_world, policy_and_value

@@ -12,7 +12,7 @@ from mixkit.metrics.features import Reader, choose_reader
 from mixkit.metrics.ngram_metrics import score_texts
 from mixkit.metrics.quality import SmallSampleWarning, coherence, judge_perplexity
 from mixkit.metrics.statistics import Estimate, prediction_interval, t_interval
-from mixkit.models.generation import Prompt, sample_texts
+from mixkit.models.generation import Prompt, sample_continuations
 from mixkit.studies import evaluate as judging
 from mixkit.studies.config import check
 from mixkit.studies.store import RunStore
@@ -30,7 +30,8 @@ def judged(toy):
     halves = [(" ".join(s.split()[:5]), " " + " ".join(s.split()[5:30])) for s in stories]
     prompts = [Prompt([0, *tokenizer(a)["input_ids"]], a, b) for a, b in halves]
     prompts, others = prompts[:100], prompts[100:]
-    sets = sample_texts(model, tokenizer, [p.ids for p in prompts], max_new_tokens=20, sets=2, seed=1)
+    drawn = sample_continuations(model, tokenizer, [p.ids for p in prompts], max_new_tokens=20, sets=2, seed=1)
+    sets = [[continuation.text for continuation in one_set] for one_set in drawn]
     reader = Reader("toy", model, tokenizer, None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SmallSampleWarning)

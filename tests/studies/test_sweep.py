@@ -104,7 +104,7 @@ def test_study_files_that_are_refused(tmp_path, content, message):
             "reader 'gpt2-larg': unknown model 'gpt2-larg' (did you mean 'gpt2-large'?)",
         ),
         (["quick", "--set", "reader=gpt2-large|gpt2 larg"], "unknown model 'gpt2 larg' (did you mean 'gpt2-large'?)"),
-        (["quick", "--set", "reader="], "reader '': model '' cannot be had"),
+        (["quick", "--set", "reader="], "reader '': model '' is not available"),
         (["quick", "--set", "objective=mixec"], "unknown objective 'mixec' (did you mean 'mixce'?)"),
         (["quick", "--set", "eta=1.5"], "eta is 1.5; it must be in [0, 1]"),
         (["quick", "--set", "gamma=-1"], "gamma is -1.0; it must be in [0, 1]"),
