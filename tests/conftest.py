@@ -1,7 +1,7 @@
 """Shared fixtures and two switches of the test session.
 
-MIXKIT_NO_SKIPS=1 (as in CI): a skipped test fails the run, except for tests of WikiText-2's file, which the kit does not
-carry. MIXKIT_CHECK_SHAPES=1: every call into losses, metrics and models is checked against its shape annotations.
+MIXKIT_NO_SKIPS=1 (as in CI): a skipped test fails the run, except for tests of WikiText-2's file, which the kit does
+not carry. MIXKIT_CHECK_SHAPES=1: every call into losses, metrics and models is checked against its shape annotations.
 """
 
 import os
