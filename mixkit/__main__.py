@@ -1,4 +1,4 @@
-"""Studies from the command line: python -m mixkit study | status | report | truth | bench.
+"""Studies from the command line: python -m mixkit study | status | report.
 Exit code 2 for what cannot be asked, 1 where a run failed, 130 where the study was stopped."""
 
 import argparse
@@ -35,18 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
     status.add_argument("name", help="folder under runs/")
     report = commands.add_parser("report", help="print a study's table and bring its report.html up to date")
     report.add_argument("name", help="folder under runs/")
-    truth = commands.add_parser("truth", help="the bigram study, where the truth is known: the whole table")
-    truth.add_argument("--vocab", type=int, default=20, help="tokens of the chain, the end among them")
-    truth.add_argument("--zeros", type=float, default=0.5, help="share of the transitions that are forbidden")
-    names = "mle mixce mixce* kls js tailr sequencematch"
-    truth.add_argument("--objectives", nargs="+", default=[], metavar="NAME", help=names)
-    truth.add_argument("--seeds", type=int, nargs="+", help="by default the five of the published study")
-    truth.add_argument("--epochs", type=int, default=50, help="passes over the training texts")
-    truth.add_argument("--patience", type=int, default=5, help="epochs without a better development loss")
     asked = parser.parse_args(arguments)
     try:
-        if asked.command == "truth":
-            return _truth(asked)
         if asked.command == "status":
             return _status(asked.name)
         return _study(asked) if asked.command == "study" else _report(asked.name)
@@ -82,19 +72,6 @@ def _status(name: str) -> int:
     from mixkit.studies.progress import status_lines
 
     print("\n".join(status_lines(read_study(name))))
-    return 0
-
-
-def _truth(asked: argparse.Namespace) -> int:
-    from mixkit.notebook import truth
-
-    wanted = {name: value for name, value in vars(asked).items() if name != "command" and value is not None}
-    record = truth.run_truth(**wanted, say=lambda line: print(line, flush=True))
-    print(truth.table(record["rows"], asked.vocab, asked.zeros))
-    seeds = len(record["parameters"]["seeds"])
-    print(f"\n{record['seconds']:.0f} s. Mean ± standard deviation over {seeds} seeds; s: a fit's share of its batch.")
-    print("Released: the published script, seed 7, one thread (data/published.yaml).")
-    print(f"Kept: {RunStore().folder(truth.STUDY, record['name'])}")
     return 0
 
 

@@ -1,178 +1,228 @@
-"""Figures of what is known exactly: weights of tokens, one Gaussian's fits, chains beside their learners.
-Pure functions, as in charts.py; apart from it, as they show functions and matrices, not run records."""
+"""Figures of objectives' weights, Gaussian fits, bigram chains, prefix trees, occupancies and accuracies."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
+import plotly.express as px
 import plotly.graph_objects as go
 import torch
+from plotly.subplots import make_subplots
 
+from mixkit.losses.definitions import OBJECTIVES
 from mixkit.losses.token_weighted import TokenWeighted
+from mixkit.metrics.statistics import Estimate
+from mixkit.models.backspace import PrefixTree
 from mixkit.notebook.charts import COLORS, SYMBOLS
-from mixkit.notebook.truth import LABELS, title
-from mixkit.toys.chains import NAMES
-from mixkit.toys.gaussian import Gaussian, Mixture, gaussian_log_density
-from mixkit.toys.markov import MarkovChain
+from mixkit.toys.bigram import NAMES, MarkovChain
+from mixkit.toys.gaussian import Gaussian, target_log_density
 
 DASHES = ("solid", "dash", "dot", "dashdot")
-BIGRAM_COLORS = COLORS | {"mixce*": "#8B5FBF", "kls": "#E69F00", "js": "#56B4E9"}
-BIGRAM_SYMBOLS = SYMBOLS | {"mixce*": "star", "kls": "hexagon", "js": "pentagon"}
-TARGET = Mixture()
-LEAST = 1e-6  # probabilities below are drawn as this
-COLORBAR = ["≤ 10⁻⁶", "10⁻⁴", "0.01", "1"]
+LABELS = {name: OBJECTIVES[name].label for name in OBJECTIVES} | {"mixce*": "MixCE*", "kls": "mix of KLs"}
+BIGRAM_COLORS = COLORS | {"mixce*": "#8B5FBF", "kls": "#E69F00"}
+BIGRAM_SYMBOLS = SYMBOLS | {"mixce*": "star", "kls": "hexagon"}
+SMALLEST = 1e-6  # smaller probabilities get the same colour
+FINAL, DELETED, PALE = "#0072B2", "#D55E00", "#DDDDDD"
 
 
 def weight_curves(objectives: Mapping[str, TokenWeighted]) -> go.Figure:
-    """w(q), and, thin, the pull on the token's own logit, w(q) (1 - q), against q, a logarithmic axis, by name.
-
-    One pair of axes: two would take a browser twice as long, and this figure follows sliders.
-    """
+    """The weight w(q), and as a thin line the gradient in the token's own logit, w(q) (1 - q), against log q."""
     q = torch.logspace(-9, 0, 181, dtype=torch.float64)
-    traces = []
-    used: dict[str, int] = {}
-    for name, objective in objectives.items():
-        kind = NAMES[type(objective)]
-        line = {"color": COLORS[kind], "dash": DASHES[used.get(kind, 0) % len(DASHES)]}
-        used[kind] = used.get(kind, 0) + 1
+    figure = go.Figure()
+    previous: list[str] = []
+    for label, objective in objectives.items():
+        name = NAMES[type(objective)]
+        line = {"color": COLORS[name], "dash": DASHES[previous.count(name) % len(DASHES)]}
+        previous.append(name)
         weight = objective.weight(q)
-        for what, y, width in (("w(q)", weight, 3), ("w(q) (1 − q)", weight * (1 - q), 1)):
-            traces.append(
-                {
-                    "x": q.numpy(),
-                    "y": y.numpy(),
-                    "name": name,
-                    "line": line | {"width": width},
-                    "mode": "lines",
-                    "showlegend": width > 1,
-                    "legendgroup": name,
-                    "hovertemplate": f"q = %{{x:.2g}}<br>{what} = %{{y:.3g}}",
-                }
+        for quantity, y, width in (("w(q)", weight, 3), ("w(q) (1 − q)", weight * (1 - q), 1)):
+            figure.add_scatter(
+                x=q.numpy(),
+                y=y.numpy(),
+                name=label,
+                line=line | {"width": width},
+                mode="lines",
+                showlegend=width > 1,
+                legendgroup=label,
+                hovertemplate=f"q = %{{x:.2g}}<br>{quantity} = %{{y:.3g}}",
             )
     ticks = {"tickvals": [1e-9, 1e-6, 1e-3, 0.1, 1], "ticktext": ["10⁻⁹", "10⁻⁶", "0.001", "0.1", "1"]}
-    layout = {
-        "height": 400,
-        "xaxis": {**ticks, "type": "log", "range": [-9.1, 0.1], "title": "q, the model's probability of the token"},
-        "yaxis": {"title": "weight of its nll, w(q)<br>thin: pull on its logit, w(q) (1 − q)", "range": [-0.03, 1.05]},
-    }
-    return go.Figure(data=traces, layout=layout)
+    figure.update_xaxes(**ticks, type="log", range=[-9.1, 0.1], title="q, the model's probability of the token")
+    figure.update_yaxes(title="weight w(q)<br>thin: gradient in its logit, w(q) (1 − q)", range=[-0.03, 1.05])
+    return figure.update_layout(height=400)
 
 
-def gaussian_fits(fits: Mapping[str, Gaussian], target: Mixture = TARGET) -> go.Figure:
-    """The target's density, filled, and those of the Gaussians fitted to it, by the name of what each minimises."""
+def gaussian_fits(fits: Mapping[str, Gaussian]) -> go.Figure:
+    """The target's density, filled, and the densities of Gaussians fitted to it, by the name of the divergence."""
     x = np.linspace(-4, 8, 241)
-    curve = {"x": x, "mode": "lines"}
-    gray = {"color": "#999999", "width": 1}
-    traces = [{**curve, "y": np.exp(target.log_density(x)), "name": "the truth", "fill": "tozeroy", "line": gray}]
-    colors = ("#0072B2", "#56B4E9", "#D55E00", "#009E73", "#CC79A7")
-    for (name, fit), color, dash in zip(fits.items(), colors, (*DASHES, "longdash"), strict=False):
-        traces.append(
-            {
-                **curve,
-                "y": np.exp(gaussian_log_density(x, fit.mean, fit.deviation)),
-                "name": f"{name}: N({fit.mean:.2f}, {fit.deviation:.2f}²)",
-                "line": {"color": color, "width": 2.5, "dash": dash},
-                "hoverinfo": "name",
-            }
-        )
-    layout = {"height": 420, "xaxis": {"title": "x"}, "yaxis": {"title": "density"}, "hoverlabel": {"namelength": -1}}
-    return go.Figure(data=traces, layout=layout)
+    target = {"fill": "tozeroy", "line": {"color": "#999999", "width": 1}}
+    figure = go.Figure(go.Scatter(x=x, y=np.exp(target_log_density(x)), name="the truth", mode="lines", **target))
+    colors = ("#0072B2", "#56B4E9", "#D55E00", "#009E73")
+    for (name, fit), color, dash in zip(fits.items(), colors, DASHES, strict=False):
+        density = np.exp(-0.5 * ((x - fit.mean) / fit.deviation) ** 2) / fit.deviation / np.sqrt(2 * np.pi)
+        line = {"color": color, "width": 2.5, "dash": dash}
+        label = f"{name}: N({fit.mean:.2f}, {fit.deviation:.2f}²)"
+        figure.add_scatter(x=x, y=density, name=label, mode="lines", line=line, hoverinfo="name")
+    return figure.update_layout(height=420, xaxis_title="x", yaxis_title="density", hoverlabel_namelength=-1)
 
 
-def transitions(gold: MarkovChain, learned: MarkovChain, name: str) -> go.Figure:
-    """Heat maps of P and of the learner's Q, two single chains: log-probabilities, and a cross where P is exactly 0."""
-    vocab = gold.vocab
-    columns = list(gold.words or map(str, range(vocab - 1)))
-    rows, columns = ["start", *columns], [*columns, "end"]
-    maps = [
-        {
-            "type": "heatmap",
-            "z": np.log10(np.maximum(chain.probs.detach().numpy(), LEAST)),
-            "x": columns,
-            "y": rows,
-            "customdata": chain.probs.detach().numpy(),
-            "zmin": np.log10(LEAST),
-            "zmax": 0,
-            "colorscale": "Viridis",
-            "showscale": bool(axis),
-            "colorbar": {"title": "probability", "tickvals": [-6, -4, -2, 0], "ticktext": COLORBAR},
-            "xaxis": f"x{axis}",
-            "yaxis": f"y{axis}",
-            "hovertemplate": "%{y} → %{x}: %{customdata:.2e}<extra></extra>",
-        }
-        for axis, chain in (("", gold), ("2", learned))
-    ]
-    # One path a map, in counts of rows and columns: a marker for each of hundreds takes a browser twice as long.
-    crosses = "".join(
-        f"M{x - 0.2:.1f},{y - 0.2:.1f}L{x + 0.2:.1f},{y + 0.2:.1f}"
-        f"M{x - 0.2:.1f},{y + 0.2:.1f}L{x + 0.2:.1f},{y - 0.2:.1f}"
-        for y, x in (gold.probs == 0).nonzero().tolist()
+def transitions(chain: MarkovChain, learned: MarkovChain, name: str) -> go.Figure:
+    """Heat maps of the transitions of P and of the learned Q, two single chains. A cross: P is exactly 0."""
+    tokens = [str(token) for token in range(chain.vocab - 1)]
+    probs = np.stack([chain.probs.detach().numpy(), learned.probs.detach().numpy()])
+    figure = px.imshow(
+        np.log10(np.maximum(probs, SMALLEST)),
+        facet_col=0,
+        x=[*tokens, "end"],
+        y=["start", *tokens],
+        zmin=np.log10(SMALLEST),
+        zmax=0,
+        color_continuous_scale="Viridis",
+        aspect="auto",
     )
-    cross = {"symbol": "x-thin", "size": 6, "line": {"width": 1, "color": "#888888"}}
-    legend = {"x": [None], "y": [None], "mode": "markers", "marker": cross, "name": "forbidden: P is 0"}
-    shapes = [
-        {"type": "path", "path": crosses, "xref": f"x{axis}", "yref": f"y{axis}", "line": {"width": 1, "color": color}}
-        for axis, color in (("", "#888888"), ("2", "#ffffff"))
-    ]
-    kind = {"type": "category", "showgrid": False, "tickfont": {"size": 9}, "dtick": max(1, vocab // 20)}
-    layout = {
-        "height": 480,
-        "xaxis": {**kind, "domain": [0, 0.46], "title": "P, the truth: next token"},
-        "xaxis2": {**kind, "domain": [0.52, 0.98], "title": f"Q, learned by {name}: next token", "anchor": "y2"},
-        "yaxis": {**kind, "autorange": "reversed", "title": "previous token"},
-        "yaxis2": {**kind, "autorange": "reversed", "anchor": "x2", "showticklabels": False},
-        "shapes": shapes if crosses else [],
-        "showlegend": True,
-    }
-    return go.Figure(data=[*maps, legend], layout=layout)
+    traces: Any = figure.data
+    for trace, values in zip(traces, probs, strict=True):
+        trace.update(customdata=values, hovertemplate="%{y} → %{x}: %{customdata:.2e}<extra></extra>")
+    # One path per map: a marker per forbidden transition takes a browser twice as long.
+    crosses = ""
+    for y, x in (chain.probs == 0).nonzero().tolist():
+        left, right, top, bottom = x - 0.2, x + 0.2, y - 0.2, y + 0.2
+        crosses += f"M{left:.1f},{top:.1f}L{right:.1f},{bottom:.1f}M{left:.1f},{bottom:.1f}L{right:.1f},{top:.1f}"
+    if crosses:
+        for axis, color in (("", "#888888"), ("2", "#ffffff")):
+            figure.add_shape(type="path", path=crosses, xref=f"x{axis}", yref=f"y{axis}", line_color=color)
+    figure.update_xaxes(type="category", tickfont_size=9, dtick=max(1, chain.vocab // 20), title="next token")
+    figure.update_yaxes(type="category", tickfont_size=9, dtick=max(1, chain.vocab // 20))
+    figure.update_yaxes(title="previous token", col=1)
+    for annotation, text in zip(figure.layout.annotations, ("P, the truth", f"Q, learned by {name}"), strict=True):
+        annotation.text = f"{text}; × forbidden" if crosses else text
+    bar = {"title": "probability", "tickvals": [-6, -4, -2, 0], "ticktext": ["≤ 10⁻⁶", "10⁻⁴", "0.01", "1"]}
+    return figure.update_layout(height=480, coloraxis_colorbar=bar)
 
 
-def bigram_tradeoff(lines: Sequence[dict], published: Sequence[dict] = (), chosen: float | None = None) -> go.Figure:
-    """Probability wasted on the impossible against distance from the truth, both logarithmic: towards the lower left is
-    better. lines: truth.summary's, a curve an objective over its coefficient with its spread over seeds, those without
-    avg_0s left out; published: rows of data/published.yaml, hollow; `chosen`: the eta to stress."""
+def bigram_tradeoff(table: pd.DataFrame, published: pd.DataFrame, chosen: float | None = None) -> go.Figure:
+    """Probability of forbidden transitions against distance from the truth, both on log axes; lower left is better.
+
+    table: one row per objective and coefficient, columns objective, estimator, eta, gamma, avg_js, avg_js_std, avg_0s
+    and avg_0s_std. published: rows with objective, eta, avg_js and avg_0s. chosen: the eta drawn large.
+    """
+    groups: Any = table.dropna(subset=["avg_0s"]).groupby(["objective", "estimator"], sort=False)
     figure = go.Figure()
-    groups: dict[tuple, list[dict]] = {}
-    for line in (line for line in lines if line["avg_0s"] is not None):
-        groups.setdefault((line["objective"], line.get("estimator")), []).append(line)
-    for number, ((objective, estimator), group) in enumerate(groups.items()):
-        values = [line.get("eta", line.get("gamma", line.get("alpha"))) for line in group]
+    for (name, estimator), group in groups:
+        values = group["eta"].fillna(group["gamma"])
+        labels = [f"{value:g}" if value < 0.99 else "" for value in values]  # the others lie beside MLE
         figure.add_scatter(
-            x=[line["avg_js"] for line in group],
-            y=[line["avg_0s"] for line in group],
-            error_x={"type": "data", "array": [line["avg_js_sd"] or 0 for line in group], "thickness": 1, "width": 2},
-            error_y={"type": "data", "array": [line["avg_0s_sd"] or 0 for line in group], "thickness": 1, "width": 2},
-            mode="lines+markers+text" if len(group) > 1 else "markers",
-            text=["" if value in (None, 0.99, 1) else f"{value:g}" for value in values],  # those lie beside MLE
-            textposition="bottom center" if objective == "mixce*" else "top center",
-            hovertext=[title(line) for line in group],
-            hoverinfo="text",
-            textfont={"size": 10},
-            marker={
-                "color": BIGRAM_COLORS[objective],
-                "size": [16 if chosen is not None and line.get("eta") == chosen else 8 for line in group],
-                "symbol": BIGRAM_SYMBOLS[objective],
-            },
-            line={"color": BIGRAM_COLORS[objective], "width": 1, "dash": DASHES[number % 4]},
-            name=LABELS[objective] + (f" ({estimator})" if estimator else ""),
+            x=group["avg_js"],
+            y=group["avg_0s"],
+            error_x={"array": group["avg_js_std"].fillna(0), "thickness": 1, "width": 2},
+            error_y={"array": group["avg_0s_std"].fillna(0), "thickness": 1, "width": 2},
+            mode="lines+markers+text",
+            line={"color": BIGRAM_COLORS[name], "width": 1, "dash": "dot" if estimator == "gumbel" else "solid"},
+            marker={"symbol": BIGRAM_SYMBOLS[name], "size": [16 if value == chosen else 8 for value in values]},
+            text=labels,
+            textposition="top center",
+            name=f"{LABELS[name]} ({estimator})" if estimator else LABELS[name],
         )
-    if published:
-        figure.add_scatter(
-            x=[row["avg_js"] for row in published],
-            y=[row["avg_0s"] for row in published],
-            mode="markers",
-            marker={
-                "symbol": "diamond-open",
-                "size": 12,
-                "color": [BIGRAM_COLORS[row["objective"]] for row in published],
-                "line": {"width": 2},
-            },
-            name="the released script, seed 7",
-            text=[f"{row['objective']} {row.get('eta', '')}" for row in published],
-            hoverinfo="text",
-        )
-    axis = {"type": "log", "exponentformat": "power", "dtick": 1}
-    figure.update_layout(
-        xaxis={**axis, "title": "avg. js: distance of Q from P"},
-        yaxis={**axis, "title": "avg. 0s: probability of the impossible"},
-    )
+    if len(published):
+        color = [BIGRAM_COLORS[name] for name in published["objective"]]
+        marker = {"symbol": "diamond-open", "size": 12, "color": color, "line": {"width": 2}}
+        etas = [f" {eta:g}" if eta == eta else "" for eta in published["eta"]]  # nan for MLE
+        text = [LABELS[name] + eta for name, eta in zip(published["objective"], etas, strict=True)]
+        label = "released script, seed 7"
+        values = {"x": published["avg_js"], "y": published["avg_0s"], "hovertext": text}
+        figure.add_scatter(**values, mode="markers", marker=marker, name=label)
+    figure.update_xaxes(type="log", exponentformat="power", dtick=1, title="avg. js: distance of Q from P")
+    figure.update_yaxes(type="log", exponentformat="power", dtick=1, title="avg. 0s: probability of the forbidden")
     return figure.update_layout(height=460)
+
+
+class TreePicture(NamedTuple):
+    """One row of a prefix tree as plain lists, its nodes in the order of writing."""
+
+    labels: list[str]
+    parents: list[int]  # -1 at the first node
+    depths: list[int]
+    mask: list[list[bool]]  # mask[i][j]: node i attends to node j
+    kept: list[bool]  # whether the node is part of the final text
+
+
+def tree_picture(tree: PrefixTree, row: int, label: Callable[[int], str]) -> TreePicture:
+    """The tree of one row. label: from a token id to the text beside its node."""
+    real = tree.real[row]
+    mask = tree.ancestors()[row][real][:, real]
+    labels = [label(token) for token in tree.tokens[row][real].tolist()]
+    parents = [max(ancestors.nonzero()[:, 0].tolist(), default=-1) for ancestors in mask.tril(-1)]
+    depths = tree.depths[row][real].tolist()
+    return TreePicture(labels, parents, depths, mask.tolist(), mask[tree.states[row, -1]].tolist())
+
+
+def tree_and_mask(picture: TreePicture) -> go.Figure:
+    """Left: the tree of prefixes by position id. Right: the attention mask, one row per attending node."""
+    labels, parents, depths, mask, kept = picture
+    heights = _heights(picture)
+    figure = make_subplots(1, 2, column_widths=[0.62, 0.38], subplot_titles=("tree of prefixes", "attention mask"))
+    for node, parent in enumerate(parents):
+        if parent >= 0:
+            line = {"color": FINAL, "width": 2} if kept[node] else {"color": DELETED, "width": 2, "dash": "dot"}
+            x, y = [depths[parent], depths[node]], [heights[parent], heights[node]]
+            figure.add_scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False, row=1, col=1)
+    for is_kept, color, name in ((True, FINAL, "final text"), (False, DELETED, "deleted")):
+        nodes = [node for node in range(len(labels)) if kept[node] == is_kept]
+        if nodes:
+            figure.add_scatter(
+                x=[depths[node] for node in nodes],
+                y=[heights[node] for node in nodes],
+                mode="markers+text",
+                text=[labels[node] if is_kept else f"<s>{labels[node]}</s>" for node in nodes],
+                textposition="top center",
+                marker={"color": color, "size": 15, "symbol": "circle" if is_kept else "x"},
+                name=name,
+                hovertext=[f"{labels[node]}: node {node}, position id {depths[node]}" for node in nodes],
+                hoverinfo="text",
+                row=1,
+                col=1,
+            )
+    ticks = [f"{node} {label}" for node, label in enumerate(labels)]
+    cells = {"z": np.array(mask, int).tolist(), "x": ticks, "y": ticks, "zmin": 0, "zmax": 1, "xgap": 2, "ygap": 2}
+    hover = "%{y} attends to %{x}: %{z}<extra></extra>"
+    colors = [[0, PALE], [1, FINAL]]
+    figure.add_heatmap(**cells, colorscale=colors, showscale=False, hovertemplate=hover, row=1, col=2)
+    figure.update_xaxes(title="position id", dtick=1, zeroline=False, row=1, col=1)
+    figure.update_yaxes(visible=False, range=[min(heights) - 0.7, 0.9], row=1, col=1)
+    figure.update_xaxes(tickangle=-60, row=1, col=2)
+    figure.update_yaxes(autorange="reversed", row=1, col=2)
+    return figure.update_layout(height=360, legend_y=1.08)  # above the titles of the subplots
+
+
+def _heights(picture: TreePicture) -> list[int]:
+    """The height of every node: 0 for the final text. Each deleted branch has its own height below 0."""
+    heights: list[int] = []
+    for node, parent in enumerate(picture.parents):
+        continues = parent >= 0 and not picture.kept[parent] and parent not in picture.parents[:node]
+        if picture.kept[node]:
+            heights.append(0)
+        else:
+            heights.append(heights[parent] if continues else min(heights) - 1)
+    return heights
+
+
+def occupancies(names: Sequence[str], data: Sequence[float], model: Sequence[float], bars: int = 14) -> go.Figure:
+    """rho(s, a) of the data and of the model side by side, for the `bars` pairs that the data visit most."""
+    order = sorted(range(len(names)), key=lambda i: -data[i])[:bars]
+    figure = go.Figure()
+    for label, values, color in (("data", data, COLORS["human"]), ("model", model, COLORS["sequencematch"])):
+        figure.add_bar(x=[names[i] for i in order], y=[values[i] for i in order], name=label, marker_color=color)
+    figure.update_traces(hovertemplate="%{x}: %{y:.4f}<extra></extra>")
+    return figure.update_layout(height=380, xaxis={"title": "text → action", "tickangle": -45}, yaxis_title="occupancy")
+
+
+def accuracies(estimates: Mapping[str, Estimate]) -> go.Figure:
+    """One bar with its interval per objective name."""
+    figure = go.Figure()
+    for name, estimate in estimates.items():
+        value, low, high = estimate.value or 0.0, estimate.low or 0.0, estimate.high or 0.0
+        error = {"symmetric": False, "array": [high - value], "arrayminus": [value - low]}
+        bar = {"x": [LABELS[name]], "y": [value], "text": [f"{value:.2f}"], "marker_color": COLORS[name]}
+        figure.add_bar(**bar, error_y=error, showlegend=False)
+    return figure.update_layout(height=340, yaxis={"title": "right answers", "range": [0, 1]})

@@ -14,7 +14,7 @@ from mixkit._common import InputError, as_html, visible
 from mixkit.losses.sequence_match import SequenceMatch
 from mixkit.models.backspace import apply_backspaces, prefix_tree
 from mixkit.models.generation import Continuation, Prompt
-from mixkit.notebook.pictures import occupancies, tree_and_mask, tree_picture
+from mixkit.notebook.toy_charts import occupancies, tree_and_mask, tree_picture
 from mixkit.toys.mdp import World, fit, occupancy, policy_and_value, total_variation
 
 # The default renderer of plotly would write its 5 MB of JavaScript into every notebook.

@@ -1,4 +1,4 @@
-"""python -m mixkit bench judging | truth: what it costs to read texts, to count their n-grams, to fit a known truth.
+"""python -m mixkit bench judging: what it costs to read texts and to count their n-grams.
 Timings on a shared machine are noisy: read the ratios of the medians."""
 
 import os
@@ -8,13 +8,10 @@ import tempfile
 import numpy as np
 import torch
 
-from mixkit import MixCE
 from mixkit.metrics import ngram_metrics as metrics
 from mixkit.metrics.features import Reader
 from mixkit.models.loading import load_model
-from mixkit.notebook.truth import published_row
 from mixkit.texts.corpora import load_corpus
-from mixkit.toys import chains
 from tests.benchmarks.head import take_turns
 
 
@@ -67,17 +64,6 @@ def counting(corpus: str, rounds: int = 3, texts: int = 5_000, words: int = 128)
     return list(zip(("all n-gram metrics but self-BLEU", "self-BLEU-4"), seconds, strict=True))
 
 
-def cells() -> list[tuple[str, float, float]]:
-    """(objective, our seconds, the released script's) for one fit of V = 20 on seed 7, nothing run before the first."""
-    gold, found = chains.MarkovChain.random(20, 0.5, (7,)), []
-    for objective in (MixCE(0.99), chains.MixCEStar(0.99, "local"), chains.MixCEStar(0.99)):
-        line = chains.fit(gold, objective, (7,)).records()[0]
-        estimator = line.pop("estimator", "")
-        released = published_row(line, 20, 0.5)["seconds"]
-        found.append((f"{line['objective']} {line['eta']} {estimator}", line["seconds"], released))
-    return found
-
-
 def judging(corpus: str) -> None:
     """Prints what reading costs, and counting in windows of a corpus, by name or file."""
     print(
@@ -88,11 +74,3 @@ def judging(corpus: str) -> None:
     print(f"\n5,000 windows of 128 words of {corpus}")
     for what, seconds in counting(corpus):
         print(f"{what:34} {seconds:6.2f} s")
-
-
-def truth() -> None:
-    """Prints what one fit of the known truth costs."""
-    print("one fit of V = 20, beside the released script on one core")
-    torch.set_num_threads(1)  # a batch of small matrices gains nothing from a second
-    for name, seconds, released in cells():
-        print(f"{name:22} {seconds:6.2f} s  {released:4.0f} s {released / seconds:6.0f} x faster")

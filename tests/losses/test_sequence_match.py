@@ -14,9 +14,18 @@ from mixkit.toys.mdp import (
     fit,
     occupancy,
     policy_and_value,
-    sample,
     total_variation,
 )
+
+
+def sample(world, policy, count, steps, generator):
+    """`count` trajectories of `steps` steps from state 0: states (count, steps + 1), actions (count, steps)."""
+    states, actions = [torch.zeros(count, dtype=torch.long)], []
+    for _ in range(steps):
+        actions.append(torch.multinomial(policy[states[-1]], 1, generator=generator)[:, 0])
+        states.append(world.next_state[states[-1], actions[-1]])
+    return torch.stack(states, 1), torch.stack(actions, 1)
+
 
 PHI = {
     "chi2-mixture": lambda x: x - x * x / 4,

@@ -1,4 +1,4 @@
-"""The notebook on backtracking, executed from its parameters; its figures, its controls and the arithmetic."""
+"""Notebook 4 executed from its parameters; its figures and widgets."""
 
 import html
 import json
@@ -12,9 +12,8 @@ from mixkit.metrics.statistics import Estimate
 from mixkit.models.backspace import prefix_tree
 from mixkit.models.generation import Continuation
 from mixkit.notebook import widgets as controls
-from mixkit.notebook.pictures import accuracies, tree_and_mask, tree_picture
 from mixkit.notebook.tables import segments
-from mixkit.toys import arithmetic
+from mixkit.notebook.toy_charts import accuracies, tree_and_mask, tree_picture
 from mixkit.toys.mdp import build_world, policy_and_value
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "4_backtracking.ipynb"
@@ -90,25 +89,6 @@ def test_the_report_strikes_it_through_as_text():
     assert segments({"generated": "<b>"}) == "&lt;b&gt;"
 
 
-def test_questions_are_right_different_and_the_same_for_a_seed():
-    asked = arithmetic.questions(300, base=7, digits=2, seed=1)
-    assert asked == arithmetic.questions(300, base=7, digits=2, seed=1) and len({q.asked for q in asked}) == 300
-    for question in asked:
-        left, sign, right = question.asked[:-1].partition("+" if "+" in question.asked else "-")
-        value = int(left, 7) + (1 if sign == "+" else -1) * int(right, 7)
-        assert int(question.answer, 7) == value and question.text == question.asked + question.answer
-    with pytest.raises(ValueError, match=r"base is 11; it must be in \[2, 10\]"):
-        arithmetic.questions(3, base=11, digits=1)
-    with pytest.raises(ValueError, match="there are 8 questions of 1 digits in base 2, not 9"):
-        arithmetic.questions(9, base=2, digits=1)
-
-
-def test_answers_are_counted_to_the_letter():
-    asked = arithmetic.questions(4, base=5, digits=1)
-    given = [Continuation(q.answer) for q in asked]
-    assert arithmetic.accuracy(asked, given).value == 1
-    assert arithmetic.accuracy(asked, [*given[:3], Continuation(given[3].text + "0")]).value == 0.75
-    model, tokenizer = arithmetic.small_model([q.text for q in asked])
-    assert len(arithmetic.answers(model, tokenizer, asked)) == 4
+def test_accuracies_have_one_bar_per_objective():
     figure = accuracies({"mle": Estimate(0.5, 0.4, 0.6), "sequencematch": Estimate(0.7, 0.5, 0.8)})
     assert [bar.x[0] for bar in figure.data] == ["MLE", "SequenceMatch"]
