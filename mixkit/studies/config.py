@@ -3,19 +3,20 @@
 import ast
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args
 
-from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from mixkit._common import InputError, unknown
 from mixkit.losses.definitions import COEFFICIENTS, OBJECTIVES, Coefficient
 
-ObjectiveName = Literal[tuple(OBJECTIVES)]  # pyright: ignore[reportInvalidTypeForm]
-Divergence = Literal[COEFFICIENTS["divergence"].choices]  # pyright: ignore[reportInvalidTypeForm]
+if TYPE_CHECKING:  # a type checker cannot look into OBJECTIVES
+    ObjectiveName = str
+    Divergence = str
+else:
+    ObjectiveName, Divergence = Literal[tuple(OBJECTIVES)], Literal[COEFFICIENTS["divergence"].choices]
 UnitInterval = Annotated[float, Field(ge=0, le=1)]
-_KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 NOT_IN_HASH = ("study", "name", "keep_model")  # they do not change the outcome of a run
 DECODING_PARAMETERS = ("temperature", "top_p", "top_k")
 SEED_LIMIT = 2**31
@@ -25,6 +26,7 @@ class Settings(BaseModel):
     """Base of all settings. Unknown names, wrong types and values out of range are InputErrors of one line."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    noun: ClassVar[str] = "parameter"  # what errors call a field
 
     @classmethod
     def check(cls, values: Mapping[str, object]) -> Self:
@@ -33,9 +35,9 @@ class Settings(BaseModel):
         Raises InputError for the first value that is wrong, with the allowed range or the closest name.
         """
         try:
-            return cls(**values)
+            return cls.model_validate(dict(values))
         except ValidationError as error:
-            raise cls._input_error(values, error) from None
+            raise cls._input_error(error) from None
 
     @classmethod
     def from_notebook(cls, namespace: Mapping[str, Any]) -> Self:
@@ -50,63 +52,60 @@ class Settings(BaseModel):
         missing = [name for name in cls.model_fields if name not in namespace]
         if missing:
             raise InputError(f"the parameters cell has no {', '.join(missing)}; put the line back")
-        return cls.check(
-            {name: namespace[name] for name in [*cls.model_fields, *sorted(names - set(cls.model_fields))]}
-        )
+        unknown_names = sorted(names - set(cls.model_fields))
+        return cls.check({name: namespace[name] for name in [*cls.model_fields, *unknown_names]})
 
     @classmethod
-    def _input_error(cls, values: Mapping[str, object], error: ValidationError) -> InputError:
+    def _input_error(cls, error: ValidationError) -> InputError:
+        """The first of pydantic's errors, in one line."""
         first = error.errors()[0]
-        name = str(first["loc"][0])
-        if first["type"] == "extra_forbidden":
-            return unknown("parameter", name, cls.model_fields)
-        field, value = cls.model_fields[name], first["input"]
-        kind: Any = field.annotation
-        if len(first["loc"]) == 2:  # an element of a list
-            kind = get_args(kind)[0]
-        if first["type"] == "literal_error":
-            return unknown(name, value, get_args(kind))
-        if first["type"].endswith("_type"):
-            hint = ""
-            if isinstance(value, str) and kind in (int, float):
-                hint = "; in YAML write a number without quotes, 1.0e-5 rather than 1e-5"
-            expected = _KINDS.get(kind, "a list, such as [0.1, 0.5]")
-            return InputError(f"{name} is {value!r}, a {type(value).__name__}; it must be {expected}{hint}")
-        return InputError(f"{name} is {value!r}; it must be {_range(field)}")
+        name, value, kind = str(first["loc"][0]), first["input"], first["type"]
+        if name not in cls.model_fields:
+            return unknown(cls.noun, name, cls.model_fields)
+        field, in_list = cls.model_fields[name], len(first["loc"]) > 1
+        expected = first["msg"].removeprefix("Input should be ")  # such as "a valid number"
+        start = f"{name} contains {value!r}; every element must be" if in_list else f"{name} is {value!r}; it must be"
+        if kind == "literal_error":
+            allowed = get_args(field.annotation)
+            return unknown(name, value, get_args(allowed[0]) if in_list else allowed)
+        if kind == "too_short":
+            return InputError(f"{name} is an empty list; give at least one value")
+        if kind.endswith("_type"):
+            is_quoted = isinstance(value, str) and kind in ("int_type", "float_type")
+            hint = "; in YAML write a number without quotes, 1.0e-5 rather than 1e-5" if is_quoted else ""
+            return InputError(f"{start} {expected}, not a {type(value).__name__}{hint}")
+        return InputError(f"{start} {expected if in_list else _range(field)}")
 
 
 def bounds(field: FieldInfo) -> tuple[float, float]:
     """The lowest and the highest allowed value of a numeric field, infinite where there is none."""
     low, high = -math.inf, math.inf
     for constraint in field.metadata:
-        if isinstance(constraint, Ge | Gt):
-            low = float(getattr(constraint, "ge", getattr(constraint, "gt", low)))
-        if isinstance(constraint, Le | Lt):
-            high = float(getattr(constraint, "le", getattr(constraint, "lt", high)))
-    return low, high
+        low = getattr(constraint, "ge", getattr(constraint, "gt", low))
+        high = getattr(constraint, "le", getattr(constraint, "lt", high))
+    return float(low), float(high)
 
 
 def _range(field: FieldInfo) -> str:
     low, high = bounds(field)
-    if math.isinf(low) and math.isinf(high):  # an element of a list
-        return "in [0, 1]"
-    is_open = any(isinstance(constraint, Gt) for constraint in field.metadata)
+    is_open = any(hasattr(constraint, "gt") for constraint in field.metadata)
     if math.isinf(high):
         finite = "finite and " if field.annotation is float else ""
         return f"a finite number above {low:g}" if is_open else f"{finite}at least {low:g}"
-    return f"in ({low:g}, {high:g})" if is_open else f"in [{low:g}, {high:g}]"
+    ends = f"{low:.10g}, {high:.10g}"
+    return f"in ({ends})" if is_open else f"in [{ends}]"
 
 
-def _coefficient(name: str, default: Any = None, help: str = "") -> Any:
+def _coefficient(name: str, default: Any = None, description: str = "") -> Any:
     """A field with the range and help of an objective's coefficient."""
     coefficient: Coefficient = COEFFICIENTS[name]
-    limits: dict[str, float] = {}
+    limits: dict[str, Any] = {}
     if not math.isinf(coefficient.low):
         limits["gt" if coefficient.open else "ge"] = coefficient.low
     if not math.isinf(coefficient.high):
         limits["lt" if coefficient.open else "le"] = coefficient.high
     value = coefficient.default if default is None else default
-    return Field(value, description=help or coefficient.help, **limits)  # pyright: ignore[reportArgumentType]
+    return Field(value, description=description or coefficient.help, **limits)
 
 
 class RunConfig(Settings):
@@ -159,13 +158,13 @@ class RunConfig(Settings):
     seed: int = Field(0, ge=0, le=SEED_LIMIT, description="seed of training and sampling")
     keep_model: bool = Field(True, description="keep the weights, so that other runs can start from run:NAME")
 
-    def own_coefficients(self) -> dict[str, Any]:
-        """Values of the coefficients that belong to the run's objective."""
+    def coefficients(self) -> dict[str, Any]:
+        """Values of the objective's coefficients, by name."""
         return {c.name: getattr(self, c.name) for c in OBJECTIVES[self.objective].coefficients}
 
     def canonical(self) -> dict[str, Any]:
         """All settings that can change the outcome of the run: without those of other objectives."""
-        foreign = set(COEFFICIENTS) - set(self.own_coefficients())
+        foreign = set(COEFFICIENTS) - set(self.coefficients())
         return self.model_dump(exclude=foreign | set(NOT_IN_HASH))
 
     def label(self, role: str = "grid") -> str:
@@ -214,7 +213,9 @@ class SweepConfig(Settings):
 
     study: str = Field("sweep", description="results go to runs/<study>/")
     base_study: str = Field("quick", description="study file with all other settings: quick, gpt2, ... or a .yaml file")
-    objectives: list[ObjectiveName] = Field(["mle", "mixce", "tailr"], description=f"any of {', '.join(OBJECTIVES)}")
+    objectives: list[ObjectiveName] = Field(
+        ["mle", "mixce", "tailr"], min_length=1, description=f"any of {', '.join(OBJECTIVES)}"
+    )
     eta: list[UnitInterval] = Field([0.1, 0.5, 0.9], description="values of MixCE's eta, each in [0, 1]")
     gamma: list[UnitInterval] = Field([0.001, 0.1], description="values of TaiLr's gamma, each in [0, 1]")
     alpha: float = _coefficient("alpha")

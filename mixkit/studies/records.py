@@ -16,8 +16,12 @@ HUMAN = "human"  # name, role and objective of the human texts' rows
 def records(study: Study, store: RunStore | None = None) -> list[RunRecord]:
     """The records of the study's finished runs, in the study's order, each with its role."""
     store = store or RunStore()
-    found = [(store.read(study.name, run.name), run.role) for run in study.runs]
-    return [record.model_copy(update={"role": role}) for record, role in found if record and record.status == "done"]
+    done = []
+    for run in study.runs:
+        record = store.read(study.name, run.name)
+        if record is not None and record.status == "done":
+            done.append(record.model_copy(update={"role": run.role}))
+    return done
 
 
 def results(study: str | Study, store: RunStore | None = None) -> "pd.DataFrame":
