@@ -91,10 +91,11 @@ def decoding_curves(results: pd.DataFrame) -> list[DecodingCurve]:
     runs, curves = results.drop_duplicates("run"), []
     for parameter, other in (CURVE_PARAMETERS, CURVE_PARAMETERS[::-1]):
         decoded = runs.query(f"role == 'decoding' and {parameter} != 1 and {other} == 1 and top_k == 0")
-        for seed, same_seed in decoded.groupby("seed"):
-            trained = runs.query(f"role == 'grid' and objective == 'mle' and seed == {seed}").head(1)
-            ordered = pd.concat([same_seed, trained]).sort_values(parameter, kind="stable")
-            curves.append(DecodingCurve(parameter, int(str(seed)), ordered["run"].tolist()))
+        for seed in sorted(decoded["seed"].unique().tolist()):
+            trained = runs.query("role == 'grid' and objective == 'mle' and seed == @seed").head(1)
+            same_seed = pd.concat([decoded.query("seed == @seed"), trained])
+            ordered = same_seed.sort_values(parameter, kind="stable")
+            curves.append(DecodingCurve(parameter, int(seed), ordered["run"].tolist()))
     return curves
 
 

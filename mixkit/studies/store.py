@@ -194,7 +194,8 @@ class RunStore:
         path = self.folder(study, name) / "samples.jsonl"
         if not path.exists():
             return []
-        return [Sample.model_validate_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        with path.open(encoding="utf-8", newline="\n") as lines:  # splitlines would also split at U+2028
+            return [Sample.model_validate_json(line) for line in lines]
 
 
 def versions() -> dict[str, str]:
