@@ -10,9 +10,9 @@ import numpy as np
 
 from mixkit._common import InputError
 from mixkit.metrics import grammar
-from mixkit.metrics.features import Reader, ReadTexts, choose_reader, load_reader
+from mixkit.metrics.features import Reader, choose_reader, load_reader
 from mixkit.metrics.ngram_metrics import score_texts
-from mixkit.metrics.quality import coherence, judge_perplexity, mauve, prdc
+from mixkit.metrics.quality import coherence, judge_perplexity, mauve_of_features, precision_recall_of_features
 from mixkit.metrics.statistics import Estimate, bootstrap, prediction_interval, t_interval
 from mixkit.models.generation import Prompt
 from mixkit.models.likelihood import encode, text_nll
@@ -24,7 +24,7 @@ from mixkit.texts.corpora import Corpus
 KMEANS_SEEDS = (25, 26, 27)
 CEILING_SPLITS = 5
 MAUVE_NAMES = ("mauve", "mauve_star", "frontier_integral")
-PRDC_NAMES = ("precision", "recall", "density", "coverage")
+NEIGHBOUR_NAMES = ("precision", "recall", "density", "coverage")
 Sets = Sequence[Sequence[str]]  # sample sets: one continuation per prompt in each
 Measured = tuple[Estimate, np.ndarray, np.ndarray]  # of texts: a metric, and its totals and weights, one per text
 
@@ -54,7 +54,7 @@ def evaluate(
     result = evaluate_samples(prompts, sets, others, reader, max_tokens=config.prompt_tokens + config.max_new_tokens)
     result |= evaluate_with_models(config, prompts, sets)
     result |= Evaluation({"perplexity": _metric(_perplexity(nats, tokens), over="texts")}, {})
-    if grammar.knows(config.corpus):
+    if corpus.from_grammar:
         num_cut = sum(row[-1] != tokenizer.eos_token_id for row in encode(tokenizer, corpus.test, config.max_tokens))
         result |= evaluate_grammar(prompts, sets, nats, corpus.test, num_cut)
     return result
@@ -77,25 +77,25 @@ def evaluate_samples(
     metrics = _mean_over_sets([score_texts(texts, budget=budget) for texts in sets])
     reference = _mean_over_sets([score_texts(human, budget=budget)])
 
-    size, pool = len(prompts), _human_texts([*prompts, *others])
-    whole_sets = [_joined(prompts, texts) for texts in sets]
+    names, size = (*MAUVE_NAMES, *NEIGHBOUR_NAMES), len(prompts)
     try:
         # two calls: the human texts are the same for every run, so their features come from the cache
-        people = ReadTexts.by(reader, pool, max_tokens).rows
-        rows = ReadTexts.by(reader, [text for texts in whole_sets for text in texts], max_tokens).rows | people
+        people = reader.features(_human_texts([*prompts, *others]), max_tokens)
+        written = reader.features([text for texts in sets for text in _joined(prompts, texts)], max_tokens)
     except InputError as error:
-        absent = _absent(str(error), "sets", *MAUVE_NAMES, *PRDC_NAMES)
+        absent = _absent(str(error), "sets", *names)
         return Evaluation(metrics | absent, reference | absent, reader.name)
-    measure = partial(_feature_metrics, reader=ReadTexts(reader.name, reader.limit, rows), max_tokens=max_tokens)
-    metrics |= measure([(pool[:size], texts) for texts in whole_sets], KMEANS_SEEDS, "sets")
+    facts = {"reader": reader.name, "texts": size}
+    pairs = [(people[:size], features) for features in np.split(written, len(sets))]
+    metrics |= _feature_metrics(pairs, KMEANS_SEEDS, over="sets", **facts)
     if len(others) < size:
         why = f"human against human needs {size} more human texts; the corpus has {len(others)}"
-        return Evaluation(metrics, reference | _absent(why, "halvings", *MAUVE_NAMES, *PRDC_NAMES), reader.name)
-    random, halvings = np.random.default_rng(0), []
-    for _ in range(CEILING_SPLITS):
-        order = [pool[i] for i in random.permutation(len(pool))]
-        halvings.append((order[:size], order[size : 2 * size]))
-    return Evaluation(metrics, reference | measure(halvings, KMEANS_SEEDS[:1], "halvings"), reader.name)
+        return Evaluation(metrics, reference | _absent(why, "halvings", *names), reader.name)
+    random = np.random.default_rng(0)
+    orders = [random.permutation(len(people)) for _ in range(CEILING_SPLITS)]
+    halvings = [(people[order[:size]], people[order[size : 2 * size]]) for order in orders]
+    ceiling = _feature_metrics(halvings, KMEANS_SEEDS[:1], over="halvings", **facts)
+    return Evaluation(metrics, reference | ceiling, reader.name)
 
 
 def evaluate_with_models(
@@ -141,7 +141,7 @@ def evaluate_with_models(
             totals, weights = np.sum([v[1] for v in values], axis=0), np.sum([v[2] for v in values], axis=0)
             by_prompt = [float(t / w) if w else None for t, w in zip(totals, weights, strict=True)]
             both.append(_mean_over_sets(estimates, reader=name, prompts=by_prompt))
-        result |= Evaluation(*both)
+        result |= Evaluation(both[0], both[1])
     return result
 
 
@@ -160,13 +160,14 @@ def evaluate_grammar(
 
 
 def _feature_metrics(
-    pairs: Sequence[tuple[list[str], list[str]]], seeds: Sequence[int], over: str, *, reader: Any, max_tokens: int
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]], seeds: Sequence[int], *, over: str, **facts: Any
 ) -> dict[str, Metric]:
-    """MAUVE and k-NN metrics of pairs of (human, other) texts: means over pairs, with their spread as the interval."""
-    metrics = {}
-    for names, metric in ((MAUVE_NAMES, partial(mauve, kmeans_seeds=seeds)), (PRDC_NAMES, prdc)):
+    """MAUVE and k-NN metrics of pairs of (human, other) features: means, with the spread over pairs as the interval."""
+    metrics: dict[str, Metric] = {}
+    mauve = partial(mauve_of_features, kmeans_seeds=seeds)
+    for names, metric in ((MAUVE_NAMES, mauve), (NEIGHBOUR_NAMES, precision_recall_of_features)):
         try:
-            results = [metric(*pair, reader, max_tokens=max_tokens) for pair in pairs]
+            results = [metric(*pair) for pair in pairs]
         except InputError as error:
             metrics |= _absent(str(error), over, *names)
             continue
@@ -176,8 +177,7 @@ def _feature_metrics(
             if estimate.low is not None and estimate.high is not None:  # Student's t does not know the metric's range
                 high = math.inf if name == "density" else 1.0
                 estimate = Estimate(estimate.value, max(0.0, estimate.low), min(high, estimate.high))
-            facts = {"over": over, "sets": values, "reader": reader.name, "texts": results[0].n_generated}
-            metrics[name] = _metric(estimate, **facts)
+            metrics[name] = _metric(estimate, over=over, sets=values, **facts)
     return metrics
 
 
