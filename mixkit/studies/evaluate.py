@@ -156,7 +156,10 @@ def evaluate_grammar(
     written = [text for texts_of_set in sets for text in _joined(prompts, texts_of_set)]
     scores = grammar.score_texts(written, beginnings * len(sets)) | grammar.coverage(nats, texts, cut=num_cut)
     human = grammar.score_texts(_human_texts(prompts), beginnings)
-    return Evaluation(*({name: _metric(e, over="texts") for name, e in found.items()} for found in (scores, human)))
+    return Evaluation(
+        {name: _metric(estimate, over="texts") for name, estimate in scores.items()},
+        {name: _metric(estimate, over="texts") for name, estimate in human.items()},
+    )
 
 
 def _feature_metrics(
