@@ -39,24 +39,30 @@ class Executor:
 
 
 def make_executor(
-    name: str, max_workers: int = 0, *, address: str | None = None, notebook: Path = NOTEBOOK, gpus=None
+    name: str,
+    max_workers: int = 0,
+    *,
+    address: str | None = None,
+    notebook: Path = NOTEBOOK,
+    gpus: Sequence[str] | None = None,
 ) -> Executor:
-    """The executor of that name. max_workers: 0 means one per GPU, or two per machine without one.
+    """The executor of that name. max_workers: 0: one per GPU, or two per machine without one.
 
     address: of the Ray cluster. gpus: of this machine, as in CUDA_VISIBLE_DEVICES; None: all.
     """
     if name not in EXECUTORS:
         raise unknown("executor", name, EXECUTORS)
-    if address and name != "ray":
+    if name == "ray":
+        return _ray_executor(max_workers, notebook, address)
+    if address:
         raise InputError(f"address {address!r} is for Ray; use it with the executor ray")
-    if name == "local":
-        return local_executor(max_workers, notebook, gpus)
-    return _ray_executor(max_workers, notebook, address)
+    return local_executor(max_workers, notebook, gpus)
 
 
 def local_workers(max_workers: int = 0, gpus: Sequence[str] | None = None) -> int:
     """max_workers; for 0 one per GPU, or two without GPUs, or one on one core. InputError below 0."""
-    _check_max_workers(max_workers)
+    if max_workers < 0:
+        raise InputError(f"max_workers is {max_workers}; it must be at least 0 (0: one per GPU, or two without)")
     return max_workers or len(_gpus() if gpus is None else gpus) or min(2, _cores())
 
 
@@ -64,8 +70,8 @@ def local_executor(
     max_workers: int = 0, notebook: Path = NOTEBOOK, gpus: Sequence[str] | None = None, cores: int | None = None
 ) -> Executor:
     """Runs as processes of this machine. gpus and cores: those to use; None: all that there are."""
-    max_workers = local_workers(max_workers, gpus)
     gpus, cores = _gpus() if gpus is None else gpus, cores or _cores()
+    max_workers = local_workers(max_workers, gpus)
 
     def start(folder: Path, slot: int, num_siblings: int) -> Worker:
         environment = os.environ | _environment(folder, cores // min(max_workers, num_siblings))
@@ -92,7 +98,6 @@ def local_executor(
 
 def _ray_executor(max_workers: int, notebook: Path, address: str | None) -> Executor:
     """Runs as tasks of the Ray cluster at `address`, of the one that is joined already, or of one started here."""
-    _check_max_workers(max_workers)
     try:
         import ray
         from ray import exceptions
@@ -110,7 +115,7 @@ def _ray_executor(max_workers: int, notebook: Path, address: str | None) -> Exec
     if gpus:
         resources = [resource for resource in resources if "GPU" in resource]
     cores = min(int(resource.get("CPU", 1)) for resource in resources)
-    max_workers = max_workers or gpus or len(resources) * min(2, cores)
+    max_workers = local_workers(max_workers) if max_workers else gpus or len(resources) * min(2, cores)
     per_node = -(-max_workers // len(resources))
     lost = (exceptions.WorkerCrashedError, exceptions.NodeDiedError, exceptions.OutOfMemoryError)
 
@@ -148,11 +153,6 @@ def _environment(folder: Path, threads: int) -> dict[str, str]:
         "OMP_NUM_THREADS": str(max(1, threads)),
         "TOKENIZERS_PARALLELISM": "false",
     }
-
-
-def _check_max_workers(max_workers: int) -> None:
-    if max_workers < 0:
-        raise InputError(f"max_workers is {max_workers}; it must be at least 0 (0: one per GPU, or two without)")
 
 
 def _cores() -> int:

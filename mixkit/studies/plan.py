@@ -29,7 +29,7 @@ class StudyFile(Settings):
     decoding: as grid, for the MLE run's model, which is sampled with these settings and not trained.
     """
 
-    noun = "key"
+    noun = "key in a study file:"
 
     about: str = ""
     parameters: dict[str, Any] = Field({})
@@ -41,18 +41,16 @@ class StudyFile(Settings):
     @classmethod
     def read(cls, path: Path) -> Self:
         """Raises InputError for a file that is not YAML, has wrong keys, or has no runs."""
+        subject = f"study file {str(path)!r}"
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(f"study file {str(path)!r} is not YAML: {' '.join(str(error).split())}") from None
-        if not isinstance(content, dict):
-            raise InputError(f"study file {str(path)!r} must be a mapping with the keys {', '.join(cls.model_fields)}")
-        try:
+            if not isinstance(content, dict):
+                raise InputError(f"{subject} must be a mapping with the keys {', '.join(cls.model_fields)}")
             file = cls.check(content)
-        except InputError as error:
-            raise InputError(f"study file {str(path)!r}: {error}") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(f"{subject} is not YAML: {' '.join(str(error).split())}") from None
         if not file.grid and file.base is None:
-            raise InputError(f"study file {str(path)!r} has no runs: it has neither a grid nor a base")
+            raise InputError(f"{subject} has no runs: it has neither a grid nor a base")
         return file
 
 

@@ -69,7 +69,7 @@ def test_every_study_file_of_the_kit_can_be_read(name):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({**STUDY, "grd": []}, r"unknown key 'grd' \(did you mean 'grid'\?\)"),
+        ({**STUDY, "grd": []}, r"unknown key in a study file: 'grd' \(did you mean 'grid'\?\)"),
         ({**STUDY, "parameters": {"bach_size": 8}}, r"unknown parameter 'bach_size' \(did you mean 'batch_size'\?\)"),
         ({**STUDY, "grid": [{"objective": "mixce", "etta": 0.1}]}, r"'etta' \(did you mean 'eta'\?\)"),
         ({**STUDY, "grid": [{"objective": "mixce", "eta": [0.5, 2.0]}]}, r"eta is 2.0; it must be in \[0, 1\]"),
