@@ -4,12 +4,12 @@ import itertools
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from mixkit._common import CLONE, InputError, unknown, write_atomically
 from mixkit.losses.definitions import OBJECTIVES
@@ -138,8 +138,7 @@ def write_study(study: Study, store: RunStore) -> None:
     if (folder / "study.yaml").is_file() and read_study(study.name, store) == study:
         return  # the time of the file tells whether the report is older than the plan
     folder.mkdir(parents=True, exist_ok=True)
-    runs = [{**vars(run), "config": run.config.model_dump()} for run in study.runs]
-    content = {"name": study.name, "about": study.about, "runs": runs}
+    content = TypeAdapter(Study).dump_python(study)
     write_atomically(folder / "study.yaml", yaml.safe_dump(content, sort_keys=False))
 
 
@@ -155,10 +154,8 @@ def read_study(name: str, store: RunStore | None = None) -> Study:
             f"no study under {store.root} yet; `make study` (on Colab `!python -m mixkit study quick`) makes one"
         )
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        runs = [PlannedRun(**{**run, "config": RunConfig.check(run["config"])}) for run in content["runs"]]
-        return Study(content["name"], content["about"], runs)
-    except (yaml.YAMLError, KeyError, TypeError, InputError):
+        return TypeAdapter(Study).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValidationError):
         raise InputError(
             f"{path} was written by an earlier mixkit; run the study again under another name, or delete {path.parent}"
         ) from None

@@ -136,7 +136,7 @@ def test_a_dry_run_tells_the_plan_and_what_is_missing(tmp_path, monkeypatch, cap
     monkeypatch.setattr("mixkit.studies.sweep.RunStore", lambda: RunStore(tmp_path / "runs"))
     assert main(["study", "quick", "--dry-run", "--set", f"corpus={tmp_path}/missing.txt"]) == 2
     captured = capsys.readouterr()
-    assert "objective mixce" in captured.out and "missing.txt' does not exist" in captured.err
+    assert "eta 0.1" in captured.out and "missing.txt' does not exist" in captured.err
 
 
 def test_a_sweep_is_a_study_with_the_base_study_s_settings(tmp_path):
