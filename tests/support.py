@@ -1,11 +1,16 @@
-"""A notebook that is done in a moment, in the place of 3_finetune: for what happens around a run, not in it."""
+"""A notebook that is done in a moment, in place of 3_finetune, and a small study."""
 
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nbformat
+
+from mixkit.studies.config import RunConfig, Settings
+from mixkit.studies.store import Metric, Role, RunRecord
 
 CLONE = Path(__file__).parents[1]
 TINY = {
@@ -35,24 +40,24 @@ STUDY = {
 CELL = """
 import os, time
 from pathlib import Path
-from mixkit.studies.config import FINETUNE, check
-from mixkit.studies.store import RunStore
-asked = check({name: value for name, value in globals().items() if name in FINETUNE})
-run = RunStore(Path(os.environ["MIXKIT_RUNS"])).begin(asked)
+from mixkit.studies.config import RunConfig
+from mixkit.studies.store import Metric, RunStore
+config = RunConfig.check({name: value for name, value in globals().items() if name in RunConfig.model_fields})
+run = RunStore(Path(os.environ["MIXKIT_RUNS"])).begin(config)
 with open(run.folder / "began.txt", "a") as file:
     file.write(f"{os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES')} {os.environ['OMP_NUM_THREADS']}\\n")
 print("\\x1b[31mred\\x1b[0m \\x1b]0;title\\x07 <script>\\r\\n10 %\\r20 %\\r30 %")
 while (run.folder / "wait").exists() or (run.folder.parent / "wait").exists():
     time.sleep(0.05)
-if asked["eta"] == 0.25:
+if config.eta == 0.25:
     raise ValueError("a quarter is \\x1b[1mnot\\x1b[0m allowed")
-if asked["eta"] != 0.75:
-    record = run.finish({"eta": {"value": asked["eta"], "low": None, "high": None}})
+if config.eta != 0.75:
+    record = run.finish({"eta": Metric(value=config.eta)})
 """
 
 
 def write_notebook(folder: Path) -> Path:
-    """The notebook's file."""
+    """Write the notebook, and return its path."""
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL, id="a")])
     book.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
     path = folder / "small.ipynb"
@@ -60,11 +65,37 @@ def write_notebook(folder: Path) -> Path:
     return path
 
 
-def worker(notebook: Path) -> tuple[str, str]:
-    """engines.WORKER that executes this notebook."""
-    return "-c", (
-        "import sys; from pathlib import Path; from mixkit.studies import run; "
-        f"run.NOTEBOOK = Path({str(notebook)!r}); sys.exit(run.execute(Path(sys.argv[-1])))"
+def parameters_cell(settings: type[Settings]) -> str:
+    """The text of a notebook's parameters cell."""
+    lines = []
+    for name, field in settings.model_fields.items():
+        is_json = isinstance(field.default, str | list)
+        value = json.dumps(field.default, ensure_ascii=False) if is_json else repr(field.default)
+        lines.append(f"{name} = {value}  # {field.description}")
+    return "\n".join(lines)
+
+
+def metrics_of(values: dict[str, Any]) -> dict[str, Metric]:
+    """Metrics from (value, low, high); a Metric stays."""
+    ends = ("value", "low", "high")
+    return {m: v if isinstance(v, Metric) else Metric(**dict(zip(ends, v, strict=True))) for m, v in values.items()}
+
+
+def record(
+    name: str, objective: str = "mixce", role: Role = "grid", *, metrics=None, human=None, **settings: Any
+) -> RunRecord:
+    """A finished run. metrics, human: as in metrics_of. settings: of RunConfig."""
+    return RunRecord(
+        name=name,
+        study="own",
+        status="done",
+        config=RunConfig.check({"objective": objective, **settings}),
+        versions={},
+        began=0.0,
+        seconds=1.0,
+        metrics=metrics_of(metrics or {}),
+        human=metrics_of(human or {}),
+        role=role,
     )
 
 
@@ -72,22 +103,16 @@ def environment(runs: Path) -> dict[str, str]:
     return os.environ | {"MIXKIT_RUNS": str(runs), "PYTHONPATH": str(CLONE)}
 
 
-def sweep_command(file: Path, name: str, notebook: Path, *arguments: str) -> list[str]:
-    """python -m mixkit study FILE with this notebook in the place of 3_finetune."""
-    code = (
-        "import sys; from mixkit.studies import executors, sweep; from mixkit.__main__ import main; "
-        f"executors.WORKER = {worker(notebook)!r}; sweep.check_inputs = lambda runs: None; "
-        "executors._gpus = lambda: []; "
-        f"sys.exit(main({['study', str(file), '--name', name, *arguments]!r}))"
-    )
+def sweep_command(file: Path, name: str, notebook: Path, arguments: Sequence[str] = ()) -> list[str]:
+    """python -m mixkit study FILE with this notebook in place of 3_finetune."""
+    arguments = ["study", str(file), "--name", name, *arguments]
+    options = f"notebook=Path({str(notebook)!r}), gpus=[], check=False"
+    imports = "import sys; from pathlib import Path; from mixkit.__main__ import main"
+    code = f"{imports}; sys.exit(main({arguments!r}, {options}))"
     return [sys.executable, "-c", code]
 
 
 def began(folder: Path) -> list[list[str]]:
-    """Of a run: (kernel's process, CUDA_VISIBLE_DEVICES, OMP_NUM_THREADS) of each time that it began."""
+    """(process of the kernel, CUDA_VISIBLE_DEVICES, OMP_NUM_THREADS) of every start of a run."""
     path = folder / "began.txt"
     return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def read_json(path: Path):
-    return json.loads(path.read_text(encoding="utf-8"))

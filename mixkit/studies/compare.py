@@ -1,98 +1,140 @@
-"""What a study's numbers support: each run against MLE on the same prompts, and against the curve of MLE's decoding.
-Records and samples in, records and plain sentences out; nothing is measured or drawn here."""
+"""What a study's numbers support: runs against MLE on the same prompts, and against MLE's decoding curve."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
 
 from mixkit._common import InputError
+from mixkit.metrics.definitions import METRICS, PAIRED_MODEL_METRICS, PAIRED_TEXT_METRICS
 from mixkit.metrics.ngram_metrics import text_values
 from mixkit.metrics.statistics import compare, holm
+from mixkit.studies.records import HUMAN, results_frame
+from mixkit.studies.store import Metric, RunRecord, Sample
 
-TEXT_METRICS = ("diversity", "rep_2", "rep_3", "rep_4", "length")
-MODEL_METRICS = ("coherence", "judge_perplexity")  # where a run was judged by them; the judge's as nats per token
 LEVEL = 0.05
-DECODING_PARAMETERS = ("temperature", "top_p")
+NO_CURVE = "no curve"
+CURVE_PARAMETERS = ("temperature", "top_p")
+COLUMNS = ("run", "metric", "difference", "low", "high", "effect_size", "p", "holm_p", "pairs")
 
 
-def compare_with_mle(done: Sequence[dict], samples: Mapping[str, Sequence[dict]]) -> list[dict]:
-    """One record a run and metric: {run, metric, difference, low, high, effect_size, p, holm_p, pairs}.
+def compare_with_mle(records: Sequence[RunRecord], samples: Mapping[str, Sequence[Sample]]) -> pd.DataFrame:
+    """One row per run and metric, with the columns COLUMNS: the run against the trained MLE run of its seed.
 
-    done: a study's run records. samples: by run name, its continuations with `set`, `prompt` and `generated`. A run is
-    held against the trained MLE run of its seed; runs of other prompts, and the base run, are left out. A prompt's
-    value is the mean over sample sets of what `text_values` gives for its continuations; `difference` is the mean over
-    prompts of run - MLE (see `estimates.compare`). holm_p: Holm's correction over all runs of the study, a family for
-    each metric. effect_size is None where all differences are equal.
+    samples: by run name. A prompt's value is the mean over its continuations. difference: the mean over prompts of
+    run - MLE, with its interval (see `statistics.compare`). effect_size: NaN if all differences are equal. holm_p:
+    Holm's correction over all runs, per metric. The base run and runs with other prompts have no rows.
     """
-    found = []
-    values = {r["name"]: _values(r, samples.get(r["name"], ())) for r in done if r.get("role") != "base"}
-    for metric in (*TEXT_METRICS, *MODEL_METRICS):
+    rows = []
+    values = {record.name: _values(record, samples.get(record.name, ())) for record in records}
+    for metric in (*PAIRED_TEXT_METRICS, *PAIRED_MODEL_METRICS):
         family = []
-        for run in done:
-            mle = _mle(done, run["parameters"]["seed"])
-            if run.get("role") == "base" or mle is None or mle["name"] == run["name"]:
+        for record in records:
+            mle = _trained_mle(records, record.config.seed)
+            if record.role == "base" or mle is None or mle.name == record.name:
                 continue
-            (ours, a), (theirs, b) = values[run["name"]], values[mle["name"]]
-            if ours != theirs or metric not in a or metric not in b:
+            (prompts, a), (mle_prompts, b) = values[record.name], values[mle.name]
+            if prompts != mle_prompts or metric not in a or metric not in b:
                 continue
             try:
-                family.append((run["name"], compare(a[metric], b[metric])))
+                family.append((record.name, compare(a[metric], b[metric])))
             except InputError:  # fewer than two prompts have a value in both
                 continue
         corrected = holm([c.p_value for _, c in family]) if family else []
-        found += [
-            {
-                "run": name,
-                "metric": metric,
-                "difference": c.difference.value,
-                "low": c.difference.low,
-                "high": c.difference.high,
-                "effect_size": c.effect_size.value,
-                "p": c.p_value,
-                "holm_p": p,
-                "pairs": c.pairs,
-            }
-            for (name, c), p in zip(family, corrected, strict=True)
-        ]
-    return found
+        for (name, c), holm_p in zip(family, corrected, strict=True):
+            ends = (c.difference.value, c.difference.low, c.difference.high)
+            rows.append((name, metric, *ends, c.effect_size.value, c.p_value, holm_p, c.pairs))
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def decoding_curves(done: Sequence[dict]) -> list[tuple[str, int, list[dict]]]:
-    """(knob, seed, runs): the trained MLE run of each seed and the same model decoded with only that knob turned.
+def _trained_mle(records: Sequence[RunRecord], seed: int) -> RunRecord | None:
+    runs = (r for r in records if r.role == "grid" and r.config.objective == "mle" and r.config.seed == seed)
+    return next(runs, None)
 
-    In order of the knob, temperature or top_p; a knob that no run turns has no curve.
-    """
-    curves = []
-    for knob in DECODING_PARAMETERS:
-        for seed in sorted({r["parameters"]["seed"] for r in done}):
-            plain = _mle(done, seed)
-            turned = [
-                r
-                for r in done
-                if r.get("role") == "decoding"
-                and r["parameters"]["seed"] == seed
-                and r["parameters"][knob] != 1
-                and r["parameters"]["top_k"] == 0
-                and all(r["parameters"][other] == 1 for other in DECODING_PARAMETERS if other != knob)
-            ]
-            if turned:
-                runs = turned + [plain] * (plain is not None)
-                curves.append((knob, seed, sorted(runs, key=lambda r: r["parameters"][knob])))
+
+def _values(record: RunRecord, samples: Sequence[Sample]) -> tuple[list[str], dict[str, list[float | None]]]:
+    """The run's prompts, and for each metric one value per prompt: the mean over its sample sets."""
+    sets: dict[int, list[Sample]] = {}
+    for sample in samples:
+        sets.setdefault(sample.set, []).append(sample)
+    if not sets or len({len(texts) for texts in sets.values()}) > 1:
+        return [], {}
+    prompts = [sample.prompt for sample in next(iter(sets.values()))]
+    by_text = text_values([sample.generated for texts in sets.values() for sample in texts])
+    values: dict[str, list[float | None]] = {}
+    for metric in PAIRED_TEXT_METRICS:
+        values[metric] = [_mean(by_text[metric][i :: len(prompts)]) for i in range(len(prompts))]
+    for metric in PAIRED_MODEL_METRICS:
+        by_prompt = record.metrics.get(metric, Metric()).prompts
+        if by_prompt and len(by_prompt) == len(prompts):
+            values[metric] = by_prompt
+    return prompts, values
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return sum(present) / len(present) if present else None
+
+
+class DecodingCurve(NamedTuple):
+    """Runs of one MLE model that differ in one decoding parameter, in its order; the trained run is among them."""
+
+    parameter: str
+    seed: int
+    runs: list[str]
+
+
+def decoding_curves(results: pd.DataFrame) -> list[DecodingCurve]:
+    """The curves of every seed: by temperature, and by top_p. results: of `results_frame`."""
+    runs, curves = results.drop_duplicates("run"), []
+    for parameter, other in (CURVE_PARAMETERS, CURVE_PARAMETERS[::-1]):
+        decoded = runs.query(f"role == 'decoding' and {parameter} != 1 and {other} == 1 and top_k == 0")
+        for seed in sorted(decoded["seed"].unique().tolist()):
+            trained = runs.query("role == 'grid' and objective == 'mle' and seed == @seed").head(1)
+            same_seed = pd.concat([decoded.query("seed == @seed"), trained])
+            ordered = same_seed.sort_values(parameter, kind="stable")
+            curves.append(DecodingCurve(parameter, int(seed), ordered["run"].tolist()))
     return curves
 
 
-def beyond_curve(record: dict, curve: Sequence[dict], quality: str, diversity: str) -> str:
-    """`above`, `below`, `on` or `outside` the curve, by more than the intervals of run and curve together.
+def pareto_front(results: pd.DataFrame, quality: str, diversity: str) -> list[str]:
+    """The trained and decoded runs that no other surpasses on one axis without being worse on the other, by value.
 
-    The curve's points are joined by straight lines, its interval's ends likewise. `above`: over the whole width of the
-    run's interval in diversity, its lower end in quality is above the upper end of the curve; `below` the other way
-    round; `on`: not told apart. `outside`: the run's interval in diversity lies wholly outside the curve's range, or a
-    number is missing. Higher is better on both axes.
+    Diversity counts up to that of the human texts: more than humans have is not better. Empty if a metric has no better
+    end.
     """
-    points = [p for p in (_box(r, quality, diversity) for r in curve) if p]
-    own = _box(record, quality, diversity)
-    if own is None or len(points) < 2:
+    directions = {name: METRICS[name].direction if name in METRICS else "higher" for name in (quality, diversity)}
+    if "none" in directions.values():
+        return []
+    wide = results.pivot(index="run", columns="metric", values="value").reindex(columns=[quality, diversity])
+    for metric, direction in directions.items():
+        if direction == "lower":
+            wide[metric] = -wide[metric]
+    if HUMAN in wide.index:
+        wide[diversity] = wide[diversity].clip(upper=wide.loc[HUMAN, diversity])
+    points = wide.loc[results.query("role in ('grid', 'decoding')")["run"].unique()].dropna()
+    surpassed = [((points >= point).all(axis=1) & (points > point).any(axis=1)).any() for point in points.to_numpy()]
+    return points.index[~np.array(surpassed, dtype=bool)].tolist()
+
+
+def curve_place(results: pd.DataFrame, run: str, curve: Sequence[str], quality: str, diversity: str) -> str:
+    """Where a run lies relative to a curve of runs: "above", "below", "on" or "outside" it.
+
+    above: over the whole width of the run's interval in diversity, its lower end in quality is above the upper end of
+    the curve, whose points and interval ends are joined by straight lines. below: the other way round. on: neither.
+    outside: the run's interval lies outside the curve's range, or a value is absent. Higher is better on both axes.
+    """
+    boxes = {}
+    for name in [*curve, run]:
+        box = [_interval(results, name, metric) for metric in (diversity, quality)]
+        if None not in box:
+            boxes[name] = box
+    points = [boxes[name] for name in curve if name in boxes]
+    if run not in boxes or len(points) < 2:
         return "outside"
-    (_, left, right), (_, low, high) = own
+    (_, left, right), (_, low, high) = boxes[run]
     lows, highs = [], []
     for ((x0, *_), (_, *ends0)), ((x1, *_), (_, *ends1)) in pairwise(points):
         start, end = max(left, min(x0, x1)), min(right, max(x0, x1))
@@ -106,162 +148,50 @@ def beyond_curve(record: dict, curve: Sequence[dict], quality: str, diversity: s
     return "above" if low > max(highs) else "below" if high < min(lows) else "on"
 
 
-def findings(
-    done: Sequence[dict],
-    compared: Sequence[dict],
-    names: Mapping[str, str],
-    pairs: Sequence[tuple[str, str]] = (("mauve", "distinct_2"), ("mauve", "diversity")),
-) -> list[str]:
-    """Sentences about what the intervals do and do not support, from the numbers alone.
+def _interval(results: pd.DataFrame, run: str, metric: str) -> tuple[float, float, float] | None:
+    """(value, low, high); an absent interval is the value. None if the value is absent."""
+    for row in results.query("run == @run and metric == @metric").to_dict(orient="records"):
+        if not pd.isna(row["value"]):
+            return row["value"], *(row["value"] if pd.isna(row[end]) else row[end] for end in ("low", "high"))
+    return None
 
-    compared: of `compare_with_mle`. names: what each run is called. pairs: (quality, diversity), higher better on both;
-    nothing is said of a run that lacks one of the two.
+
+def verdicts(
+    records: Sequence[RunRecord], compared: pd.DataFrame, quality: str = "mauve", diversity: str = "distinct_2"
+) -> pd.DataFrame:
+    """One row per trained run of another objective than MLE: run (its label), seed, verdict, human, differences.
+
+    verdict: the run's place relative to MLE's decoding curves of its seed, by more than the intervals. It is "above the
+    curve" if it is above every curve that it is not outside of, and "below the curve" if it is below one. human:
+    whether the interval of `quality` reaches that of the human texts. differences: from MLE, where holm_p < LEVEL.
     """
-    trained = [r for r in done if r.get("role", "grid") == "grid" and r["parameters"]["objective"] != "mle"]
-    said = []
-    for quality, diversity in pairs:
-        for knob in DECODING_PARAMETERS:
-            by_seed = {seed: curve for k, seed, curve in decoding_curves(done) if k == knob}
-            places = {
-                r["name"]: beyond_curve(r, by_seed.get(r["parameters"]["seed"], []), quality, diversity)
-                for r in trained
-                if _box(r, quality, diversity)
-            }
-            if by_seed and places:
-                said.append(_about_curve(places, knob.replace("_", "-"), quality, diversity, names))
-    if trained and not decoding_curves(done):
-        said.append("The study has no decoding baselines, so nothing is said about MLE at other temperatures.")
-    for metric in dict.fromkeys(c["metric"] for c in compared):
-        family = [c for c in compared if c["metric"] == metric]
-        said.append(_about_differences(metric, family, names))
-    said += _about_ceiling(done, names)
-    if done and len({r["parameters"]["seed"] for r in done}) == 1:
-        said.append(
-            "Every run was trained once. The intervals hold the luck of sampling, not that of training: a second seed "
-            "may move a run by more than its interval."
+    results, rows = results_frame(records), []
+    ceiling = _interval(results, HUMAN, quality)
+    for record in records:
+        if record.role != "grid" or record.config.objective == "mle":
+            continue
+        curves = [curve.runs for curve in decoding_curves(results) if curve.seed == record.config.seed]
+        places = [curve_place(results, record.name, runs, quality, diversity) for runs in curves]
+        place = next((p for p in ("below", "on", "above", "outside") if p in places), None)
+        interval = _interval(results, record.name, quality)
+        reaches = (
+            "" if interval is None or ceiling is None else "reached" if interval[2] >= ceiling[1] else "not reached"
         )
-    return said
+        significant = compared.query("run == @record.name and holm_p < @LEVEL")
+        differences = [f"{row['metric']} {row['difference']:+.2g}" for row in significant.to_dict(orient="records")]
+        verdict = f"{place} the curve" if place else NO_CURVE
+        rows.append((record.label, record.config.seed, verdict, reaches, ", ".join(differences)))
+    return pd.DataFrame(rows, columns=["run", "seed", "verdict", "human", "differences"])
 
 
-def pareto_front(
-    done: Sequence[dict],
-    quality: str,
-    diversity: str,
-    lower_is_better: Sequence[str] = (),
-    *,
-    cap: float | None = None,
-) -> list[dict]:
-    """The runs that no other run surpasses on one axis without falling behind on the other, by value.
-
-    enough: what `diversity` is of the human texts, where known; what lies beyond counts as much as that, not more.
-    """
-
-    def place(record: dict) -> tuple[float, float] | None:
-        values = [(record["metrics"].get(m) or {}).get("value") for m in (quality, diversity)]
-        if None in values:
-            return None
-        signs = [-1 if m in lower_is_better else 1 for m in (quality, diversity)]
-        good, varied = (sign * value for sign, value in zip(signs, values, strict=True))
-        return good, varied if cap is None else min(varied, signs[1] * cap)
-
-    placed = [(r, p) for r in done if (p := place(r))]
-    return [r for r, p in placed if not any(q != p and q[0] >= p[0] and q[1] >= p[1] for _, q in placed)]
-
-
-def _mle(done: Sequence[dict], seed: int) -> dict | None:
-    return next(
-        (
-            r
-            for r in done
-            if r.get("role", "grid") == "grid"
-            and r["parameters"]["objective"] == "mle"
-            and r["parameters"]["seed"] == seed
-        ),
-        None,
-    )
-
-
-def _values(record: dict, samples: Sequence[dict]) -> tuple[list[str], dict[str, list[float | None]]]:
-    """The prompts of the run, and by metric one value a prompt, the mean over its sample sets."""
-    sets: dict[int, list[dict]] = {}
-    for sample in samples:
-        sets.setdefault(sample["set"], []).append(sample)
-    if not sets or len({len(texts) for texts in sets.values()}) > 1:
-        return [], {}
-    prompts = [sample["prompt"] for sample in next(iter(sets.values()))]
-    by_text = text_values([s["generated"] for texts in sets.values() for s in texts])  # one counting pass
-    values = {
-        metric: _means([by_text[metric][start :: len(prompts)] for start in range(len(prompts))])
-        for metric in TEXT_METRICS
-    }
-    for metric in MODEL_METRICS:
-        kept = (record["metrics"].get(metric) or {}).get("prompts")
-        if kept and len(kept) == len(prompts):
-            values[metric] = kept
-    return prompts, values
-
-
-def _means(rows: Sequence[Sequence[float | None]]) -> list[float | None]:
-    held = ([x for x in row if x is not None] for row in rows)
-    return [sum(row) / len(row) if row else None for row in held]
-
-
-def _box(record: dict, quality: str, diversity: str) -> tuple | None:
-    """((diversity, low, high), (quality, low, high)), an absent interval as the value; None where a value is absent."""
-    box = []
-    for metric in (diversity, quality):
-        e = record["metrics"].get(metric) or {"value": None}
-        if e["value"] is None:
-            return None
-        box.append((e["value"], *((e["value"],) * 2 if e["low"] is None else (e["low"], e["high"]))))
-    return tuple(box)
-
-
-def _about_curve(places: dict[str, str], knob: str, quality: str, diversity: str, names: Mapping[str, str]) -> str:
-    of = {where: [names[n] for n, p in places.items() if p == where] for where in ("above", "below", "on", "outside")}
-    words = (
-        ("above", "beyond it by more than the intervals"),
-        ("below", "short of it by more than the intervals"),
-        ("on", "not told apart from it"),
-        ("outside", "where MLE was not sampled, so nothing is said"),
-    )
-    parts = [f"{text}: {_list(of[where])}" for where, text in words if of[where]]
-    none = "" if of["above"] else " No objective is shown to reach what MLE cannot reach by decoding."
-    return (
-        f"{quality} against {diversity}, beside MLE with only its {knob} turned: {'; '.join(parts)}.{none} "
-        f"{len(places)} runs were looked at, uncorrected."
-    )
-
-
-def _about_differences(metric: str, family: Sequence[dict], names: Mapping[str, str]) -> str:
-    held = [c for c in family if c["holm_p"] < LEVEL]
-    what = f"{metric} on the same prompts, run minus MLE"
-    if not held:
-        return f"{what}: none of {len(family)} differences survives Holm's correction at {LEVEL:g}."
-    shown = [f"{names[c['run']]} {c['difference']:+.2g} (d = {_effect(c)})" for c in held]
-    lost = sum(c["p"] < LEVEL <= c["holm_p"] for c in family)
-    also = f" {lost} more would pass without it." if lost else ""
-    return f"{what}: {len(held)} of {len(family)} differences survive Holm's correction: {_list(shown)}.{also}"
-
-
-def _about_ceiling(done: Sequence[dict], names: Mapping[str, str]) -> list[str]:
-    ceiling = next((r["human"]["mauve"] for r in done if (r.get("human") or {}).get("mauve")), None)
-    if not ceiling or ceiling["value"] is None:
-        return [f"There is no human ceiling of MAUVE: {ceiling['why']}."] if ceiling else []
-    if ceiling["low"] is None:
-        return []
-    shown = [r for r in done if r.get("role") != "base" and _box(r, "mauve", "mauve")]
-    reached = [names[r["name"]] for r in shown if _box(r, "mauve", "mauve")[1][2] >= ceiling["low"]]
-    reach = f"{ceiling['low']:.2f} to {ceiling['high']:.2f}"
-    text = f"Human texts against other human texts, as many, have a MAUVE of {reach}"
-    if not reached:
-        return [f"{text}; the interval of every run ends below."]
-    return [f"{text}; not told apart from that: {_list(reached)}."]
-
-
-def _effect(compared: dict) -> str:
-    return "–" if compared["effect_size"] is None else f"{compared['effect_size']:.2g}"
-
-
-def _list(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
+def conclusion(table: pd.DataFrame) -> str:
+    """One sentence about the table of `verdicts`."""
+    if set(table["verdict"]) <= {NO_CURVE}:
+        return "The study has no decoding baselines, so its runs are not compared with MLE at other temperatures."
+    above = table["run"][table["verdict"] == "above the curve"].tolist()
+    sentence = f"None of {len(table)} runs is above MLE's decoding curve: no objective is shown to beat decoding"
+    if above:
+        sentence = f"{len(above)} of {len(table)} runs are above MLE's decoding curve: {', '.join(above)}"
+    if len(set(table["seed"])) == 1:
+        sentence += "; each was trained once, and the intervals do not include the variation between training seeds"
+    return sentence + "."

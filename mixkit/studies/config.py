@@ -1,203 +1,275 @@
-"""What a run may be asked: names, types, ranges, defaults and help of the parameters of a notebook.
-The command line, study files, notebooks and controls all check through here, without waiting for torch."""
+"""Settings of runs, sweeps and notebooks: one pydantic model each, with defaults, ranges and help."""
 
 import ast
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from mixkit._common import InputError, unknown
-from mixkit.losses import definitions
+from mixkit.losses.definitions import COEFFICIENTS, OBJECTIVES, Coefficient
+
+if TYPE_CHECKING:  # a type checker cannot look into OBJECTIVES
+    ObjectiveName = str
+    Divergence = str
+else:
+    ObjectiveName, Divergence = Literal[tuple(OBJECTIVES)], Literal[COEFFICIENTS["divergence"].choices]
+UnitInterval = Annotated[float, Field(ge=0, le=1)]
+NOT_IN_HASH = ("study", "name", "keep_model")  # they do not change the outcome of a run
+DECODING_PARAMETERS = ("temperature", "top_p", "top_k")
+SEED_LIMIT = 2**31
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """One parameter: the type is the default's; a number must lie in [low, high], a string in `choices` where given.
+class Settings(BaseModel):
+    """Base of all settings. Unknown names, wrong types and values out of range are InputErrors of one line."""
 
-    open: the ends of the range are left out.
-    """
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    noun: ClassVar[str] = "parameter"  # what errors call a field
 
-    default: object
-    help: str
-    low: float = -math.inf
-    high: float = math.inf
-    choices: tuple[str, ...] = ()
-    open: bool = False
+    @classmethod
+    def check(cls, values: Mapping[str, object]) -> Self:
+        """The settings with these values, and defaults for the others.
 
-    def checked(self, name: str, value: object) -> object:
-        """`value` in the parameter's type; InputError where it has another type or lies outside the range."""
-        kind = type(self.default)
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if type(value) is not kind:
-            hint = ""
-            if isinstance(value, str) and kind in (int, float):
-                hint = "; in YAML write a number without quotes, 1.0e-5 rather than 1e-5"
-            raise InputError(f"{name} is {value!r}, a {type(value).__name__}; it must be a {kind.__name__}{hint}")
-        if self.choices and value not in self.choices:
-            raise unknown(name, value, self.choices)
-        if kind in (int, float) and not self._holds(value):
-            raise InputError(f"{name} is {value!r}; it must be {self._range()}")
-        return value
+        Raises InputError for the first value that is wrong, with the allowed range or the closest name.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise cls._input_error(error) from None
 
-    def _holds(self, value: float) -> bool:
-        within = self.low <= value <= self.high and value != math.inf
-        return within and not (self.open and value in (self.low, self.high))
+    @classmethod
+    def from_notebook(cls, namespace: Mapping[str, Any]) -> Self:
+        """The settings of a notebook, from its `globals()`.
 
-    def _range(self) -> str:
-        if self.high == math.inf:
-            finite = "finite and " if isinstance(self.default, float) else ""
-            return f"a finite number above {self.low:g}" if self.open else f"{finite}at least {self.low:g}"
-        return f"in ({self.low:g}, {self.high:g})" if self.open else f"in [{self.low:g}, {self.high:g}]"
+        papermill only warns about unknown parameters. It puts all injected parameters into a cell that begins with
+        "# Parameters", so that cell is searched for names that the notebook does not have.
+        """
+        injected = next((cell for cell in namespace.get("In", ()) if cell.startswith("# Parameters\n")), "")
+        assignments = [node for node in ast.parse(injected).body if isinstance(node, ast.Assign)]
+        names = {target.id for node in assignments for target in node.targets if isinstance(target, ast.Name)}
+        missing = [name for name in cls.model_fields if name not in namespace]
+        if missing:
+            raise InputError(f"the parameters cell has no {', '.join(missing)}; put the line back")
+        unknown_names = sorted(names - set(cls.model_fields))
+        return cls.check({name: namespace[name] for name in [*cls.model_fields, *unknown_names]})
 
-
-# The last: MLE that learns <backspace> from corrections, without SequenceMatch.
-NAMES = ("mle", "mixce", "tailr", "sequencematch", "mle-backspace")
-DIVERGENCES = ("chi2-mixture", "chi2", "js", "rkl")
-FINETUNE = {
-    "study": Parameter("scratch", "the run is kept in runs/<study>/<run name>/"),
-    "name": Parameter("", "what the run's name begins with; by default the objective and its coefficient"),
-    "corpus": Parameter("tales", "tales, pydoc, wikitext, openwebtext, writingprompts, hub:NAME or a .txt/.jsonl/.csv"),
-    "train_texts": Parameter(2000, "at most so many texts to train on", 1),
-    "validation_texts": Parameter(200, "at most so many texts to choose the best checkpoint by", 1),
-    "test_texts": Parameter(500, "at most so many texts for perplexity, prompts and the human reference", 1),
-    "model": Parameter("tiny", "tiny, smollm2-135m, gpt2 ... gpt2-xl, run:NAME, a folder or a model of the hub"),
-    "objective": Parameter("mixce", ", ".join(NAMES), choices=NAMES),
-    "eta": Parameter(0.5, "MixCE: share of the forward cross-entropy in [0, 1]; 1 is MLE", 0, 1),
-    "gamma": Parameter(1e-7, "TaiLr: share of the one-hot target in the proxy in [0, 1]; 0 is MLE", 0, 1),
-    "w_min": Parameter(0.2, "TaiLr: the smallest weight of a token in [0, 1]; 1 is MLE", 0, 1),
-    "alpha": Parameter(0.01, "SequenceMatch: above 0; the smaller, the closer the occupancies", 0, math.inf, open=True),
-    "discount": Parameter(0.998, "SequenceMatch: in (0, 1); about 1 / (1 - discount) tokens matter", 0, 1, open=True),
-    "divergence": Parameter("chi2-mixture", f"SequenceMatch: {', '.join(DIVERGENCES)}", choices=DIVERGENCES),
-    "noise_rate": Parameter(0.02, "with <backspace>: wrong tokens spliced in, a position, in [0, 0.5]", 0, 0.5),
-    "mle_warmup": Parameter(0.2, "SequenceMatch: share of the steps with MLE alone, at first", 0, 1),
-    "mle_decay": Parameter(0.3, "SequenceMatch: share of the steps in which MLE's part falls", 0, 1),
-    "mle_minimum": Parameter(0.2, "SequenceMatch: MLE's part of the loss from then on", 0, 1),
-    "buffer_texts": Parameter(128, "SequenceMatch: how many of the model's own texts are kept", 1),
-    "refill_texts": Parameter(32, "SequenceMatch: how many of them are sampled anew", 1),
-    "refill_every": Parameter(10, "SequenceMatch: every so many steps of training", 1),
-    "epochs": Parameter(3.0, "passes over the training texts; 0 only samples and judges", 0),
-    "max_steps": Parameter(-1, "stop after so many optimizer steps; -1 goes by epochs", -1),
-    "batch_size": Parameter(32, "texts in a batch, on each device", 1),
-    "accumulation": Parameter(1, "batches in an optimizer step", 1),
-    "learning_rate": Parameter(5e-4, "peak of AdamW's linear decay", 0, 1),
-    "max_tokens": Parameter(160, "texts are cut after so many tokens", 2),
-    "evaluations": Parameter(4, "validations during training", 1),
-    "patience": Parameter(0, "stop after so many validations without a better nll; 0 never stops early", 0),
-    "precision": Parameter(
-        "auto", "auto (bf16 where a GPU has it), bf16 or float32", choices=("auto", "bf16", "float32")
-    ),
-    "prompts": Parameter(250, "test texts whose beginnings are continued", 1),
-    "prompt_tokens": Parameter(10, "length of a prompt in tokens", 1),
-    "max_new_tokens": Parameter(100, "longest continuation in tokens", 1),
-    "sample_sets": Parameter(3, "independent sets of continuations; their spread is the interval of MAUVE", 1),
-    "temperature": Parameter(1.0, "divides the logits; 1 samples from the model as it is", 1e-3, 100),
-    "top_p": Parameter(1.0, "keep the likeliest tokens that together reach it; 1 keeps all", 1e-6, 1),
-    "top_k": Parameter(0, "keep so many likeliest tokens; 0 keeps all", 0),
-    "reader": Parameter("gpt2-large|start", "model whose features MAUVE compares: the first that needs no download"),
-    "coherence_reader": Parameter("", "encoder for coherence of prompt and continuation: minilm; empty leaves it out"),
-    "judge": Parameter("", "another model, for judge perplexity: smollm2-135m, gpt2-large; empty leaves it out"),
-    "seed": Parameter(0, "of training and sampling", 0, 2**31),
-    "keep_model": Parameter(True, "keep the weights, so that other runs can start from run:NAME"),
-}
-TRADEOFF = {
-    "study": Parameter("quick", "folder under runs/ that a study has filled"),
-    "quality": Parameter("mauve", "metric on the vertical axis"),
-    "diversity": Parameter("distinct_2", "metric on the horizontal axis"),
-}
-SWEEP = {
-    "study": Parameter("sweep", "the sweep is kept in runs/<study>/"),
-    "base_study": Parameter("quick", "study file to start from: quick, gpt2, ... or the path of a .yaml"),
-    "objectives": Parameter("mle mixce tailr", f"those to compare, of {', '.join(NAMES)}"),
-    "eta_low": Parameter(0.1, "MixCE: the smallest eta, in [0, 1]", 0, 1),
-    "eta_high": Parameter(0.9, "MixCE: the largest eta, in [0, 1]", 0, 1),
-    "eta_points": Parameter(3, "MixCE: how many values from one to the other, evenly", 1, 50),
-    "gamma_low": Parameter(1e-3, "TaiLr: the smallest gamma, in [1e-9, 1]", 1e-9, 1),
-    "gamma_high": Parameter(0.1, "TaiLr: the largest gamma, in [1e-9, 1]", 1e-9, 1),
-    "gamma_points": Parameter(2, "TaiLr: how many values from one to the other, by equal factors", 1, 50),
-    **{name: FINETUNE[name] for name in ("alpha", "discount", "divergence")},
-    "noise_rate": Parameter(0.03, "with <backspace>: wrong tokens spliced in, a position, in [0, 0.5]", 0, 0.5),
-    "corpus": Parameter("", "a corpus's name or a file; empty: as in base_study"),
-    "model": Parameter("", "a model's name; empty: as in base_study"),
-    "train_texts": Parameter(0, "texts to train on; 0: as in base_study", 0),
-    "epochs": Parameter(0.0, "passes over them; 0: as in base_study", 0),
-    "max_steps": Parameter(0, "optimizer steps, whatever the epochs; 0: as in base_study", 0),
-    "prompts": Parameter(0, "test texts whose beginnings are continued; 0: as in base_study", 0),
-    "seeds": Parameter(1, "how many: the whole sweep with seed 0, 1, ...", 1, 100),
-    "run_now": Parameter(False, "run the sweep before the panel appears; for papermill, where nobody presses Run"),
-}
-WEIGHTS = {
-    **{name: FINETUNE[name] for name in ("eta", "gamma", "w_min")},
-    "mix": Parameter(0.5, "share of the forward KL in the mix of two KLs, in [0, 1]", 0, 1),
-}
-KNOWN_TRUTH = {
-    "vocab": Parameter(20, "tokens of the random chain, the end among them", 2),
-    "zeros": Parameter(0.5, "share of its transitions that are forbidden, in [0, 1]", 0, 1),
-    "seeds": Parameter(5, "how many of the published study's five seeds", 1, 5),
-    "epochs": Parameter(50, "passes over the training texts, at most", 1),
-    "eta": Parameter(0.99, "the eta shown first: the nearest of 0, 0.01, 0.1, 0.5, 0.9, 0.99 and 1", 0, 1),
-    "study": Parameter("quick", "folder under runs/ of a study on tales"),
-}
-BACKTRACKING = {
-    "actions": Parameter("the cat sat < ran away", "an action sequence: words, and < for <backspace>"),
-    "alpha": Parameter(0.1, "SequenceMatch in the small world: above 0", 0, math.inf, open=True),
-    "discount": Parameter(0.9, "the small world's discount, in (0, 1)", 0, 1, open=True),
-    "base": Parameter(5, "of the arithmetic", 2, 10),
-    "digits": Parameter(2, "of each number, zeros in front", 1, 4),
-    "train_questions": Parameter(900, "questions to learn from", 1),
-    "test_questions": Parameter(150, "questions never seen in training; as many again choose the checkpoint", 2),
-    "steps": Parameter(1000, "optimizer steps of each objective", 1),
-    "noise_rate": Parameter(0.05, "wrong tokens spliced in, a position, in [0, 0.5]", 0, 0.5),
-    "seed": Parameter(0, "of questions, training and sampling", 0, 2**31),
-}
-COEFFICIENTS = {  # what else bears on an objective's outcome; the first is always part of a run's name
-    "mle": (),
-    "mixce": ("eta",),
-    "tailr": ("gamma", "w_min"),
-    "sequencematch": (
-        *("alpha", "discount", "divergence", "noise_rate", "mle_warmup", "mle_decay", "mle_minimum"),
-        *("buffer_texts", "refill_texts", "refill_every"),
-    ),
-    "mle-backspace": ("noise_rate",),
-}
+    @classmethod
+    def _input_error(cls, error: ValidationError) -> InputError:
+        """The first of pydantic's errors, in one line."""
+        first = error.errors()[0]
+        name, value, kind = str(first["loc"][0]), first["input"], first["type"]
+        if name not in cls.model_fields:
+            return unknown(cls.noun, name, cls.model_fields)
+        field, in_list = cls.model_fields[name], len(first["loc"]) > 1
+        expected = first["msg"].removeprefix("Input should be ")  # such as "a valid number"
+        start = f"{name} contains {value!r}; every element must be" if in_list else f"{name} is {value!r}; it must be"
+        if kind == "literal_error":
+            allowed = get_args(field.annotation)
+            return unknown(name, value, get_args(allowed[0]) if in_list else allowed)
+        if kind == "too_short":
+            return InputError(f"{name} is an empty list; give at least one value")
+        if kind.endswith("_type"):
+            is_quoted = isinstance(value, str) and kind in ("int_type", "float_type")
+            hint = "; in YAML write a number without quotes, 1.0e-5 rather than 1e-5" if is_quoted else ""
+            return InputError(f"{start} {expected}, not a {type(value).__name__}{hint}")
+        return InputError(f"{start} {expected if in_list else _range(field)}")
 
 
-def check(given: Mapping[str, object], spec: Mapping[str, Parameter] = FINETUNE) -> dict[str, object]:
-    """All parameters: those given, checked, and the defaults of the others. InputError names what is wrong with one."""
-    for name in given:
-        if name not in spec:
-            raise unknown("parameter", name, spec)
-    return {name: p.checked(name, given.get(name, p.default)) for name, p in spec.items()}
+def bounds(field: FieldInfo) -> tuple[float, float]:
+    """The lowest and the highest allowed value of a numeric field, infinite where there is none."""
+    low, high = -math.inf, math.inf
+    for constraint in field.metadata:
+        low = getattr(constraint, "ge", getattr(constraint, "gt", low))
+        high = getattr(constraint, "le", getattr(constraint, "lt", high))
+    return float(low), float(high)
 
 
-def check_notebook(namespace: Mapping[str, object], spec: Mapping[str, Parameter] = FINETUNE) -> SimpleNamespace:
-    """A notebook's parameters out of its globals(), checked, as attributes.
-
-    papermill puts what it was given into a cell of its own, unknown names too, which would pass unnoticed: that cell,
-    the first that begins with `# Parameters`, is read for names that the notebook does not have.
-    """
-    injected = next((cell for cell in namespace.get("In", ()) if cell.startswith("# Parameters\n")), "")
-    assigned = {t.id for node in ast.parse(injected).body if isinstance(node, ast.Assign) for t in node.targets}
-    missing = [name for name in spec if name not in namespace]
-    if missing:
-        raise InputError(f"the parameters cell has no {', '.join(missing)}; put the line back")
-    return SimpleNamespace(**check({name: namespace[name] for name in [*spec, *sorted(assigned - set(spec))]}, spec))
+def _range(field: FieldInfo) -> str:
+    low, high = bounds(field)
+    is_open = any(hasattr(constraint, "gt") for constraint in field.metadata)
+    if math.isinf(high):
+        finite = "finite and " if field.annotation is float else ""
+        return f"a finite number above {low:g}" if is_open else f"{finite}at least {low:g}"
+    ends = f"{low:.10g}, {high:.10g}"
+    return f"in ({ends})" if is_open else f"in [{ends}]"
 
 
-def make_objective(parameters: Mapping[str, object]):
-    """The objective that the parameters ask for, with its own coefficients only."""
-    from mixkit.losses.objectives import objective  # here, as torch takes seconds to import
+def _coefficient(name: str, default: Any = None, description: str = "") -> Any:
+    """A field with the range and help of an objective's coefficient."""
+    coefficient: Coefficient = COEFFICIENTS[name]
+    limits: dict[str, Any] = {}
+    if not math.isinf(coefficient.low):
+        limits["gt" if coefficient.open else "ge"] = coefficient.low
+    if not math.isinf(coefficient.high):
+        limits["lt" if coefficient.open else "le"] = coefficient.high
+    value = coefficient.default if default is None else default
+    return Field(value, description=description or coefficient.help, **limits)
 
-    name = parameters["objective"].removesuffix("-backspace")
-    own = {c.name for c in definitions.OBJECTIVES[name].coefficients if c.in_loss}
-    return objective(name, **{c: parameters[c] for c in COEFFICIENTS[name] if c in own})
+
+class RunConfig(Settings):
+    """Settings of one run: notebook 3, every entry of a study file, and `--set` on the command line."""
+
+    study: str = Field("scratch", description="results go to runs/<study>/<run name>/")
+    name: str = Field("", description="beginning of the run's name; empty: the objective and its coefficient")
+    corpus: str = Field(
+        "tales", description="tales, pydoc, wikitext, openwebtext, writingprompts, hub:NAME or a .txt/.jsonl/.csv file"
+    )
+    train_texts: int = Field(2000, ge=1, description="largest number of training texts")
+    validation_texts: int = Field(200, ge=1, description="largest number of texts for choosing the best checkpoint")
+    test_texts: int = Field(500, ge=1, description="largest number of texts for perplexity, prompts and reference")
+    model: str = Field("tiny", description="tiny, smollm2-135m, gpt2 ... gpt2-xl, run:NAME, a folder or a hub model")
+    objective: ObjectiveName = Field("mixce", description=", ".join(OBJECTIVES))
+    eta: float = _coefficient("eta")
+    gamma: float = _coefficient("gamma")
+    w_min: float = _coefficient("w_min")
+    alpha: float = _coefficient("alpha")
+    discount: float = _coefficient("discount")
+    divergence: Divergence = _coefficient("divergence")
+    noise_rate: float = _coefficient("noise_rate")
+    mle_warmup: float = _coefficient("mle_warmup")
+    mle_decay: float = _coefficient("mle_decay")
+    mle_minimum: float = _coefficient("mle_minimum")
+    buffer_texts: int = _coefficient("buffer_texts")
+    refill_texts: int = _coefficient("refill_texts")
+    refill_every: int = _coefficient("refill_every")
+    epochs: float = Field(3.0, ge=0, description="passes over the training texts; 0: sample and evaluate only")
+    max_steps: int = Field(-1, ge=-1, description="stop after this many optimizer steps; -1: by epochs")
+    batch_size: int = Field(32, ge=1, description="texts per batch and device")
+    accumulation: int = Field(1, ge=1, description="batches per optimizer step")
+    learning_rate: float = Field(5e-4, ge=0, le=1, description="peak of AdamW's linear decay")
+    max_tokens: int = Field(160, ge=2, description="longer texts are cut to this many tokens")
+    evaluations: int = Field(4, ge=1, description="validations during training")
+    patience: int = Field(0, ge=0, description="stop after this many validations without a better nll; 0: never")
+    precision: Literal["auto", "bf16", "float32"] = Field(
+        "auto", description="auto (bf16 where a GPU has it), bf16 or float32"
+    )
+    prompts: int = Field(250, ge=1, description="number of prompts, cut from test texts")
+    prompt_tokens: int = Field(10, ge=1, description="length of a prompt in tokens")
+    max_new_tokens: int = Field(100, ge=1, description="largest length of a continuation in tokens")
+    sample_sets: int = Field(3, ge=1, description="independent sets of continuations; their spread is MAUVE's interval")
+    temperature: float = Field(1.0, ge=1e-3, le=100, description="divides the logits; 1: the model's own distribution")
+    top_p: float = Field(1.0, ge=1e-6, le=1, description="nucleus sampling: probability kept; 1: all tokens")
+    top_k: int = Field(0, ge=0, description="number of most probable tokens kept; 0: all tokens")
+    reader: str = Field("gpt2-large|start", description="model whose features MAUVE uses: the first without a download")
+    coherence_reader: str = Field("", description="encoder for coherence: minilm; empty: coherence is not computed")
+    judge: str = Field("", description="model for judge perplexity: smollm2-135m, gpt2-large; empty: not computed")
+    seed: int = Field(0, ge=0, le=SEED_LIMIT, description="seed of training and sampling")
+    keep_model: bool = Field(True, description="keep the weights, so that other runs can start from run:NAME")
+
+    def coefficients(self) -> dict[str, Any]:
+        """Values of the objective's coefficients, by name."""
+        return {c.name: getattr(self, c.name) for c in OBJECTIVES[self.objective].coefficients}
+
+    def canonical(self) -> dict[str, Any]:
+        """All settings that can change the outcome of the run: without those of other objectives."""
+        foreign = set(COEFFICIENTS) - set(self.coefficients())
+        return self.model_dump(exclude=foreign | set(NOT_IN_HASH))
+
+    def label(self, role: str = "grid") -> str:
+        """The run in a few words: "MixCE η=0.1", "TaiLr γ=0.1, w_min=0.2", "MLE, temperature 0.7".
+
+        The first coefficient always appears. Other coefficients of the loss appear where they are not the default
+        (w_min: not 0). role: the run's role in its study; "base" gives "base (MLE)".
+        """
+        definition = OBJECTIVES[self.objective]
+        parts = ["base (MLE)" if role == "base" else definition.label]
+        for i, c in enumerate(definition.coefficients):
+            value = getattr(self, c.name)
+            if i == 0:
+                parts[0] += f" {c.symbol}={value:g}"
+            elif c.in_loss and value != (0.0 if c.name == "w_min" else c.default):
+                parts.append(str(value) if c.choices else f"{c.symbol}={value:g}")
+        if self.temperature != 1:
+            parts.append(f"temperature {self.temperature:g}")
+        if self.top_p != 1:
+            parts.append(f"top-p {self.top_p:g}")
+        if self.top_k:
+            parts.append(f"top-k {self.top_k}")
+        if self.seed:
+            parts.append(f"seed {self.seed}")
+        return ", ".join(parts)
+
+    def make_objective(self) -> Any:
+        """The objective of the run, with its own coefficients only."""
+        from mixkit.losses import objective
+
+        coefficients = OBJECTIVES[self.objective].coefficients
+        in_loss = {c.name: getattr(self, c.name) for c in coefficients if c.in_loss}
+        return objective(self.objective.removesuffix("-backspace"), **in_loss)
+
+    def make_backtracking(self) -> Any:
+        """How the model learns to use <backspace>; None for the objectives without it."""
+        from mixkit.models.on_policy import Backtracking
+
+        coefficients = OBJECTIVES[self.objective].coefficients
+        settings = {c.name: getattr(self, c.name) for c in coefficients if not c.in_loss}
+        return Backtracking(**settings) if settings else None
 
 
-def make_backtracking(parameters: Mapping[str, object]):
-    """How the model learns to take tokens back; None for the objectives that know no <backspace>."""
-    from mixkit.models.on_policy import Backtracking  # here, as torch takes seconds to import
+class SweepConfig(Settings):
+    """Settings of notebook 5: which objectives and coefficients to run. Everything else is as in the base study."""
 
-    asked = COEFFICIENTS[parameters["objective"]]
-    own = [field.name for field in fields(Backtracking) if field.name in asked]
-    return Backtracking(**{name: parameters[name] for name in own}) if own else None
+    study: str = Field("sweep", description="results go to runs/<study>/")
+    base_study: str = Field("quick", description="study file with all other settings: quick, gpt2, ... or a .yaml file")
+    objectives: list[ObjectiveName] = Field(
+        ["mle", "mixce", "tailr"], min_length=1, description=f"any of {', '.join(OBJECTIVES)}"
+    )
+    eta: list[UnitInterval] = Field([0.1, 0.5, 0.9], description="values of MixCE's eta, each in [0, 1]")
+    gamma: list[UnitInterval] = Field([0.001, 0.1], description="values of TaiLr's gamma, each in [0, 1]")
+    alpha: float = _coefficient("alpha")
+    discount: float = _coefficient("discount")
+    divergence: Divergence = _coefficient("divergence")
+    noise_rate: float = _coefficient("noise_rate", 0.03)
+    corpus: str = Field("", description="name or file of a corpus; empty: as in base_study")
+    model: str = Field("", description="name of a model; empty: as in base_study")
+    train_texts: int = Field(0, ge=0, description="training texts; 0: as in base_study")
+    epochs: float = Field(0.0, ge=0, description="passes over the training texts; 0: as in base_study")
+    max_steps: int = Field(0, ge=0, description="optimizer steps, whatever the epochs; 0: as in base_study")
+    prompts: int = Field(0, ge=0, description="number of prompts; 0: as in base_study")
+    seeds: int = Field(1, ge=1, le=100, description="repeat the sweep with seeds 0, 1, ...")
+    run_now: bool = Field(False, description="run the sweep before the panel appears, for papermill")
+
+
+class TradeoffConfig(Settings):
+    """Settings of notebook 6."""
+
+    study: str = Field("quick", description="folder under runs/ with the results of a study")
+    quality: str = Field("mauve", description="metric on the vertical axis")
+    diversity: str = Field("distinct_2", description="metric on the horizontal axis")
+
+
+class WeightsConfig(Settings):
+    """Settings of notebook 1."""
+
+    eta: float = _coefficient("eta", 0.1)
+    gamma: float = _coefficient("gamma", 0.001)
+    w_min: float = _coefficient("w_min")
+    mix: float = Field(0.5, ge=0, le=1, description="weight of the forward KL in the mix of two KLs, in [0, 1]")
+
+
+class KnownTruthConfig(Settings):
+    """Settings of notebook 2."""
+
+    vocab: int = Field(20, ge=2, description="tokens of the random chain, end of sequence included")
+    zeros: float = Field(0.5, ge=0, le=1, description="share of forbidden transitions, in [0, 1]")
+    seeds: int = Field(5, ge=1, le=5, description="number of the published study's five seeds")
+    epochs: int = Field(50, ge=1, description="largest number of passes over the training texts")
+    eta: float = _coefficient("eta", 0.99, "the eta shown first: nearest of 0, 0.01, 0.1, 0.5, 0.9, 0.99 and 1")
+    study: str = Field("quick", description="folder under runs/ of a study on tales")
+
+
+class BacktrackingConfig(Settings):
+    """Settings of notebook 4."""
+
+    actions: str = Field("the cat sat < ran away", description="action sequence: words, and < for <backspace>")
+    alpha: float = _coefficient("alpha", 0.1, "SequenceMatch in the small world: above 0")
+    discount: float = _coefficient("discount", 0.9, "discount of the small world, in (0, 1)")
+    base: int = Field(5, ge=2, le=10, description="base of the numbers")
+    digits: int = Field(2, ge=1, le=4, description="digits of each number, with leading zeros")
+    train_questions: int = Field(900, ge=1, description="training questions")
+    test_questions: int = Field(150, ge=2, description="test questions; as many again choose the checkpoint")
+    steps: int = Field(1000, ge=1, description="optimizer steps of each objective")
+    noise_rate: float = _coefficient("noise_rate", 0.05, "wrong tokens inserted per position, in [0, 0.5]")
+    seed: int = Field(0, ge=0, le=SEED_LIMIT, description="seed of questions, training and sampling")

@@ -1,102 +1,244 @@
-"""A study's plan: a base run and a grid of runs that start from it, out of a file or out of the folder that it filled.
-Nothing is run here, and nothing that takes long to import is needed."""
+"""Study files, and the plan of runs that follows from one."""
 
 import itertools
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import yaml
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from mixkit._common import CLONE, InputError, unknown, write_atomically
-from mixkit.studies.config import FINETUNE, check
-from mixkit.studies.store import RunStore, run_name
+from mixkit.losses.definitions import OBJECTIVES
+from mixkit.studies.config import RunConfig, Settings, SweepConfig
+from mixkit.studies.store import Role, RunStore, run_name
 
 STUDIES = CLONE / "data" / "studies"
-KEYS = ("about", "parameters", "base", "grid", "seeds", "decoding")
+SWEEP_FILE = "sweep.yaml"  # in the folder of a sweep: its study file
+SIZES = ("corpus", "model", "train_texts", "epochs", "max_steps", "prompts")  # a sweep may replace its base study's
+
+
+class StudyFile(Settings):
+    """The content of a study file.
+
+    parameters: settings of every run. base: settings of a run whose model the grid starts from. grid: a setting that is
+    a list makes one run per value; several lists make their product. seeds: base and grid are repeated with each.
+    decoding: as grid, for the MLE run's model, which is sampled with these settings and not trained.
+    """
+
+    noun = "key in a study file:"
+
+    about: str = ""
+    parameters: dict[str, Any] = Field({})
+    base: dict[str, Any] | None = None
+    grid: list[dict[str, Any]] = Field([])
+    seeds: list[int] = Field([0], min_length=1)
+    decoding: list[dict[str, Any]] = Field([])
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Raises InputError for a file that is not YAML, has wrong keys, or has no runs."""
+        subject = f"study file {str(path)!r}"
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise InputError(f"{subject} must be a mapping with the keys {', '.join(cls.model_fields)}")
+            file = cls.check(content)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(f"{subject} is not YAML: {' '.join(str(error).split())}") from None
+        if not file.grid and file.base is None:
+            raise InputError(f"{subject} has no runs: it has neither a grid nor a base")
+        return file
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of a study: its checked parameters, its part (base, grid, decoding) and the run that it starts from."""
+    """A run of a study: its settings, its role, and the name of the run whose model it starts from, if any."""
 
     name: str
-    role: str
-    parameters: dict[str, object]
+    role: Role
+    config: RunConfig
     depends_on: str | None
 
 
 @dataclass(frozen=True)
 class Study:
-    """A name, one line about it, and its runs in an order in which each comes after the one that it needs."""
+    """A name, one line about the study, and its runs. Every run comes after the one that it depends on."""
 
     name: str
     about: str
     runs: list[PlannedRun]
 
 
-def load_study(file: str | Path, overrides: Mapping[str, object] | None = None, *, name: str = "") -> Study:
-    """The study that a file asks for: data/studies/<file>.yaml by name, or a path.
+def load_study(file: str | Path, overrides: Mapping[str, Any] | None = None, *, name: str = "") -> Study:
+    """The study of data/studies/<file>.yaml, or of a path that ends in .yaml. See StudyFile for its keys.
 
-    The file's keys: `about`; `parameters` (of every run); `base` (a run that the others start from); `grid` (a list;
-    a parameter that is a list of values makes a run for each, several make their product); `seeds`; `decoding` (as
-    grid: the MLE run's model sampled otherwise, without training). All are parameters of notebooks/3_finetune.ipynb.
-    overrides: parameters that replace the file's wherever it gives them. `model` replaces the base run's where there is
-    one; `objective`, the grid's. The name defaults to the file's, with the values overridden.
-    Raises InputError (a ValueError) for what is misspelt, of a wrong type, or out of range, before anything is run.
+    overrides: settings that replace the file's everywhere. `model` replaces the base run's if there is a base;
+    `objective` replaces the grid's. name: by default the name of the file and the values of the overrides.
+    Raises InputError for unknown names, wrong types and values out of range.
     """
-    path = _study_file(file)
-    content = _read_yaml(path)
-    overrides = _absolute(overrides or {})
-    check(overrides)
-    values = (Path(v).stem if k == "corpus" else Path(str(v)).name for k, v in overrides.items())
-    name = name or "-".join([path.stem, *(re.sub(r"[^\w.-]+", "-", value) for value in values)])
+    path, overrides = _study_file(file), _absolute(overrides or {})
+    RunConfig.check(overrides)
+    parts = [path.stem]
+    for key, value in overrides.items():
+        text = Path(value).stem if key == "corpus" else Path(str(value)).name
+        parts.append(re.sub(r"[^\w.-]+", "-", text))
+    return _expand(StudyFile.read(path), overrides, name or "-".join(parts))
+
+
+def load_sweep(config: SweepConfig) -> Study:
+    """The study of a sweep. Nothing is written. Raises InputError as load_study does."""
+    return _expand(StudyFile.check(sweep_content(config)), {}, config.study)
+
+
+def write_sweep(config: SweepConfig, store: RunStore | None = None) -> Path:
+    """Write the sweep's study file, runs/<study>/sweep.yaml, for `python -m mixkit study`."""
+    load_sweep(config)
+    path = (store or RunStore()).root / config.study / SWEEP_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, yaml.safe_dump(sweep_content(config), sort_keys=False))
+    return path
+
+
+def sweep_content(config: SweepConfig) -> dict[str, Any]:
+    """The content of a sweep's study file. Settings that the sweep does not have are the base study's.
+
+    Coefficients such as TaiLr's w_min come from the first entry of the base study's grid with the same objective.
+    """
+    path = _study_file(config.base_study)
+    base_study = StudyFile.read(path)
+    replaced = {name: getattr(config, name) for name in SIZES if getattr(config, name)}
+    swept: dict[str, dict[str, Any]] = {
+        "mixce": {"eta": config.eta},
+        "tailr": {"gamma": config.gamma},
+        "sequencematch": config.model_dump(include={"alpha", "discount", "divergence", "noise_rate"}),
+        "mle-backspace": {"noise_rate": config.noise_rate},
+    }
+    grid = []
+    for name in dict.fromkeys(config.objectives):
+        entry = next((entry for entry in base_study.grid if entry.get("objective") == name), {})
+        grid.append({**_without(entry, replaced), "objective": name, **swept.get(name, {})})
+    labels = ", ".join(OBJECTIVES[entry["objective"]].label for entry in grid)
+    return {
+        "about": f"{labels}; other settings as in {path.stem}.",
+        "parameters": {**base_study.parameters, **replaced},
+        "base": None if base_study.base is None else _without(base_study.base, replaced),
+        "grid": grid,
+        "seeds": list(range(config.seeds)),
+        "decoding": base_study.decoding,
+    }
+
+
+def write_study(study: Study, store: RunStore) -> None:
+    """Write study.yaml, the plan, into the study's folder. Raises InputError for a folder of an earlier mixkit."""
+    folder = store.root / study.name
+    if (folder / "study.yaml").is_file() and read_study(study.name, store) == study:
+        return  # the time of the file tells whether the report is older than the plan
+    folder.mkdir(parents=True, exist_ok=True)
+    content = TypeAdapter(Study).dump_python(study)
+    write_atomically(folder / "study.yaml", yaml.safe_dump(content, sort_keys=False))
+
+
+def read_study(name: str, store: RunStore | None = None) -> Study:
+    """The study in runs/<name>. Raises InputError if there is none, or if an earlier mixkit wrote it."""
+    store = store or RunStore()
+    path = store.root / name / "study.yaml"
+    if not path.is_file():
+        known = sorted(other.parent.name for other in store.root.glob("*/study.yaml"))
+        if known:
+            raise unknown("study under runs/", name, known)
+        raise InputError(
+            f"no study under {store.root} yet; `make study` (on Colab `!python -m mixkit study quick`) makes one"
+        )
+    try:
+        return TypeAdapter(Study).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValidationError):
+        raise InputError(
+            f"{path} was written by an earlier mixkit; run the study again under another name, or delete {path.parent}"
+        ) from None
+
+
+def lineage(model: str, study: str, store: RunStore | None = None) -> list[str]:
+    """The model that a run of `study` names, the model which that was trained from, and so on to the first.
+
+    For example ["run:quick/mle-f24d1833", "run:quick/base-bee46806", "tiny"]. The list ends early at a run without a
+    record.
+    """
+    store, names = store or RunStore(), [model]
+    while names[-1].startswith("run:"):
+        study, name = f"{study}/{names[-1].removeprefix('run:')}".split("/")[-2:]
+        names[-1] = f"run:{study}/{name}"
+        record = store.read(study, name)
+        if record is None:
+            break
+        names.append(record.config.model)
+    return names
+
+
+def outdated(file: Path, folder: Path) -> bool:
+    """Whether a file made from a study's folder is missing, or older than the study's plan, records or mixkit."""
+    sources = [folder / "study.yaml", *folder.glob("*/run.json"), *Path(__file__).parents[1].glob("*/*.*")]
+    try:
+        return file.stat().st_mtime <= max(path.stat().st_mtime for path in sources)
+    except FileNotFoundError:  # also where a run.json is being deleted
+        return True
+
+
+def _expand(file: StudyFile, overrides: Mapping[str, Any], name: str) -> Study:
+    """The runs of a study file."""
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise InputError(f"study is {name!r}; a folder's name has letters, digits, '.', '_' and '-' only")
-    shared = {**content.get("parameters", {}), "study": name}
-    base = content.get("base")
-    runs: list[PlannedRun] = []
+    runs: dict[str, PlannedRun] = {}
 
-    def plan(role: str, depends_on: str | None, *layers: Mapping[str, object]) -> PlannedRun:
-        parameters = check(_absolute({k: v for layer in (shared, *layers) for k, v in layer.items()}))
-        run = PlannedRun(run_name(parameters), role, parameters, depends_on)
-        if run.name not in {r.name for r in runs}:
-            runs.append(run)
-        return run
+    def add(role: Role, depends_on: str | None, *layers: Mapping[str, Any]) -> PlannedRun:
+        values = {**file.parameters, "study": name}
+        for layer in layers:
+            values.update(layer)
+        config = RunConfig.check(_absolute(values))
+        return runs.setdefault(run_name(config), PlannedRun(run_name(config), role, config, depends_on))
 
-    for seed in content.get("seeds", [0]):
-        start, depends_on, replaced = {}, None, {**overrides, "seed": overrides.get("seed", seed)}
-        if base is not None:
-            depends_on = plan(
-                "base", None, {"name": "base"}, base, {k: v for k, v in replaced.items() if k != "objective"}
-            ).name
-            start = {"model": f"run:{depends_on}", "reader": _reader(shared, f"run:{depends_on}")}
+    for seed in file.seeds:
+        replaced = {**overrides, "seed": overrides.get("seed", seed)}
+        start, depends_on = {}, None
+        if file.base is not None:
+            depends_on = add("base", None, {"name": "base"}, file.base, _without(replaced, ("objective",))).name
+            reader = file.parameters.get("reader", RunConfig.model_fields["reader"].default)
+            start = {"model": f"run:{depends_on}", "reader": _reader(reader, f"run:{depends_on}")}
             replaced.pop("model", None)
-        trained = [
-            plan("grid", depends_on, start, point, replaced)
-            for entry in content.get("grid", [])
-            for point in _points(entry)
-        ]
-        mle = next((r for r in trained if r.parameters["objective"] == "mle"), None)
-        for point in (p for entry in content.get("decoding", []) if mle for p in _points(entry)):
-            reader = _reader(mle.parameters, mle.parameters["model"])
+        trained = [add("grid", depends_on, start, point, replaced) for point in _points(file.grid)]
+        mle = next((run for run in trained if run.config.objective == "mle"), None)
+        if mle is not None:
+            reader = _reader(mle.config.reader, mle.config.model)
             sampled = {"model": f"run:{mle.name}", "reader": reader, "epochs": 0.0, "keep_model": False}
-            plan("decoding", mle.name, {"objective": "mle"}, replaced, sampled, point)
-    return Study(name, content.get("about", ""), runs)
+            for point in _points(file.decoding):
+                add("decoding", mle.name, {"objective": "mle"}, replaced, sampled, point)
+    return Study(name, file.about, list(runs.values()))
 
 
-def _reader(parameters: Mapping[str, object], start: str) -> str:
-    """One reader for the whole study: `start`, in the names of readers, is the model that its grid starts from."""
-    names = parameters.get("reader", FINETUNE["reader"].default)
+def _reader(names: Any, start: str) -> str:
+    """The names of readers with the name `start` replaced by a model, so that the whole study has one reader."""
     return "|".join(start if name == "start" else name for name in str(names).split("|"))
+
+
+def _points(grid: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The settings of every run of a grid: of each entry, the product over its settings that are lists."""
+    points = []
+    for entry in grid:
+        for name, value in entry.items():
+            if value == []:
+                raise InputError(f"{name} is an empty list; a grid needs at least one value")
+        axes = [value if isinstance(value, list) else [value] for value in entry.values()]
+        points += [dict(zip(entry, values, strict=True)) for values in itertools.product(*axes)]
+    return points
 
 
 def _study_file(file: str | Path) -> Path:
     path = Path(file)
     if path.suffix not in (".yaml", ".yml"):
-        known = sorted(p.stem for p in STUDIES.glob("*.yaml"))
+        known = sorted(path.stem for path in STUDIES.glob("*.yaml"))
         if str(file) not in known:
             raise unknown("study", str(file), [*known, "the path of a .yaml file"])
         path = STUDIES / f"{file}.yaml"
@@ -105,98 +247,15 @@ def _study_file(file: str | Path) -> Path:
     return path
 
 
-def _read_yaml(path: Path) -> dict[str, object]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"study file {str(path)!r} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"study file {str(path)!r} must be a mapping with the keys {', '.join(KEYS)}")
-    for key in content:
-        if key not in KEYS:
-            raise unknown(f"key in study file {str(path)!r}:", key, KEYS)
-    kinds = {"about": str, "parameters": dict, "base": dict, "grid": list, "seeds": list, "decoding": list}
-    for key, value in content.items():
-        if not isinstance(value, kinds[key]):
-            raise InputError(f"study file {str(path)!r}: {key} must be a {kinds[key].__name__}, not {value!r}")
-    for entry in (e for key in ("grid", "decoding") for e in content.get(key, [])):
-        if not isinstance(entry, dict):
-            raise InputError(f"study file {str(path)!r}: an entry of a grid maps parameters to values, not {entry!r}")
-    if content.get("seeds") == []:
-        raise InputError(f"study file {str(path)!r}: seeds is an empty list; at least one seed is needed")
-    if not content.get("grid") and "base" not in content:
-        raise InputError(f"study file {str(path)!r} asks for no run: it has neither a grid nor a base")
-    return content
+def _absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with absolute paths for a corpus file and a model folder: runs are executed in another folder."""
+    settings = dict(settings)
+    for name, exists in (("corpus", os.path.isfile), ("model", os.path.isdir)):
+        value = settings.get(name)
+        if isinstance(value, str) and value and exists(value):
+            settings[name] = os.path.abspath(value)
+    return settings
 
 
-def _points(entry: Mapping[str, object]) -> list[dict[str, object]]:
-    """The product over all parameters that are lists of values."""
-    for name, value in entry.items():
-        if value == []:
-            raise InputError(f"{name} is an empty list; a grid needs at least one value")
-    axes = [value if isinstance(value, list) else [value] for value in entry.values()]
-    return [dict(zip(entry, values, strict=True)) for values in itertools.product(*axes)]
-
-
-def _absolute(parameters: Mapping[str, object]) -> dict[str, object]:
-    """A file as corpus and a folder as model by their whole paths: runs are executed from another folder."""
-    given = dict(parameters)
-    for name, here in (("corpus", os.path.isfile), ("model", os.path.isdir)):
-        if isinstance(given.get(name), str) and given[name] and here(given[name]):
-            given[name] = os.path.abspath(given[name])
-    return given
-
-
-def write_study(study: Study, store: RunStore) -> None:
-    """study.yaml in the study's folder: the runs that belong to it, so that the folder alone can be reported."""
-    folder = store.root / study.name
-    folder.mkdir(parents=True, exist_ok=True)
-    runs = [
-        {"name": r.name, "role": r.role, "depends_on": r.depends_on, "parameters": r.parameters} for r in study.runs
-    ]
-    content = yaml.safe_dump({"name": study.name, "about": study.about, "runs": runs}, sort_keys=False)
-    path = folder / "study.yaml"
-    if not path.is_file() or path.read_text(encoding="utf-8") != content:  # else it is as old as the report made of it
-        write_atomically(path, content)
-
-
-def lineage(model: str, study: str, store: RunStore | None = None, planned: Sequence[PlannedRun] = ()) -> list[str]:
-    """The model that a run of `study` names, the one which that was trained from, and so on: run:STUDY/NAME, ..., tiny.
-
-    What a run started from is told by `planned`, or by its record. The last name is no run's, or that of a run that
-    neither knows.
-    """
-    store, names = store or RunStore(), [model]
-    starts = {(run.parameters["study"], run.name): run.parameters for run in planned}
-    while names[-1].startswith("run:"):
-        study, name = f"{study}/{names[-1].removeprefix('run:')}".split("/")[-2:]
-        names[-1] = f"run:{study}/{name}"
-        start = starts.get((study, name)) or (store.read(study, name) or {}).get("parameters", {})
-        if "model" not in start:
-            break
-        names.append(start["model"])
-    return names
-
-
-def outdated(made: Path, folder: Path) -> bool:
-    """Whether what was made of a study's folder is older than its plan, one of its records, or the kit itself."""
-    sources = [folder / "study.yaml", *folder.glob("*/run.json"), *Path(__file__).parents[1].glob("*/*.*")]
-    try:
-        return made.stat().st_mtime <= max(path.stat().st_mtime for path in sources)
-    except FileNotFoundError:  # it was not made yet, or a run is being taken back
-        return True
-
-
-def read_study(name: str, store: RunStore | None = None) -> Study:
-    """The study that was run under that name. Raises InputError where there is none."""
-    store = store or RunStore()
-    path = store.root / name / "study.yaml"
-    if not path.is_file():
-        known = sorted(p.parent.name for p in store.root.glob("*/study.yaml"))
-        if not known:
-            raise InputError(
-                f"no study under {store.root} yet; `make study` (on Colab `!python -m mixkit study quick`) makes one"
-            )
-        raise unknown("study under runs/", name, known)
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return Study(content["name"], content["about"], [PlannedRun(**run) for run in content["runs"]])
+def _without(settings: Mapping[str, Any], names: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in names}

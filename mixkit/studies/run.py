@@ -1,6 +1,6 @@
-"""One run executed: its folder claimed, notebooks/3_finetune run in it by papermill, a clean log, its failure kept.
-python -m mixkit.studies.run FOLDER does it in a process of its own. Which run is next is not decided here."""
+"""Execute one run in its folder: lock it, run notebook 3 there with papermill, and record the outcome."""
 
+import argparse
 import errno
 import fcntl
 import json
@@ -12,160 +12,176 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from mixkit._common import CLONE, InputError, plain, write_atomically
-from mixkit.studies.config import FINETUNE, check
+from mixkit.studies.config import RunConfig
 from mixkit.studies.store import Run, RunStore, run_name
 
 NOTEBOOK = CLONE / "notebooks" / "3_finetune.ipynb"
-ENDED, ELSEWHERE, KILLED = 0, 75, 76  # exit codes: run.json tells how; another process has the claim; the kernel died
-GPU = "MIXKIT_GPU"  # names the one that a worker shall have to itself
-PATIENCE = 1.0  # seconds: whoever looks at a claim holds it for a moment
+FINISHED, LOCKED, KILLED = 0, 75, 76  # exit codes: run.json tells the outcome; another process has the lock; killed
+LOCK_TIMEOUT = 1.0  # seconds: lock_owner holds the lock for a moment
+KERNEL_DIED = "the kernel died"
 
 
-def execute(folder: Path) -> int:
-    """equals: papermill notebooks/3_finetune.ipynb FOLDER/notebook.ipynb -f FOLDER/parameters.yaml
+def prepare(folder: Path, config: RunConfig) -> None:
+    """Write FOLDER/parameters.yaml: the settings that are not notebook 3's defaults."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "parameters.yaml", yaml.safe_dump(config.model_dump(exclude_defaults=True)))
 
-    by one process at a time, and only where FOLDER/run.json does not say yet how the run ended. What the notebook
-    prints goes into log.txt; where it raised, run.json says so in one line, and where its corpus is a file that has
-    changed since the folder was named, it is not run. Returns ENDED, ELSEWHERE or KILLED.
+
+def execute(folder: Path, notebook: Path = NOTEBOOK, gpu: str | None = None) -> int:
+    """equals: papermill notebook FOLDER/notebook.ipynb -f FOLDER/parameters.yaml
+
+    Nothing is executed if another process has the folder's lock or if FOLDER/run.json exists. What the notebook prints
+    goes to log.txt. If it raises, run.json has status "failed" and the error. A run whose corpus file has changed since
+    it was planned fails. gpu: wait until no other run of this machine uses it. Returns FINISHED, LOCKED or KILLED.
     """
     store, study, name = RunStore(folder.parents[1]), folder.parent.name, folder.name
     with lock(folder) as descriptor:
         if descriptor is None:
-            return ELSEWHERE
+            return LOCKED
         if store.read(study, name) is not None:
-            return ENDED
-        given = yaml.safe_load((folder / "parameters.yaml").read_text(encoding="utf-8"))
-        run = Run(folder, name, check(given))
-        if os.path.isfile(run.parameters["corpus"]) and run_name(run.parameters) != name:
+            return FINISHED
+        parameters = yaml.safe_load((folder / "parameters.yaml").read_text(encoding="utf-8"))
+        run = Run(folder, name, RunConfig.check(parameters))
+        if os.path.isfile(run.config.corpus) and run_name(run.config) != name:
             run.fail("the corpus file has changed since the study was planned")
-            return ENDED
+            return FINISHED
         log = PlainLog(folder / "log.txt")
         log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}, {platform.node()}, process {os.getpid()}\n")
         log.flush()
         try:
-            with _gpu():
-                error = _run_notebook(given, folder, log, descriptor)
+            with lock_gpu(gpu) if gpu else nullcontext():
+                error = _run_notebook(notebook, parameters, folder, log, descriptor)
         finally:
             log.close()
         if store.read(study, name) is not None:
-            return ENDED
-        if error == "":
+            return FINISHED
+        if error == KERNEL_DIED:
             return KILLED
         run.fail(error or "the notebook ended without a result")
-        return ENDED
+        return FINISHED
 
 
+# Not filelock: its descriptor, which the kernel must inherit, is private there.
 @contextmanager
-def lock(folder: Path) -> Iterator[int | None]:
-    """Holds FOLDER/lock: the file's descriptor, or None where another process holds it.
+def lock(folder: Path, timeout: float = LOCK_TIMEOUT) -> Iterator[int | None]:
+    """Exclusive lock on a folder: its file descriptor, or None if another process has the lock.
 
-    The claim lasts until the last process that has the descriptor is dead, whatever it died of, on this machine or on
-    another one of a shared file system with locks (NFS 4, Lustre, CephFS): a kernel that outlives its worker by a
-    moment, and might still write, keeps it. No file of a dead process has to be cleaned up.
+    The kernel inherits it, so it is released only after worker and kernel have exited. There are no stale locks. It
+    works between machines on file systems with locks (NFS 4, Lustre, CephFS).
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        mine, until = _lock(descriptor, fcntl.LOCK_EX), time.monotonic() + PATIENCE
-        while not mine and time.monotonic() < until:
+        end = time.monotonic() + timeout
+        while not (locked := _flock(descriptor, fcntl.LOCK_EX)) and time.monotonic() < end:
             time.sleep(0.05)
-            mine = _lock(descriptor, fcntl.LOCK_EX)
-        if mine:
-            who = {"host": platform.node(), "process": os.getpid(), "began": time.time()}
+        if locked:
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(who).encode(), 0)
-        yield descriptor if mine else None
+            os.pwrite(descriptor, json.dumps(asdict(LockOwner(platform.node(), os.getpid()))).encode(), 0)
+        yield descriptor if locked else None
     finally:
         os.close(descriptor)
 
 
 @contextmanager
-def _gpu() -> Iterator[None]:
-    """Holds the GPU that the local engine chose, among all workers of this machine: another sweep may have it."""
-    chosen = os.environ.get(GPU)
-    while chosen:
-        with lock(Path(tempfile.gettempdir()) / f"mixkit-{os.getuid()}-gpu-{chosen}") as mine:
-            if mine is not None:
+def lock_gpu(gpu: str, folder: Path | None = None, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
+    """Wait for a GPU of this machine and lock it: the runs of two sweeps do not share one."""
+    path = (folder or Path(tempfile.gettempdir())) / f"mixkit-{os.getuid()}-gpu-{gpu}"
+    while True:
+        with lock(path, timeout) as descriptor:
+            if descriptor is not None:
                 yield
                 return
-    yield
 
 
-def lock_owner(folder: Path) -> dict[str, object] | None:
-    """Who holds the folder's claim (host, process, began in seconds since the epoch); None where nobody does."""
+@dataclass(frozen=True)
+class LockOwner:
+    """The process that has a lock. began: seconds since the epoch."""
+
+    host: str = "?"
+    process: int = 0
+    began: float = field(default_factory=time.time)
+
+    def __str__(self) -> str:
+        return f"{self.host}, process {self.process}"
+
+
+def lock_owner(folder: Path) -> LockOwner | None:
+    """The owner of the folder's lock, or None if it is free."""
     try:
         descriptor = os.open(folder / "lock", os.O_RDONLY)
     except FileNotFoundError:
         return None
     try:
-        if _lock(descriptor, fcntl.LOCK_SH):
+        if _flock(descriptor, fcntl.LOCK_SH):
             return None
-        return {"host": "?", "process": 0, "began": time.time()} | json.loads(os.pread(descriptor, 1000, 0))
-    except ValueError:  # it is just being written
-        return {"host": "?", "process": 0, "began": time.time()}
+        return LockOwner(**json.loads(os.pread(descriptor, 1000, 0)))
+    except ValueError:  # the owner is writing the file
+        return LockOwner()
     finally:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, kind: int) -> bool:
+def _flock(descriptor: int, kind: int) -> bool:
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
         if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
-            raise InputError("runs/ lies on a file system without locks; let MIXKIT_RUNS name another folder") from None
+            raise InputError("runs/ is on a file system without locks; set MIXKIT_RUNS to another folder") from None
         raise
     return True
 
 
-def _run_notebook(given: dict[str, object], folder: Path, log: "PlainLog", descriptor: int) -> str | None:
-    """None where the notebook ran to its end, "" where its kernel died, else the error's line."""
-    # jsonschema would build a grammar of IRIs, the better part of papermill's import; no notebook's format asks for it.
-    sys.modules.setdefault("rfc3987_syntax", None)
+def _run_notebook(notebook: Path, parameters: dict[str, Any], folder: Path, log: "PlainLog", descriptor: int) -> str:
+    """Returns the error's line, KERNEL_DIED, or "" if the notebook ran to its end."""
+    # jsonschema would build a grammar of IRIs, most of papermill's import time; no notebook's format needs it.
+    sys.modules.setdefault("rfc3987_syntax", None)  # pyright: ignore[reportArgumentType]
     import papermill
-    from jupyter_client import AsyncKernelManager
+    from jupyter_client.manager import AsyncKernelManager
     from nbclient.exceptions import DeadKernelError
 
-    class Kernel(AsyncKernelManager):
-        async def start_kernel(self, **asked):
-            await super().start_kernel(**asked, pass_fds=(descriptor,))
+    class LockedKernel(AsyncKernelManager):
+        async def start_kernel(self, **options):
+            await super().start_kernel(**options, pass_fds=(descriptor,))
 
-    leash = f"__import__('mixkit.studies.run').studies.run.end_with({os.getpid()})"
+    watch = f"__import__('mixkit.studies.run').studies.run.exit_with_parent({os.getpid()})"
     try:
         papermill.execute_notebook(
-            str(NOTEBOOK),
+            str(notebook),
             str(folder / "notebook.ipynb"),
-            given,
+            parameters,
             kernel_name="python3",
             progress_bar=False,
             start_timeout=600,
             stdout_file=log,
             stderr_file=log,
             cwd=str(CLONE),
-            kernel_manager_class=Kernel,
-            extra_arguments=[f"--IPKernelApp.exec_lines={leash}", "--IPKernelApp.log_level=40"],
+            kernel_manager_class=LockedKernel,
+            extra_arguments=[f"--IPKernelApp.exec_lines={watch}", "--IPKernelApp.log_level=40"],
         )
     except papermill.PapermillExecutionError as error:
         log.write("\n".join(error.traceback) + "\n")
         return one_line(f"{error.ename}: {error.evalue}")
-    except DeadKernelError:
-        log.write("the kernel died\n")
-        return ""
     except Exception as error:
         log.write(traceback.format_exc())
-        return "" if str(error).startswith("Kernel died") else one_line(f"{type(error).__name__}: {error}")
-    return None
+        if isinstance(error, DeadKernelError) or str(error).startswith("Kernel died"):
+            return KERNEL_DIED
+        return one_line(f"{type(error).__name__}: {error}")
+    return ""
 
 
-def end_with(parent: int) -> None:
-    """Ends this process within half a second of its parent's end: a kernel without its worker may not write on."""
+def exit_with_parent(parent: int) -> None:
+    """Exit this process at most half a second after its parent: a kernel without its worker must not write."""
 
     def watch():
         while os.getppid() == parent:
@@ -175,40 +191,38 @@ def end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def prepare(folder: Path, parameters: dict[str, object]) -> None:
-    """What `execute` finds in the folder: parameters.yaml, what differs from the notebook's own."""
-    folder.mkdir(parents=True, exist_ok=True)
-    given = {k: v for k, v in parameters.items() if v != FINETUNE[k].default}
-    write_atomically(folder / "parameters.yaml", yaml.safe_dump(given))
-
-
 def one_line(text: str, length: int = 300) -> str:
-    """Plain, white space as single spaces, at most `length` characters."""
+    """The text without control characters, with single spaces, cut to `length` characters."""
     return plain(" ".join(text.split()))[:length]
 
 
 class PlainLog:
-    """A text file that is appended to, `plain`; of a line that was drawn over and over (a bar) the last state."""
+    """A text file to append to, without control characters. Of a progress bar it has the last state."""
 
     def __init__(self, path: Path):
         self.file, self.line = path.open("a", encoding="utf-8", errors="replace"), ""
 
     def write(self, text: str) -> None:
         *lines, self.line = (self.line + text).split("\n")
-        self.file.writelines(_drawn(line) + "\n" for line in lines)
+        self.file.writelines(_last_state(line) + "\n" for line in lines)
         self.line = self.line[self.line.rfind("\r", 0, -1) + 1 :]
 
     def flush(self) -> None:
         self.file.flush()
 
     def close(self) -> None:
-        self.file.write(_drawn(self.line))
+        self.file.write(_last_state(self.line))
         self.file.close()
 
 
-def _drawn(line: str) -> str:
+def _last_state(line: str) -> str:
     return plain(line.rstrip("\r").rpartition("\r")[2])
 
 
 if __name__ == "__main__":
-    sys.exit(execute(Path(sys.argv[1])))
+    parser = argparse.ArgumentParser(prog="python -m mixkit.studies.run", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--notebook", type=Path, default=NOTEBOOK)
+    parser.add_argument("--gpu", help="wait until no other run of this machine uses it")
+    arguments = parser.parse_args()
+    sys.exit(execute(arguments.folder, arguments.notebook, arguments.gpu))

@@ -1,5 +1,4 @@
-"""One folder a run, runs/<study>/<name>/: what was asked and what came out.
-run.json with status "done" is written last; files are written beside and renamed, so none is ever half there."""
+"""Folders and records of runs: runs/<study>/<name>/ holds run.json, samples.jsonl and the rest of one run."""
 
 import hashlib
 import json
@@ -11,115 +10,195 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mixkit._common import RUNS, write_atomically
-from mixkit.studies.config import COEFFICIENTS, FINETUNE
+from mixkit.losses.definitions import OBJECTIVES
+from mixkit.studies.config import RunConfig
 
-NOT_HASHED = ("study", "name", "keep_model")  # do not change what comes out
+Role = Literal["base", "grid", "decoding"]
 
 
-def run_hash(parameters: Mapping[str, object]) -> str:
-    """Eight hexadecimal digits of the SHA-256 of the canonical parameters: sorted JSON of all that bear on the outcome.
+class Metric(BaseModel):
+    """A metric of a run with its interval [low, high], or the reason `why` it is absent.
 
-    Coefficients of other objectives are left out; a corpus that is a file counts by its content, not by its name.
+    over: what the interval is over: texts, sets or halvings. sets: the value of each sample set. reader: the model that
+    gave the features. texts: number of generated texts. prompts: one value per prompt, for paired tests.
     """
-    foreign = {c for names in COEFFICIENTS.values() for c in names} - set(COEFFICIENTS[parameters["objective"]])
-    kept = {k: v for k, v in parameters.items() if k not in foreign and k not in NOT_HASHED}
-    if os.path.isfile(kept["corpus"]):
-        kept["corpus"] = hashlib.sha256(Path(kept["corpus"]).read_bytes()).hexdigest()
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False, extra="forbid")
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    why: str | None = None
+    over: str = ""
+    sets: list[float] | None = None
+    reader: str | None = None
+    texts: int | None = None
+    prompts: list[float | None] | None = None
 
 
-def run_name(parameters: Mapping[str, object]) -> str:
-    """A readable name that ends in the run's hash: `mixce-eta0.1-3fa81c90`.
+class Sample(BaseModel):
+    """One line of samples.jsonl: a prompt, its human continuation, and the continuation that the model generated.
 
-    It tells the objective's first coefficient, and those of the others that are not the default.
+    set: number of the sample set. num_deleted: tokens that the model deleted with <backspace>. segments: everything
+    that the model wrote, in order, as (text, whether it is still there at the end). decoding: the sampler's parameters.
     """
-    parts = [parameters["name"] or parameters["objective"]]
-    if not parameters["name"]:
-        own = COEFFICIENTS[parameters["objective"]]
-        told = [c for c in own if c == own[0] or parameters[c] != FINETUNE[c].default]
-        parts += [c.replace("_", "") + format(parameters[c], "" if c == "divergence" else "g") for c in told]
-    parts += [f"T{parameters['temperature']:g}"] * (parameters["temperature"] != 1)
-    parts += [f"top-p{parameters['top_p']:g}"] * (parameters["top_p"] != 1)
-    parts += [f"top-k{parameters['top_k']}"] * (parameters["top_k"] != 0)
-    parts += [f"seed{parameters['seed']}"] * (parameters["seed"] != 0)
-    return "-".join([*parts, run_hash(parameters)])
+
+    set: int
+    prompt: str
+    human: str
+    generated: str
+    num_deleted: int = 0
+    segments: list[tuple[str, bool]] = []
+    decoding: dict[str, Any] = {}
+    seed: int = 0
+
+
+class RunRecord(BaseModel):
+    """run.json: what was requested, where and when it ran, and the metrics of the run and of the human texts.
+
+    config: all settings. resolved: facts found at run time (objective, reader, device ...). training: what `finetune`
+    returns, without its history. began: seconds since the epoch. role: the run's role in its study, from the plan.
+    """
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    name: str
+    study: str
+    status: Literal["done", "failed"]
+    config: RunConfig
+    versions: dict[str, str]
+    began: float
+    seconds: float
+    metrics: dict[str, Metric] = {}
+    human: dict[str, Metric] = {}
+    resolved: dict[str, Any] = {}
+    training: dict[str, Any] | None = None
+    error: str = ""
+    role: Role = "grid"
+
+    @property
+    def label(self) -> str:
+        """The run in a few words, such as "MixCE η=0.1"."""
+        return self.config.label(self.role)
+
+    def value(self, metric: str) -> float | None:
+        """The metric's value, or None where it is absent."""
+        return self.metrics.get(metric, Metric()).value
+
+
+def run_hash(config: RunConfig) -> str:
+    """First eight hexadecimal digits of the SHA-256 of everything that can change the outcome of the run.
+
+    A corpus that is a file counts by its content, not by its name.
+    """
+    settings = config.canonical()
+    if os.path.isfile(config.corpus):
+        settings["corpus"] = hashlib.sha256(Path(config.corpus).read_bytes()).hexdigest()
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def run_name(config: RunConfig) -> str:
+    """A readable name that ends in the run's hash, such as "mixce-eta0.1-3fa81c90".
+
+    It contains the first coefficient of the objective, and the other coefficients where they are not the default.
+    """
+    parts = [config.name or config.objective]
+    if not config.name:
+        for i, c in enumerate(OBJECTIVES[config.objective].coefficients):
+            value = getattr(config, c.name)
+            if i == 0 or value != c.default:
+                parts.append(c.name.replace("_", "") + (value if c.choices else f"{value:g}"))
+    if config.temperature != 1:
+        parts.append(f"T{config.temperature:g}")
+    if config.top_p != 1:
+        parts.append(f"top-p{config.top_p:g}")
+    if config.top_k:
+        parts.append(f"top-k{config.top_k}")
+    if config.seed:
+        parts.append(f"seed{config.seed}")
+    return "-".join([*parts, run_hash(config)])
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run under way: its folder, its name, the parameters asked for, and when it began (seconds since the epoch)."""
+    """A run in progress: its folder, its name, its settings, and when it began (seconds since the epoch)."""
 
     folder: Path
     name: str
-    parameters: dict[str, object]
+    config: RunConfig
     began: float = field(default_factory=time.time)
 
-    def write_samples(self, samples: Iterable[Mapping[str, object]]) -> None:
-        """samples.jsonl: one continuation a line (prompt, human, generated, taken_back, set, sampler, seed)."""
-        write_atomically(self.folder / "samples.jsonl", "".join(json.dumps(s) + "\n" for s in samples))
+    def write_samples(self, samples: Iterable[Sample]) -> None:
+        """Write samples.jsonl."""
+        write_atomically(self.folder / "samples.jsonl", "".join(s.model_dump_json() + "\n" for s in samples))
 
-    def finish(self, metrics: Mapping[str, object], **facts: object) -> dict[str, object]:
-        """Writes run.json with status "done" and returns it; checkpoints of the training have served and are removed.
-
-        metrics: {name: {value, low, high, why}}.
-        """
+    def finish(self, metrics: Mapping[str, Metric], **facts: Any) -> RunRecord:
+        """Write run.json with status "done", then delete the checkpoints. `facts` are further fields of RunRecord."""
         record = self._write("done", metrics=dict(metrics), **facts)
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
         return record
 
-    def fail(self, error: str) -> dict[str, object]:
-        """Writes run.json with status "failed" and the error's one line."""
+    def fail(self, error: str) -> RunRecord:
+        """Write run.json with status "failed" and the error's one line."""
         return self._write("failed", error=error)
 
-    def _write(self, status: str, **facts: object) -> dict[str, object]:
-        record = {
-            "name": self.name,
-            "study": self.folder.parent.name,
-            "hash": self.name.rpartition("-")[2],  # not taken anew: a corpus file may have changed while it ran
-            "status": status,
-            "parameters": self.parameters,
-            "versions": versions(),
-            "began": self.began,
-            "seconds": time.time() - self.began,
+    def _write(self, status: Literal["done", "failed"], **facts: Any) -> RunRecord:
+        record = RunRecord(
+            name=self.name,
+            study=self.folder.parent.name,
+            status=status,
+            config=self.config,
+            versions=versions(),
+            began=self.began,
+            seconds=time.time() - self.began,
             **facts,
-        }
-        write_atomically(self.folder / "run.json", json.dumps(record, indent=1, allow_nan=False))
+        )
+        content = record.model_dump_json(indent=1, exclude={"role"})
+        write_atomically(self.folder / "run.json", content)
         return record
 
 
 @dataclass(frozen=True)
 class RunStore:
-    """The folder of all studies."""
+    """All studies under one folder."""
 
     root: Path = RUNS
 
     def folder(self, study: str, name: str) -> Path:
+        """The folder of a run."""
         return self.root / study / name
 
-    def begin(self, parameters: Mapping[str, object]) -> Run:
-        """The run that these (checked) parameters ask for, its folder made."""
-        name = run_name(parameters)
-        folder = self.folder(parameters["study"], name)
+    def begin(self, config: RunConfig) -> Run:
+        """Make the folder of the run with these settings."""
+        name = run_name(config)
+        folder = self.folder(config.study, name)
         folder.mkdir(parents=True, exist_ok=True)
-        return Run(folder, name, dict(parameters))
+        return Run(folder, name, config)
 
-    def read(self, study: str, name: str) -> dict[str, object] | None:
-        """The run's record; None where run.json is missing, does not parse, or its hash does not end the name."""
+    def read(self, study: str, name: str) -> RunRecord | None:
+        """The run's record; None if run.json is missing, is not a record, or belongs to another run."""
         try:
-            record = json.loads((self.folder(study, name) / "run.json").read_text(encoding="utf-8"))
-            return record if name.endswith(record["hash"]) else None
-        except (OSError, ValueError, KeyError, TypeError):
+            content = (self.folder(study, name) / "run.json").read_bytes()
+            record = RunRecord.model_validate_json(content)
+        except (OSError, ValidationError):
             return None
+        return record if record.name == name else None
 
-    def samples(self, study: str, name: str) -> list[dict[str, object]]:
-        """The run's continuations, a record each; empty where there are none."""
+    def samples(self, study: str, name: str) -> list[Sample]:
+        """The run's continuations; empty if there are none."""
         path = self.folder(study, name) / "samples.jsonl"
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+        if not path.exists():
+            return []
+        with path.open(encoding="utf-8", newline="\n") as lines:  # splitlines would also split at U+2028
+            return [Sample.model_validate_json(line) for line in lines]
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that bear on results."""
+    """Versions of Python and of the packages that can change results."""
     packages = ("mixkit", "torch", "transformers", "numpy", "mauve-text")
-    return {"python": platform.python_version(), **{p: version(p) for p in packages}}
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}

@@ -1,175 +1,305 @@
-"""A study carried out: every run once, each after the one that it needs, by one sweep or by several side by side.
-What is done is read from the run folders, never from a scheduler: a study that was cut off goes on where it was."""
+"""Run a study: every run once, after the run that it depends on. And show how far the study is."""
 
+import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Literal
 
 from mixkit._common import plain
-from mixkit.studies import executors as engines
-from mixkit.studies.plan import STUDIES, PlannedRun, Study, load_study, read_study, write_study
-from mixkit.studies.progress import RunState, duration, measured, name_of, read, states, time_left
-from mixkit.studies.run import ELSEWHERE, ENDED, KILLED, lock, lock_owner, one_line, prepare
-from mixkit.studies.store import Run, RunStore
+from mixkit.studies.config import RunConfig
+from mixkit.studies.executors import Executor, Worker, make_executor
+from mixkit.studies.plan import PlannedRun, Study, write_study
+from mixkit.studies.records import records
+from mixkit.studies.run import FINISHED, KILLED, LOCKED, NOTEBOOK, lock, lock_owner, one_line, prepare
+from mixkit.studies.store import Run, RunRecord, RunStore
 
-__all__ = ["STUDIES", "PlannedRun", "RunState", "Study", "load_study", "read_study", "records", "run_study", "states"]
-
-TRIES = 3  # of a run whose worker or kernel is killed
-LOOKS, LATE = 20, 5.0  # a network file system may hide a new file for a minute: how often to look, seconds apart
-TICK = 0.1  # seconds between two looks at what has ended
-SAID_AFTER = 3.0  # seconds that a run is somebody else's before that is worth a line
+MAX_KILLS = 3  # a run whose worker or kernel is killed this often has failed
+MAX_LOOKS, LOOK_AGAIN_AFTER = 20, 5.0  # a network file system may hide a new run.json for a minute; seconds
+TICK = 0.1  # seconds between two looks at the workers
+LOG_FOREIGN_RUN_AFTER = 3.0  # seconds before we report that another process executes the run
+Log = Callable[[str], None]
 
 
 def run_study(
     study: Study,
     *,
-    max_workers: int = 0,
     store: RunStore | None = None,
-    say=print,
+    max_workers: int = 0,
     retry: bool = False,
-    engine: str = "local",
+    executor: str = "local",
     address: str | None = None,
-) -> list[dict[str, object]]:
-    """Executes every run that has not ended yet, up to `slots` at a time; returns the records of those that are done.
+    notebook: Path = NOTEBOOK,
+    gpus: Sequence[str] | None = None,
+    check: bool = True,
+    log: Log = print,
+) -> list[RunRecord]:
+    """Execute every run that has no result yet. Returns the records of the finished runs.
 
-    slots: 0 means one for each GPU (each run sees its own), or two without a GPU, the cores shared between them.
-    A run that needs another waits for it, and is skipped where that one failed. A run that another sweep executes, here
-    or on another machine of the file system, is waited for. One whose worker or kernel was killed is tried again from
-    its last checkpoint, three times in all. retry: what failed before is executed again; else it is named.
-    engine: `local`, or `ray` with the address of a cluster to join, or with none on a cluster of this machine alone.
-    `say` gets one line an event. When it is interrupted its workers end, and the same call goes on where they were.
-    Raises InputError for what can be told before the first run: an unknown engine, a missing corpus, model or reader.
+    Runs that another sweep executes, here or on another machine with the same folder, are waited for. A run whose
+    worker or kernel is killed goes on from its last checkpoint, and has failed after the third time. Runs that depend
+    on a failed run are skipped. On an interruption the workers end; the same call then continues.
+
+    max_workers: runs at a time; 0: one per GPU, or two without a GPU. retry: execute failed runs again. executor:
+    "local" or "ray", with the address of a cluster to join. notebook: executed for each run. gpus: of this machine, as
+    in CUDA_VISIBLE_DEVICES; None: all. check: look for all corpora, models and readers first. log: gets a line for
+    each event.
+    Raises InputError before the first run for an unknown executor and for inputs that are missing.
     """
     store = store or RunStore()
-    ended = {run.name: read(store, run) for run in study.runs}
-    failed = [run for run in study.runs if ended[run.name] and ended[run.name]["status"] == "failed"]
-    open_runs = [run for run in study.runs if ended[run.name] is None or (retry and run in failed)]
+    before = [(run, store.read(study.name, run.name)) for run in study.runs]
+    failures = [record for _, record in before if record and record.status == "failed"]
+    open_runs = [run for run, record in before if record is None or (retry and record.status == "failed")]
     if open_runs:
-        check_inputs(open_runs)
-        pool = engines.engine(engine, max_workers=max_workers, address=address)
+        if check:
+            check_inputs(open_runs)
+        workers = make_executor(executor, max_workers, address=address, notebook=notebook, gpus=gpus)
         try:
             write_study(study, store)
-            for run in failed if retry else ():
-                clear_failure(run, store)
-            schedule(study, store, pool, lambda line: say(plain(line)))
+            for record in failures if retry else ():
+                clear_failure(study.name, record.name, store)
+            schedule(study, store, workers, lambda line: log(plain(line)))
         finally:
-            pool.close()
-    if not retry:
-        for run in failed:
-            say(plain(f"{run.name} failed before: {ended[run.name]['error']}; --retry runs it again"))
+            workers.close()
+    for record in failures if not retry else ():
+        log(plain(f"{record.name} failed before: {record.error}; --retry runs it again"))
     return records(study, store)
 
 
-def schedule(study: Study, store: RunStore, pool: engines.Engine, say) -> None:
-    """Until every run of the study is done, failed, or skipped."""
-    settled = {run.name: record["status"] == "done" for run in study.runs if (record := read(store, run))}
-    total, before = len(study.runs) - len(settled), len(settled)
-    say(f"study {study.name}: {len(study.runs)} runs, {sum(settled.values())} done, {pool.max_workers} at a time")
-    num_siblings = Counter(run.depends_on for run in study.runs)
-    found, kills, took, theirs = measured(store), Counter(), {}, {}
-    active: dict[int, tuple[PlannedRun, engines.Job, float]] = {}
-
-    def settle(run: PlannedRun, record: dict[str, object]) -> None:
-        settled[run.name] = record["status"] == "done"
-        place, seconds = f"[{len(settled) - before}/{total}] {run.name}", took.get(run.name, record["seconds"])
-        if settled[run.name]:
-            found.append((run.parameters, seconds))
-            elapsed = {r.name: time.time() - started for r, _, started in active.values()}
-            left = time_left([r for r in study.runs if r.name not in settled], found, pool.max_workers, elapsed)
-            say(f"{place}: done in {seconds:.0f} s{f'; about {duration(left)} left' if left else ''}")
-        else:
-            log = store.folder(study.name, run.name) / "log.txt"
-            say(f"{place}: FAILED after {seconds:.0f} s: {record['error']}; see {log}")
-
-    try:
-        while len(settled) < len(study.runs):
-            for slot, (run, job, started) in list(active.items()):
-                if (code := job.ended()) is not None:
-                    del active[slot]
-                    took[run.name] = time.time() - started
-                    if read(store, run) is None and code != ELSEWHERE:
-                        handle_exit(run, code, store, kills, say)
-            started_names = {run.name for run, *_ in active.values()}
-            waiting = [run for run in study.runs if run.name not in settled and run.name not in started_names]
-            for run in waiting:
-                if (record := read(store, run)) is not None:
-                    settle(run, record)
-                elif settled.get(run.depends_on) is False:
-                    settled[run.name] = False
-                    say(f"skipped {run.name}: it starts from {run.depends_on}, which failed")
-            ready = [
-                run
-                for run in waiting
-                if run.name not in settled and settled.get(run.depends_on, run.depends_on is None)
-            ]
-            for run in ready:
-                folder = store.folder(study.name, run.name)
-                if len(active) == pool.max_workers:
-                    break
-                if (who := lock_owner(folder)) is not None:
-                    first = theirs.setdefault(run.name, time.time())
-                    if time.time() - first > SAID_AFTER:
-                        theirs[run.name] = float("inf")
-                        say(f"waiting for {run.name}: {name_of(who)} runs it")
-                    continue
-                slot = min(set(range(pool.max_workers)) - set(active))
-                prepare(folder, run.parameters)
-                active[slot] = (run, pool.start(folder, slot, num_siblings[run.depends_on]), time.time())
-            time.sleep(TICK)
-    finally:
-        for end in (lambda job: job.stop(), lambda job: job.wait()):  # all are told first
-            for _, job, _ in active.values():
-                end(job)
-
-
-def handle_exit(run: PlannedRun, code: int, store: RunStore, kills: Counter, say) -> None:
-    """A run whose worker ended without a word: it is killed, to be tried again, or has failed."""
-    folder = store.folder(run.parameters["study"], run.name)
-    killed = code == KILLED or code < 0
-    kills[run.name] += killed or code == ENDED
-    if code == ENDED and kills[run.name] < LOOKS:  # its record is there, but this machine does not see it yet
-        time.sleep(LATE)
-        return
-    if killed and kills[run.name] < TRIES:
-        say(f"{run.name} was killed; it goes on from its last checkpoint")
-        return
-    error = f"killed {TRIES} times; out of memory?" if killed else _last_line(folder / "log.txt", code)
-    with lock(folder) as descriptor:
-        if descriptor is not None and read(store, run) is None:
-            Run(folder, run.name, run.parameters).fail(error)
-
-
-def _last_line(log, code: int) -> str:
-    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return one_line(lines[-1]) if lines else f"the worker ended with exit code {code} and no message"
-
-
-def clear_failure(run: PlannedRun, store: RunStore) -> None:
-    """Takes back that the run failed, unless somebody else is at it."""
-    folder = store.folder(run.parameters["study"], run.name)
-    with lock(folder) as descriptor:
-        record = read(store, run)
-        if descriptor is not None and record is not None and record["status"] == "failed":
-            (folder / "run.json").unlink()
-
-
 def check_inputs(runs: Sequence[PlannedRun]) -> None:
-    """Reads each corpus and looks for each model and reader once, so that what is missing is said before the first
-    run."""
-    from mixkit.metrics.features import check_reader
-    from mixkit.models.loading import check_model  # here, as it takes seconds to import
+    """Raises InputError for a corpus, model or reader of these runs that is missing. Loads each corpus once."""
+    from mixkit.metrics.features import check_reader  # seconds
+    from mixkit.models.loading import check_model
     from mixkit.texts.corpora import load_corpus
 
-    for sizes in {run.parameters["corpus"]: run.parameters for run in reversed(runs)}.values():
-        load_corpus(sizes["corpus"], **{split: sizes[f"{split}_texts"] for split in ("train", "validation", "test")})
-    for model, study in {(run.parameters["model"], run.parameters["study"]) for run in runs if run.depends_on is None}:
+    for config in {run.config.corpus: run.config for run in reversed(runs)}.values():
+        load_corpus(config.corpus, train=config.train_texts, validation=config.validation_texts, test=config.test_texts)
+    for model, study in {(run.config.model, run.config.study) for run in runs if run.depends_on is None}:
         check_model(model, study=study)
-    for reader, start in {(run.parameters["reader"], run.parameters["model"]) for run in runs}:
+    for reader, start in {(run.config.reader, run.config.model) for run in runs}:
         check_reader(reader, start=start)
 
 
-def records(study: Study, store: RunStore | None = None) -> list[dict[str, object]]:
-    """The records of the study's finished runs in its own order, each with its `part` (base, grid, decoding)."""
-    store = store or RunStore()
-    found = [(read(store, run), run.role) for run in study.runs]
-    return [{**record, "role": role} for record, role in found if record is not None and record["status"] == "done"]
+def clear_failure(study: str, name: str, store: RunStore) -> None:
+    """Delete the run.json of a failed run, unless another process executes the run."""
+    folder = store.folder(study, name)
+    with lock(folder) as descriptor:
+        record = store.read(study, name)
+        if descriptor is not None and record is not None and record.status == "failed":
+            (folder / "run.json").unlink()
+
+
+def schedule(study: Study, store: RunStore, executor: Executor, log: Log) -> None:
+    """Start and watch workers until every run of the study is done, failed or skipped."""
+    sweep = _Sweep(study, store, executor, log)
+    done = sum(sweep.settled.values())
+    log(f"study {study.name}: {len(study.runs)} runs, {done} done, {executor.max_workers} at a time")
+    try:
+        while sweep.waiting() or sweep.active:
+            sweep.collect()
+            sweep.settle()
+            sweep.start()
+            time.sleep(TICK)
+    finally:
+        for _, worker, _ in sweep.active.values():
+            worker.stop()
+        for _, worker, _ in sweep.active.values():
+            worker.wait()
+
+
+class _Sweep:
+    """State of `schedule`.
+
+    settled: by the names of runs that need no more work, whether they are done. active: by slot, (run, worker, time of
+    the start). Not graphlib: a run depends on at most one other, and may fail, or be executed by another sweep.
+    """
+
+    def __init__(self, study: Study, store: RunStore, executor: Executor, log: Log):
+        self.study, self.store, self.executor, self.log = study, store, executor, log
+        records = [store.read(study.name, run.name) for run in study.runs]
+        self.settled = {record.name: record.status == "done" for record in records if record}
+        self.open_at_first = len(study.runs) - len(self.settled)
+        self.num_siblings = Counter(run.depends_on for run in study.runs)
+        self.active: dict[int, tuple[PlannedRun, Worker, float]] = {}
+        self.seconds: dict[str, float] = {}  # of the workers of runs, by name
+        self.kills, self.looks = Counter(), Counter()
+        self.foreign_since: dict[str, float] = {}
+
+    def waiting(self) -> list[PlannedRun]:
+        """The runs that are neither settled nor active."""
+        busy = {run.name for run, *_ in self.active.values()} | set(self.settled)
+        return [run for run in self.study.runs if run.name not in busy]
+
+    def collect(self) -> None:
+        """Take the workers that have exited off the list."""
+        for slot, (run, worker, began) in list(self.active.items()):
+            code = worker.poll()
+            if code is not None:
+                del self.active[slot]
+                self.seconds[run.name] = time.time() - began
+                if code != LOCKED and self.store.read(self.study.name, run.name) is None:
+                    self.handle_exit(run, code)
+
+    def handle_exit(self, run: PlannedRun, code: int) -> None:
+        """Handle a worker that exited and left no record: look again, let the run be started again, or let it fail."""
+        folder = self.store.folder(self.study.name, run.name)
+        error = _last_line(folder / "log.txt") or f"the worker ended with exit code {code} and no message"
+        if code == FINISHED and self.looks[run.name] < MAX_LOOKS:
+            self.looks[run.name] += 1
+            time.sleep(LOOK_AGAIN_AFTER)
+            return
+        if code == KILLED or code < 0:
+            self.kills[run.name] += 1
+            error = f"killed {MAX_KILLS} times; out of memory?"
+            if self.kills[run.name] < MAX_KILLS:
+                self.log(f"{run.name} was killed; it goes on from its last checkpoint")
+                return
+        with lock(folder) as descriptor:
+            if descriptor is not None and self.store.read(self.study.name, run.name) is None:
+                Run(folder, run.name, run.config).fail(error)
+
+    def settle(self) -> None:
+        """Report runs that have a record now, by whichever sweep, and skip those that depend on a failed run."""
+        for run in self.waiting():
+            record = self.store.read(self.study.name, run.name)
+            if record is not None:
+                self.settled[run.name] = record.status == "done"
+                self.report(record)
+            elif self.settled.get(run.depends_on or "") is False:
+                self.settled[run.name] = False
+                self.log(f"skipped {run.name}: it starts from {run.depends_on}, which failed")
+
+    def report(self, record: RunRecord) -> None:
+        """Log how a run ended, and the time that is left."""
+        seconds = self.seconds.setdefault(record.name, record.seconds)
+        open_runs = len(self.study.runs) - len(self.settled)
+        place = f"[{self.open_at_first - open_runs}/{self.open_at_first}] {record.name}"
+        if record.status == "failed":
+            file = self.store.folder(self.study.name, record.name) / "log.txt"
+            self.log(f"{place}: FAILED after {seconds:.0f} s: {record.error}; see {file}")
+            return
+        done = [self.seconds[name] for name, is_done in self.settled.items() if is_done and name in self.seconds]
+        left = time_left(done, open_runs, self.executor.max_workers)
+        self.log(f"{place}: done in {seconds:.0f} s{f'; about {duration(left)} left' if left else ''}")
+
+    def start(self) -> None:
+        """Start the runs whose dependency is done, as many as there are workers."""
+        for run in self.waiting():
+            if run.depends_on is not None and not self.settled.get(run.depends_on):
+                continue
+            if len(self.active) == self.executor.max_workers:
+                return
+            folder = self.store.folder(self.study.name, run.name)
+            owner = lock_owner(folder)
+            if owner is not None:
+                since = self.foreign_since.setdefault(run.name, time.time())
+                if time.time() - since > LOG_FOREIGN_RUN_AFTER:
+                    self.foreign_since[run.name] = float("inf")  # once
+                    self.log(f"waiting for {run.name}: {owner} runs it")
+                continue
+            slot = min(set(range(self.executor.max_workers)) - set(self.active))
+            prepare(folder, run.config)
+            worker = self.executor.start(folder, slot, self.num_siblings[run.depends_on])
+            self.active[slot] = (run, worker, time.time())
+
+
+def _last_line(file: Path) -> str:
+    lines = file.read_text(encoding="utf-8", errors="replace").strip().splitlines() if file.exists() else []
+    return one_line(lines[-1]) if lines else ""
+
+
+@dataclass(frozen=True)
+class RunState:
+    """How far a run is.
+
+    detail: the error's line, or "host, process 123" while it runs. share: of the training steps, in [0, 1]. seconds:
+    that it took, or that it has been running.
+    """
+
+    run: PlannedRun
+    status: Literal["done", "running", "failed", "waiting"]
+    detail: str
+    share: float
+    seconds: float
+
+
+def states(study: Study, store: RunStore | None = None) -> list[RunState]:
+    """How far each run of the study is, in the study's order."""
+    store, now = store or RunStore(), []
+    for run in study.runs:
+        folder = store.folder(study.name, run.name)
+        record, owner, share = store.read(study.name, run.name), lock_owner(folder), _share(run.config, folder)
+        if record is not None:
+            share = 1.0 if record.status == "done" else share
+            now.append(RunState(run, record.status, record.error, share, record.seconds))
+        elif owner is not None:
+            now.append(RunState(run, "running", str(owner), share, max(0.0, time.time() - owner.began)))
+        else:
+            now.append(RunState(run, "waiting", "", share, 0.0))
+    return now
+
+
+def _share(config: RunConfig, folder: Path) -> float:
+    """Share of the training steps, by the last line of training.jsonl."""
+    try:
+        last = json.loads((folder / "training.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return min(1.0, last["step"] / config.max_steps if config.max_steps > 0 else last["epoch"] / config.epochs)
+
+
+def time_left(seconds: Sequence[float], open_runs: int, max_workers: int) -> float | None:
+    """equals: mean(seconds) * open_runs / max_workers, where finished runs took `seconds`; None without any."""
+    return fmean(seconds) * open_runs / max_workers if seconds and open_runs else None
+
+
+def duration(seconds: float) -> str:
+    """
+    >>> [duration(seconds) for seconds in (40, 720, 11520)]
+    ['40 s', '12 min', '3.2 h']
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def status_table(study: Study, store: RunStore | None = None) -> str:
+    """The study's runs as a plain-text table, with counts and the time that is left."""
+    rows, now = [("run", "status", "steps", "time", "")], states(study, store)
+    for state in now:
+        steps = f"{100 * state.share:.0f} %" if state.run.config.epochs else "–"
+        rows.append((state.run.name, state.status, steps, duration(state.seconds), plain(state.detail)))
+    counts = Counter(state.status for state in now)
+    summary = [f"{counts[name]} {name}" for name in ("done", "running", "failed", "waiting") if counts[name]]
+    return f"{aligned(rows)}\n\n{', '.join(summary)}{_estimate(now, max(1, counts['running']))}"
+
+
+def plan_table(study: Study, max_workers: int, store: RunStore | None = None) -> str:
+    """The study's runs as a plain-text table, with the settings of each that are unusual, and the time left."""
+    settings = [run.config.canonical() for run in study.runs]
+    counts = Counter(item for values in settings for item in values.items())
+    usual = {*RunConfig.check({}).model_dump().items(), *(item for item in counts if counts[item] > len(settings) / 2)}
+    rows, now = [("run", "role", "status", "")], states(study, store)
+    for state, values in zip(now, settings, strict=True):
+        special = [f"{name} {value}" for name, value in values.items() if (name, value) not in usual]
+        special = [text for text in special if not text.startswith(("model", "reader"))]
+        rows.append((state.run.name, state.run.role, state.status, ", ".join(special)))
+    return f"{aligned(rows)}\n\n{len(now)} runs, {max_workers} at a time{_estimate(now, max_workers)}"
+
+
+def _estimate(now: Sequence[RunState], max_workers: int) -> str:
+    seconds = [state.seconds for state in now if state.status == "done"]
+    left = time_left(seconds, sum(state.status in ("running", "waiting") for state in now), max_workers)
+    return "" if left is None else f"; about {duration(left)} left"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """A plain-text table; the first row is its head."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in [rows[0], ["-" * width for width in widths], *rows[1:]]:
+        lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    return "\n".join(lines)

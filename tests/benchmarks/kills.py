@@ -1,5 +1,7 @@
-"""python -m mixkit bench kills: a study is killed at random moments, resumed each time, and must end as if nothing was.
-The same code is the short test of tests/test_sweeps.py."""
+"""Kill a study at random moments, resume it each time, and compare it with the same study left alone.
+
+`python -m tests.benchmarks.kills` kills a study of 12 runs 20 times. A test in tests/studies does it with three runs.
+"""
 
 import json
 import os
@@ -20,9 +22,9 @@ import yaml
 
 from mixkit._common import CLONE
 from mixkit.studies.plan import Study, load_study
-from mixkit.studies.progress import states
 from mixkit.studies.run import lock_owner
 from mixkit.studies.store import RunStore
+from mixkit.studies.sweep import states
 
 VICTIMS = ("sweep", "worker", "kernel")
 SMALL = {
@@ -55,28 +57,29 @@ STUDY = {
 
 @dataclass
 class Watch:
-    """What was seen of a study's run.json files: how often one was there that was not whole JSON (`broken`), and whose
-    numbers changed after it was done (`changed`)."""
+    """How often run.json files were read, which were broken, and which changed after they were done."""
 
-    looks: int = 0
+    reads: int = 0
     broken: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
 
-    def look(self, folder: Path) -> None:
-        seen: dict[str, bytes] = {}
+    def read_all(self, folder: Path) -> None:
+        """Read the folder's run.json files until `over` is set."""
+        done: dict[str, bytes] = {}
         while not self.over.wait(0.02):
             for path in folder.glob("*/run.json"):
-                raw, self.looks = path.read_bytes(), self.looks + 1
+                content, name = path.read_bytes(), path.parent.name
+                self.reads += 1
                 try:
-                    status = json.loads(raw)["status"]
+                    status = json.loads(content)["status"]
                 except ValueError:
-                    self.broken.append(path.parent.name)
+                    self.broken.append(name)
                     continue
-                if seen.setdefault(path.parent.name, raw) != raw:
-                    self.changed.append(path.parent.name)
+                if done.setdefault(name, content) != content:
+                    self.changed.append(name)
                 if status != "done":
-                    seen.pop(path.parent.name)
+                    del done[name]
 
 
 def sweep(file: Path, store: RunStore, name: str, *arguments: str, log) -> subprocess.Popen:
@@ -87,30 +90,33 @@ def sweep(file: Path, store: RunStore, name: str, *arguments: str, log) -> subpr
 
 
 def outcome(study: Study, store: RunStore) -> dict[str, object]:
-    """All that a study's runs gave but times: metrics, the human row, samples, and the step and nll of the training."""
-    found: dict[str, object] = {}
+    """The results of a study's runs without times: metrics, samples, and the steps and nll of the training."""
+    results: dict[str, object] = {}
     for run in study.runs:
         record = store.read(study.name, run.name)
-        training = record.get("training") or {}
-        kept = {k: training.get(k) for k in ("steps", "best_step", "validation_nll")}
-        parts = {k: record[k] for k in ("status", "metrics", "human", "resolved")}
-        found[run.name] = {**parts, **kept, "samples": store.samples(study.name, run.name)}
-    return found
+        assert record is not None
+        training = record.training or {}
+        results[run.name] = (
+            record.model_dump(include={"status", "metrics", "human", "resolved"}),
+            [training.get(name) for name in ("steps", "best_step", "validation_nll")],
+            store.samples(study.name, run.name),
+        )
+    return results
 
 
 def executions(study: Study, store: RunStore) -> dict[str, int]:
-    """How often each run was begun, by the lines that its workers left in its log."""
-    logs = {run.name: store.folder(study.name, run.name) / "log.txt" for run in study.runs}
-    return {
-        name: sum(", process " in line for line in log.read_text(encoding="utf-8").splitlines())
-        for name, log in logs.items()
-    }
+    """How often each run was started, by the lines of its log."""
+    counts = {}
+    for run in study.runs:
+        log = store.folder(study.name, run.name) / "log.txt"
+        counts[run.name] = sum(", process " in line for line in log.read_text(encoding="utf-8").splitlines())
+    return counts
 
 
 def running(study: Study, store: RunStore) -> list[int]:
-    """The workers under way."""
-    found = [lock_owner(store.folder(study.name, run.name)) for run in study.runs]
-    return [who["process"] for who in found if who is not None and who["process"]]
+    """The workers that are running."""
+    owners = [lock_owner(store.folder(study.name, run.name)) for run in study.runs]
+    return [owner.process for owner in owners if owner is not None and owner.process]
 
 
 def kernel_of(worker: int) -> int | None:
@@ -129,52 +135,55 @@ def kill_and_resume(
     pause: Callable[[], float],
     *,
     max_workers: int = 2,
-    say=print,
+    log=print,
     seed: int = 0,
 ) -> Watch:
-    """Sweeps the study until it is done while `kills` (of VICTIMS) happen, spread over its runs: each when its share of
-    them is done, and pause() seconds after the one before. A sweep that was killed is started again at once."""
-    study, drawn = load_study(file, name=name), random.Random(seed)
+    """Run the study until it is done, and kill processes meanwhile.
+
+    kills: of VICTIMS, in order, spread over the runs. pause: seconds between two kills. A sweep that is killed is
+    started again at once.
+    """
+    study, rng = load_study(file, name=name), random.Random(seed)
     watch, left, starts = Watch(), list(kills), len(kills) + 3
-    watcher = threading.Thread(target=watch.look, args=(store.root / name,), daemon=True)
+    watcher = threading.Thread(target=watch.read_all, args=(store.root / name,), daemon=True)
     watcher.start()
     arguments = ("--max-workers", str(max_workers), "--retry")
-    with tempfile.TemporaryFile() as log:
-        process, due = sweep(file, store, name, *arguments, log=log), time.monotonic() + pause()
+    with tempfile.TemporaryFile() as output:
+        process, due = sweep(file, store, name, *arguments, log=output), time.monotonic() + pause()
         while True:
             if process.poll() is not None:
                 if process.returncode == 0:
                     break
                 if starts == 0:
                     raise RuntimeError(f"the sweep ended with exit code {process.returncode} again and again")
-                process, starts = sweep(file, store, name, *arguments, log=log), starts - 1
+                process, starts = sweep(file, store, name, *arguments, log=output), starts - 1
             done = sum(state.status == "done" for state in states(study, store)) if left else 0
-            share = 0.8 * (len(kills) - len(left)) / len(kills)  # less than all, so that something is left to kill
+            share = 0.8 * (len(kills) - len(left)) / len(kills)  # below 1, so that something is left to kill
             if left and time.monotonic() >= due and done >= int(share * len(study.runs)):
                 workers = running(study, store)
-                drawn.shuffle(workers)
+                rng.shuffle(workers)
                 targets = {"sweep": [process.pid], "worker": workers, "kernel": [kernel_of(w) for w in workers]}
                 target = next((pid for pid in targets[left[0]] if pid), None)
                 if target is not None:
                     os.kill(target, signal.SIGKILL)
-                    say(f"killed a {left.pop(0)}: process {target}; {len(left)} to go")
+                    log(f"killed a {left.pop(0)}: process {target}; {len(left)} to go")
                     due = time.monotonic() + pause()
             time.sleep(0.1)
         watch.over.set()
         watcher.join()
-        log.seek(0)
-        for line in log.read().decode().splitlines():
-            say(f"  {line}")
+        output.seek(0)
+        for line in output.read().decode().splitlines():
+            log(f"  {line}")
     if left:
         raise RuntimeError(f"the study was done before {len(left)} of the kills")
     return watch
 
 
 def main(kills: int = 20, seed: int = 0) -> None:
-    """Prints what came of a 12-run study that is killed 20 times, beside the same study left alone."""
-    drawn = random.Random(seed)
+    """Print what happened to a study of 12 runs that was killed, beside the same study left alone."""
+    rng = random.Random(seed)
     victims = [VICTIMS[i % 3] for i in range(kills)]
-    drawn.shuffle(victims)
+    rng.shuffle(victims)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "kills.yaml"
         file.write_text(yaml.safe_dump(STUDY))
@@ -188,15 +197,19 @@ def main(kills: int = 20, seed: int = 0) -> None:
             stores[1],
             "kills",
             victims,
-            lambda: drawn.uniform(0.05, 1.0) * calm / 12,  # at most about half the time of a run
-            say=partial(print, flush=True),
+            lambda: rng.uniform(0.05, 1.0) * calm / 12,  # at most about half the time of a run
+            log=partial(print, flush=True),
             seed=seed,
         )
         seconds, study = time.monotonic() - began - calm, load_study(file, name="kills")
         one, other = (outcome(study, store) for store in stores)
-        times = executions(study, stores[1])
+        starts = executions(study, stores[1])
     print(f"{kills} kills of {', '.join(VICTIMS)}: {seconds:.0f} s, beside {calm:.0f} s undisturbed")
-    print(f"run.json was read {watch.looks} times while they ran: {len(watch.broken)} times half-written")
-    print(f"done and written once more: {len(watch.changed)} of {len(times)} runs; begun: {sum(times.values())} times")
+    print(f"run.json was read {watch.reads} times while they ran: {len(watch.broken)} times half-written")
+    print(f"written again after done: {len(watch.changed)} of {len(starts)} runs; starts: {sum(starts.values())}")
     differing = [name for name in one if one[name] != other[name]]
-    print(f"runs that differ from the undisturbed study's in any number or text: {len(differing)} {differing or ''}")
+    print(f"runs that differ from the undisturbed study in any number or text: {len(differing)} {differing or ''}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,92 +1,108 @@
-"""Comparisons with MLE against estimates.compare, the curve by hand, and sentences that follow the numbers."""
+"""Comparisons with MLE against `statistics.compare`, places beside the curve by hand, and verdicts that follow."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from mixkit.metrics.ngram_metrics import text_values
 from mixkit.metrics.statistics import compare, holm
-from mixkit.studies.compare import beyond_curve, compare_with_mle, decoding_curves, findings, pareto_front
+from mixkit.studies.compare import (
+    COLUMNS,
+    compare_with_mle,
+    conclusion,
+    curve_place,
+    decoding_curves,
+    pareto_front,
+    verdicts,
+)
+from mixkit.studies.records import results_frame
+from mixkit.studies.store import Metric, Sample
+from tests.support import record
 
 
-def run(name, objective="mixce", role="grid", seed=0, temperature=1.0, top_p=1.0, prompts=None, **metrics):
-    """metrics: name=(value, low, high)."""
-    made = {m: dict(zip(("value", "low", "high"), e, strict=True)) for m, e in metrics.items()}
-    if prompts:
-        made["judge_perplexity"] = {"value": 9.0, "low": None, "high": None, "prompts": prompts}
-    decoding = {"temperature": temperature, "top_p": top_p, "top_k": 0}
-    return {
-        "name": name,
-        "role": role,
-        "parameters": {"objective": objective, "seed": seed, "eta": 0.1, **decoding},
-        "metrics": made,
-    }
-
-
-def segments(seed: int, vocabulary: int, prompts: int = 40, sets: int = 2) -> list[dict]:
+def written(seed: int, vocabulary: int, prompts: int = 40, sets: int = 2, prefix: str = "p") -> list[Sample]:
     rng = np.random.default_rng(seed)
+    texts = [" ".join(f"w{w}" for w in rng.integers(vocabulary, size=30)) for _ in range(prompts * sets)]
+    places = [(s, i) for s in range(sets) for i in range(prompts)]
     return [
-        {"set": s, "prompt": f"p{i}", "generated": " ".join(f"w{w}" for w in rng.integers(vocabulary, size=30))}
-        for s in range(sets)
-        for i in range(prompts)
+        Sample(set=s, prompt=f"{prefix}{i}", human="", generated=text)
+        for (s, i), text in zip(places, texts, strict=True)
     ]
 
 
-DONE = [run("base", "mle", "base"), run("mle", "mle"), run("narrow"), run("like"), run("cold", "mle", "decoding")]
+DONE = [
+    record("base", "mle", "base"),
+    record("mle", "mle"),
+    record("narrow"),
+    record("like"),
+    record("cold", "mle", "decoding"),
+]
 SAMPLES = {
-    "base": segments(9, 3),
-    "mle": segments(0, 30),
-    "narrow": segments(1, 6),
-    "like": segments(2, 30),
-    "cold": segments(3, 12),
+    "base": written(9, 3),
+    "mle": written(0, 30),
+    "narrow": written(1, 6),
+    "like": written(2, 30),
+    "cold": written(3, 12),
 }
 
 
-def test_each_run_is_held_against_mle_on_the_same_prompts():
-    found = compare_with_mle(DONE, SAMPLES)
-    assert {c["run"] for c in found} == {"narrow", "like", "cold"} and len(found) == 15
+def test_each_run_is_compared_with_mle_on_the_same_prompts():
+    table = compare_with_mle(DONE, SAMPLES)
+    assert set(table["run"]) == {"narrow", "like", "cold"} and len(table) == 15 and tuple(table) == COLUMNS
 
     def means(name, metric):
         half = len(SAMPLES[name]) // 2
-        sets = [text_values([s["generated"] for s in role]) for role in (SAMPLES[name][:half], SAMPLES[name][half:])]
+        sets = [text_values([s.generated for s in part]) for part in (SAMPLES[name][:half], SAMPLES[name][half:])]
         return np.mean([s[metric] for s in sets], axis=0).tolist()
 
     for metric in ("diversity", "rep_3"):
         family = [compare(means(name, metric), means("mle", metric)) for name in ("narrow", "like", "cold")]
-        rows = [c for c in found if c["metric"] == metric]
-        assert [c["difference"] for c in rows] == pytest.approx([c.difference.value for c in family])
-        assert [(c["low"], c["high"]) for c in rows] == [(c.difference.low, c.difference.high) for c in family]
-        assert [c["effect_size"] for c in rows] == pytest.approx([c.effect_size.value for c in family])
-        assert [c["p"] for c in rows] == [c.p_value for c in family]
-        assert [c["holm_p"] for c in rows] == holm([c.p_value for c in family])
-        assert [c["pairs"] for c in rows] == [40, 40, 40]
-    by_run = {c["run"]: c for c in found if c["metric"] == "diversity"}
-    assert by_run["narrow"]["high"] < 0 and by_run["narrow"]["holm_p"] < 0.05 < by_run["like"]["holm_p"]
-    lengths = [c for c in found if c["metric"] == "length"]
-    assert all(c["difference"] == 0 and c["effect_size"] == 0 and c["p"] == 1 for c in lengths)
+        rows = table[table["metric"] == metric]
+        assert rows["difference"].tolist() == pytest.approx([c.difference.value for c in family])
+        assert rows["low"].tolist() == [c.difference.low for c in family]
+        assert rows["high"].tolist() == [c.difference.high for c in family]
+        assert rows["effect_size"].tolist() == pytest.approx([c.effect_size.value for c in family])
+        assert rows["p"].tolist() == [c.p_value for c in family]
+        assert rows["holm_p"].tolist() == holm([c.p_value for c in family])
+        assert rows["pairs"].tolist() == [40, 40, 40]
+    rows = table[table["metric"] == "diversity"].set_index("run")
+    assert rows.loc["narrow", "high"] < 0
+    assert rows.loc["narrow", "holm_p"] < 0.05 < rows.loc["like", "holm_p"]
+    lengths = table[table["metric"] == "length"]
+    assert (lengths[["difference", "effect_size"]] == 0).all(axis=None) and (lengths["p"] == 1).all()
 
 
-def test_runs_of_other_prompts_other_seeds_or_without_samples_are_left_out():
-    other = [{**s, "prompt": "x" + s["prompt"]} for s in segments(1, 6)]
-    done = [run("mle", "mle"), run("a"), run("b"), run("c", seed=1), run("ragged")]
-    samples = {"mle": segments(0, 30), "a": other, "c": segments(4, 30), "ragged": segments(4, 30)[:-1]}
-    assert compare_with_mle(done, samples) == []
-    assert compare_with_mle(done[1:], samples) == [] and compare_with_mle([], {}) == []
-    seeds = [*done[:1], run("c", seed=1), run("mle1", "mle", seed=1)]
-    assert {c["run"] for c in compare_with_mle(seeds, {**samples, "mle1": segments(5, 30)})} == {"c"}
+def test_runs_with_other_prompts_seeds_or_no_samples_have_no_rows():
+    done = [record("mle", "mle"), record("a"), record("b"), record("c", seed=1), record("ragged")]
+    samples = {
+        "mle": written(0, 30),
+        "a": written(1, 6, prefix="x"),
+        "c": written(4, 30),
+        "ragged": written(4, 30)[:-1],
+    }
+    assert compare_with_mle(done, samples).empty
+    assert compare_with_mle(done[1:], samples).empty and compare_with_mle([], {}).empty
+    seeds = [done[0], record("c", seed=1), record("mle1", "mle", seed=1)]
+    assert set(compare_with_mle(seeds, {**samples, "mle1": written(5, 30)})["run"]) == {"c"}
 
 
-def test_what_a_judge_kept_is_compared_too():
+def test_values_by_another_model_are_compared_too():
+    def judged(name, objective, values):
+        return record(name, objective, metrics={"judge_perplexity": Metric(value=9.0, prompts=values)})
+
     rng = np.random.default_rng(0)
     low, high = rng.random(40).tolist(), (rng.random(40) + 1).tolist()
-    done = [run("mle", "mle", prompts=high), run("a", prompts=[None, *low[1:]]), run("b", prompts=low[:9])]
-    samples = dict.fromkeys(("mle", "a", "b"), segments(0, 30))
-    (found,) = (c for c in compare_with_mle(done, samples) if c["metric"] == "judge_perplexity")
-    assert found["run"] == "a" and found["pairs"] == 39
-    assert found["difference"] == pytest.approx(np.mean(low[1:]) - np.mean(high[1:]))
+    done = [judged("mle", "mle", high), judged("a", "mixce", [None, *low[1:]]), judged("b", "mixce", low[:9])]
+    table = compare_with_mle(done, dict.fromkeys(("mle", "a", "b"), written(0, 30)))
+    (row,) = table[table["metric"] == "judge_perplexity"].to_dict("records")
+    assert row["run"] == "a" and row["pairs"] == 39
+    assert row["difference"] == pytest.approx(np.mean(low[1:]) - np.mean(high[1:]))
 
 
-def at(name, x, y, half=0.0, **parameters):
-    return run(name, distinct_2=(x, x - half, x + half), mauve=(y, y - half, y + half), **parameters)
+def at(name, x, y, half=0.0, objective="mixce", role="grid", **settings):
+    numbers = {"distinct_2": (x, x - half, x + half), "mauve": (y, y - half, y + half)}
+    human = {"mauve": (0.97, 0.95, 0.99), "distinct_2": (0.9, None, None)}
+    return record(name, objective, role, metrics=numbers, human=human, **settings)
 
 
 CURVE = [
@@ -94,10 +110,15 @@ CURVE = [
     at("T.7", 0.5, 0.8, 0.02, objective="mle", role="decoding", temperature=0.7),
     at("mle", 0.8, 0.4, 0.02, objective="mle"),
 ]
+NAMES = ["T.5", "T.7", "mle"]
+
+
+def place(run, curve=CURVE, names=NAMES):
+    return curve_place(results_frame([*curve, run]), run.name, names, "mauve", "distinct_2")
 
 
 @pytest.mark.parametrize(
-    ("x", "y", "half", "place"),
+    ("x", "y", "half", "expected"),
     [
         (0.35, 0.90, 0.01, "above"),  # the curve is 0.85 + 0.02 there, and 0.8533 + 0.02 at 0.34
         (0.35, 0.88, 0.01, "on"),
@@ -112,70 +133,67 @@ CURVE = [
         (0.81, 0.49, 0.02, "above"),
     ],
 )
-def test_beyond_the_curve_by_more_than_the_intervals(x, y, half, place):
-    assert beyond_curve(at("r", x, y, half), CURVE, "mauve", "distinct_2") == place
-    assert beyond_curve(at("r", x, y, half), CURVE[::-1], "mauve", "distinct_2") == place
+def test_the_place_beside_the_curve_by_more_than_the_intervals(x, y, half, expected):
+    assert place(at("r", x, y, half)) == expected
+    assert place(at("r", x, y, half), CURVE[::-1], NAMES[::-1]) == expected
 
 
-def test_without_a_curve_or_a_number_nothing_is_said():
-    assert beyond_curve(at("r", 0.5, 0.9), CURVE[:1], "mauve", "distinct_2") == "outside"
-    absent = run("r", mauve=(None, None, None), distinct_2=(0.5, 0.5, 0.5))
-    assert beyond_curve(absent, CURVE, "mauve", "distinct_2") == "outside"
-    bare = run("r", mauve=(0.99, None, None), distinct_2=(0.5, None, None))
-    assert beyond_curve(bare, CURVE, "mauve", "distinct_2") == "above"
+def test_without_a_curve_or_a_value_a_run_is_outside():
+    assert place(at("r", 0.5, 0.9), CURVE[:1], NAMES[:1]) == "outside"
+    absent = record("r", metrics={"mauve": Metric(why="none"), "distinct_2": (0.5, 0.5, 0.5)})
+    assert place(absent) == "outside"
+    bare = record("r", metrics={"mauve": (0.99, None, None), "distinct_2": (0.5, None, None)})
+    assert place(bare) == "above"
 
 
-def test_a_curve_turns_one_knob_of_one_seed():
+def test_a_curve_varies_one_parameter_of_one_seed():
     top_p = [at(f"p{p}", 0.6, 0.7, objective="mle", role="decoding", top_p=p) for p in (0.95, 0.8)]
     both = at("both", 0.6, 0.7, objective="mle", role="decoding", top_p=0.9, temperature=0.7)
     seed1 = [at("mle1", 0.6, 0.7, objective="mle", seed=1), at("r1", 0.6, 0.7, seed=1)]
-    curves = decoding_curves([*CURVE[::-1], *top_p, both, *seed1])
-    assert [(knob, seed, [r["name"] for r in runs]) for knob, seed, runs in curves] == [
-        ("temperature", 0, ["T.5", "T.7", "mle"]),
-        ("top_p", 0, ["p0.8", "p0.95", "mle"]),
+    curves = decoding_curves(results_frame([*CURVE[::-1], *top_p, both, *seed1]))
+    assert curves == [("temperature", 0, NAMES), ("top_p", 0, ["p0.8", "p0.95", "mle"])]
+    assert decoding_curves(results_frame([CURVE[2]])) == [] == decoding_curves(results_frame([]))
+
+
+def test_no_run_surpasses_those_of_the_pareto_front():
+    points = {"a": (0.2, 0.9), "b": (0.5, 0.8), "c": (0.4, 0.8), "d": (0.8, 0.1), "e": (0.8, 0.1)}
+    done = [at(name, *point) for name, point in points.items()]
+    done += [record("absent", metrics={"mauve": Metric(why="none")}), at("base", 0.9, 0.99, role="base")]
+    frame = results_frame(done)
+    assert pareto_front(frame, "mauve", "distinct_2") == ["a", "b", "d", "e"]
+    capped = frame.copy()
+    capped.loc[(capped["run"] == "human") & (capped["metric"] == "distinct_2"), "value"] = 0.5
+    assert pareto_front(capped, "mauve", "distinct_2") == ["a", "b"]
+    lower = frame.replace({"metric": {"distinct_2": "self_bleu_4"}})  # lower is better; the human texts have 0.9
+    assert pareto_front(lower, "mauve", "self_bleu_4") == ["a"]
+    lower.loc[(lower["run"] == "human") & (lower["metric"] == "self_bleu_4"), "value"] = 0.5
+    assert pareto_front(lower, "mauve", "self_bleu_4") == ["a"]
+    assert pareto_front(lower[lower["run"] != "a"], "mauve", "self_bleu_4") == ["b", "c"]  # 0.4 counts as 0.5
+    assert pareto_front(frame.replace({"metric": {"mauve": "length"}}), "length", "distinct_2") == []
+
+
+def test_verdicts_follow_the_numbers():
+    done = [*CURVE, at("good", 0.5, 0.95, 0.01, eta=0.2), at("same", 0.5, 0.8, 0.01), at("far", 0.99, 0.8, 0.01)]
+    compared = pd.DataFrame(
+        [
+            ("good", "diversity", 0.12, 0.1, 0.14, 0.5, 0.001, 0.002, 40),
+            ("good", "rep_2", -0.031, -0.04, -0.02, 0.5, 0.001, 0.002, 40),
+            ("same", "diversity", 0.01, 0.0, 0.02, 0.1, 0.04, 0.06, 40),
+        ],
+        columns=list(COLUMNS),
+    )
+    table = verdicts(done, compared)
+    assert table.values.tolist() == [
+        ["MixCE η=0.2", 0, "above the curve", "reached", "diversity +0.12, rep_2 -0.031"],
+        ["MixCE η=0.5", 0, "on the curve", "not reached", ""],
+        ["MixCE η=0.5", 0, "outside the curve", "not reached", ""],
     ]
-    assert decoding_curves([CURVE[2]]) == [] == decoding_curves([])
-
-
-def test_undominated_runs_are_surpassed_by_none():
-    done = [at("a", 0.2, 0.9), at("b", 0.5, 0.8), at("c", 0.4, 0.8), at("d", 0.8, 0.1), at("e", 0.8, 0.1)]
-    done.append(run("absent", mauve=(None, None, None)))
-    assert [r["name"] for r in pareto_front(done, "mauve", "distinct_2")] == ["a", "b", "d", "e"]
-    assert [r["name"] for r in pareto_front(done, "mauve", "distinct_2", ("distinct_2",))] == ["a"]
-    assert [r["name"] for r in pareto_front(done, "mauve", "distinct_2", cap=0.5)] == ["a", "b"]
-    # where less is more varied, 0.4 counts as 0.5
-    lower = pareto_front(done[1:], "mauve", "distinct_2", ("distinct_2",), cap=0.5)
-    assert [r["name"] for r in lower] == ["b", "c"]
-
-
-def test_the_sentences_follow_the_numbers():
-    above, on = at("good", 0.5, 0.95, 0.01), at("same", 0.5, 0.8, 0.01)
-    human = {"mauve": {"value": 0.97, "low": 0.95, "high": 0.99}}
-    done = [{**r, "human": human} for r in [*CURVE, above, on]]
-    names = {r["name"]: r["name"].upper() for r in done}
-    pairs = [("mauve", "distinct_2")]
-    compared = [
-        {"run": "good", "metric": "diversity", "difference": 0.12, "effect_size": 0.5, "p": 0.001, "holm_p": 0.002},
-        {"run": "same", "metric": "diversity", "difference": 0.01, "effect_size": 0.1, "p": 0.04, "holm_p": 0.06},
-        {"run": "same", "metric": "rep_2", "difference": 0.01, "effect_size": None, "p": 0.3, "holm_p": 0.3},
-    ]
-    said = findings(done, compared, names, pairs)
-    assert "beyond it by more than the intervals: GOOD; not told apart from it: SAME." in said[0]
-    assert "only its temperature turned" in said[0] and "No objective" not in said[0] and "2 runs" in said[0]
-    assert "1 of 2 differences survive Holm's correction: GOOD +0.12 (d = 0.5). 1 more would pass" in said[1]
-    assert said[2].endswith("none of 1 differences survives Holm's correction at 0.05.")
-    assert "a MAUVE of 0.95 to 0.99; not told apart from that: GOOD." in said[3]
-    assert "trained once" in said[4] and len(said) == 5
-    beaten = findings([r for r in done if r["name"] != "good"], [], names, pairs)
-    assert "No objective is shown to reach what MLE cannot reach" in beaten[0]
-    assert "the interval of every run ends below" in beaten[1]
-    assert "no decoding baselines" in findings([above, CURVE[2]], [], names)[0]
-    assert findings([], [], {}) == []
-
-
-def test_nothing_is_said_of_runs_that_lack_a_number():
-    lacking = {**at("lacking", 0.5, 0.9), "metrics": {"mauve": {"value": None, "low": None, "high": None}}}
-    names = {"lacking": "LACKING", "good": "GOOD"}
-    (said, _) = findings([*CURVE, at("good", 0.5, 0.95, 0.01), lacking], [], names, [("mauve", "distinct_2")])
-    assert "GOOD" in said and "LACKING" not in said and said.endswith("1 runs were looked at, uncorrected.")
-    assert [s for s in findings([*CURVE, lacking], [], names) if "beside MLE" in s] == []
+    assert conclusion(table).startswith(
+        "1 of 3 runs are above MLE's decoding curve: MixCE η=0.2; each was trained once"
+    )
+    assert "no objective is shown to beat decoding" in conclusion(table[1:])
+    seeds = table.assign(seed=[0, 1, 2])
+    assert conclusion(seeds) == "1 of 3 runs are above MLE's decoding curve: MixCE η=0.2."
+    alone = verdicts([at("good", 0.5, 0.95, 0.01), CURVE[2]], compared)
+    assert alone["verdict"].tolist() == ["no curve"] and "no decoding baselines" in conclusion(alone)
+    assert verdicts([], compared).empty

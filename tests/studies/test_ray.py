@@ -1,4 +1,4 @@
-"""The Ray engine on a cluster of two nodes on this machine, each with a GPU that is none."""
+"""The Ray executor on a cluster of two nodes on this machine, each with a pretended GPU."""
 
 import socket
 import threading
@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mixkit.studies import executors as engines
-from mixkit.studies import sweep as sweeps
+from mixkit.studies.plan import load_study
 from mixkit.studies.run import lock_owner
 from mixkit.studies.store import RunStore
-from mixkit.studies.sweep import load_study, run_study, states
+from mixkit.studies.sweep import run_study, states
 from tests import support as small
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own, about its processes and files
+# warnings of Ray's own, about its processes and files
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]
 PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
 
 
 def node() -> dict[str, object]:
-    """One core, one GPU that is none. With its ports given, a node does not wait for its agents to choose them."""
+    """One core and one pretended GPU. With its ports given, a node does not wait for its agents to choose them."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in PORTS]
     ports = {name: server.getsockname()[1] for name, server in zip(PORTS, sockets, strict=True)}
     for server in sockets:
@@ -47,31 +47,14 @@ def cluster(monkeypatch, tmp_path):
     made.shutdown()
 
 
-def task_with(notebook: str):
-    """engines._task with another notebook; a function inside a function travels to the nodes by value."""
-
-    def task(folder, environment):
-        import os
-        from pathlib import Path
-
-        from mixkit.studies import run as execution
-
-        os.environ.update(environment)
-        execution.NOTEBOOK = Path(notebook)
-        return execution.execute(Path(folder))
-
-    return task
-
-
-def test_a_study_survives_the_loss_of_a_node(cluster, tmp_path, monkeypatch):
+def test_a_study_survives_the_loss_of_a_node(cluster, tmp_path):
     made, second = cluster
-    monkeypatch.setattr(engines, "_task", task_with(str(small.write_notebook(tmp_path))))
-    monkeypatch.setattr(sweeps, "check_inputs", lambda runs: None)
+    notebook = small.write_notebook(tmp_path)
     file = tmp_path / "own.yaml"
     file.write_text(
         yaml.safe_dump({"parameters": small.TINY, "grid": [{"objective": "mixce", "eta": [0.0, 0.1, 0.2, 0.3]}]})
     )
-    study, store, said = load_study(file), RunStore(tmp_path / "runs"), []
+    study, store, lines = load_study(file), RunStore(tmp_path / "runs"), []
     folders = [store.folder("own", run.name) for run in study.runs]
     wait = store.root / "own" / "wait"
     wait.parent.mkdir(parents=True)
@@ -82,17 +65,17 @@ def test_a_study_survives_the_loss_of_a_node(cluster, tmp_path, monkeypatch):
             time.sleep(0.1)
         made.remove_node(second)
         while (
-            not any("was killed; it goes on" in line for line in said) or sum(map(bool, map(lock_owner, folders))) > 1
+            not any("was killed; it goes on" in line for line in lines) or sum(map(bool, map(lock_owner, folders))) > 1
         ):
             time.sleep(0.1)  # until the lost node's kernel, which sees its worker gone, has let go of the run
         wait.unlink()
 
     loser = threading.Thread(target=lose_a_node, daemon=True)
     loser.start()
-    done = run_study(study, store=store, engine="ray", say=said.append)
+    done = run_study(study, store=store, executor="ray", notebook=notebook, check=False, log=lines.append)
     loser.join()
-    assert said[0].endswith("0 done already, 2 at a time")
-    assert [record["metrics"]["eta"]["value"] for record in done] == [0.0, 0.1, 0.2, 0.3]
+    assert lines[0].endswith("0 done, 2 at a time")
+    assert [record.value("eta") for record in done] == [0.0, 0.1, 0.2, 0.3]
     times = [small.began(folder) for folder in folders]
     assert sorted(map(len, times)) == [1, 1, 1, 2], "only the lost run is executed again"
     assert {gpu for run in times for _, gpu, _ in run} == {"0"}  # of each node, its own

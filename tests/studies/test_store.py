@@ -1,164 +1,214 @@
-"""Parameters, run names and hashes, and run folders that are never half-written."""
+"""Settings, names and hashes of runs, and run folders that are never half-written."""
 
-from types import SimpleNamespace
+import json
 
+import pandas as pd
 import pytest
 
 from mixkit import MLE, MixCE, SequenceMatch
-from mixkit._common import write_atomically
-from mixkit.losses import definitions
+from mixkit._common import InputError, write_atomically
+from mixkit.losses.definitions import COEFFICIENTS, OBJECTIVES
 from mixkit.models.on_policy import Backtracking
-from mixkit.studies.config import (
-    COEFFICIENTS,
-    DIVERGENCES,
-    FINETUNE,
-    NAMES,
-    check,
-    check_notebook,
-    make_backtracking,
-    make_objective,
-)
-from mixkit.studies.store import RunStore, run_hash, run_name
+from mixkit.studies.config import RunConfig, SweepConfig
+from mixkit.studies.records import results_frame
+from mixkit.studies.store import Metric, RunStore, Sample, run_hash, run_name
+from tests.support import parameters_cell, record
 
-DEFAULTS = check({})
+CHECK = RunConfig.check
+DEFAULTS = CHECK({})
 
 
-def test_defaults_lie_in_their_own_ranges():
-    assert {name: p.default for name, p in FINETUNE.items()} == DEFAULTS
+def test_defaults_are_in_their_own_ranges():
+    assert CHECK(DEFAULTS.model_dump()) == DEFAULTS
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("values", "message"),
     [
         ({"etta": 0.5}, r"unknown parameter 'etta' \(did you mean 'eta'\?\)"),
         ({"eta": 1.5}, r"eta is 1.5; it must be in \[0, 1\]"),
         ({"gamma": -0.1}, r"gamma is -0.1; it must be in \[0, 1\]"),
-        ({"eta": "0.5"}, "eta is '0.5', a str; it must be a float; in YAML write a number without quotes"),
+        ({"eta": "0.5"}, "eta is '0.5'; it must be a valid number, not a str; in YAML write a number without quotes"),
         ({"learning_rate": "1e-5"}, "1.0e-5 rather than 1e-5"),
-        ({"eta": True}, "eta is True, a bool; it must be a float"),
+        ({"eta": True}, "eta is True; it must be a valid number, not a bool"),
         ({"eta": float("nan")}, r"eta is nan; it must be in \[0, 1\]"),
         ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
-        ({"batch_size": 8.0}, "batch_size is 8.0, a float; it must be a int"),
+        ({"batch_size": 8.0}, "batch_size is 8.0; it must be a valid integer, not a float"),
         ({"objective": "mixec"}, r"unknown objective 'mixec' \(did you mean 'mixce'\?\); allowed: mle, mixce, tailr"),
-        ({"keep_model": 1}, "keep_model is 1, a int; it must be a bool"),
+        ({"keep_model": 1}, "keep_model is 1; it must be a valid boolean, not a int"),
         ({"alpha": 0.0}, "alpha is 0.0; it must be a finite number above 0"),
         ({"alpha": float("inf")}, "alpha is inf; it must be a finite number above 0"),
         ({"discount": 1.0}, r"discount is 1.0; it must be in \(0, 1\)"),
-        ({"discount": 0}, r"discount is 0.0; it must be in \(0, 1\)"),
+        ({"discount": 0}, r"discount is 0; it must be in \(0, 1\)"),
         (
             {"divergence": "chi"},
             r"unknown divergence 'chi' \(did you mean 'chi2'\?\); allowed: chi2-mixture, chi2, js, rkl",
         ),
         ({"noise_rate": 0.6}, r"noise_rate is 0.6; it must be in \[0, 0.5\]"),
         ({"noise_rate": -0.1}, r"noise_rate is -0.1; it must be in \[0, 0.5\]"),
-        ({"mle_minimum": 2.0}, r"mle_floor is 2.0; it must be in \[0, 1\]"),
+        ({"mle_minimum": 2.0}, r"mle_minimum is 2.0; it must be in \[0, 1\]"),
         ({"refill_every": 0}, "refill_every is 0; it must be at least 1"),
     ],
 )
-def test_parameters_that_are_refused(given, message):
-    with pytest.raises(ValueError, match=message) as error:
-        check(given)
+def test_wrong_settings_are_refused_in_one_line(values, message):
+    with pytest.raises(InputError, match=message) as error:
+        CHECK(values)
     assert "\n" not in str(error.value)
 
 
-def test_the_names_are_the_objectives_own():
-    """They are written down twice, as a command that only looks at a study does not wait for torch."""
-    assert tuple(definitions.OBJECTIVES) == NAMES and tuple(COEFFICIENTS) == NAMES
-    assert tuple(definitions.DIVERGENCE_NAMES) == DIVERGENCES
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"eta": 0.1}, "eta is 0.1; it must be a valid list, not a float"),
+        ({"eta": [0.1, 2.0]}, "eta contains 2.0; every element must be less than or equal to 1"),
+        ({"eta": ["0.1"]}, "eta contains '0.1'; every element must be a valid number, not a str; in YAML"),
+        ({"objectives": ["mlee"]}, r"unknown objectives 'mlee' \(did you mean 'mle'\?\); allowed: mle, mixce"),
+        ({"objectives": []}, "objectives is an empty list; give at least one value"),
+        ({"seed": 1}, r"unknown parameter 'seed' \(did you mean 'seeds'\?\)"),
+    ],
+)
+def test_wrong_elements_of_lists_are_refused(values, message):
+    with pytest.raises(InputError, match=message) as error:
+        SweepConfig.check(values)
+    assert "\n" not in str(error.value)
 
 
-def test_whole_numbers_pass_for_floats():
-    assert check({"eta": 1})["eta"] == 1.0 and isinstance(check({"eta": 1})["eta"], float)
+def test_the_parameters_cell_is_made_from_the_fields():
+    with open("notebooks/3_finetune.ipynb", encoding="utf-8") as file:
+        (cell,) = (cell for cell in json.load(file)["cells"] if "parameters" in cell["metadata"].get("tags", []))
+    assert "".join(cell["source"]) == parameters_cell(RunConfig)
 
 
-def test_a_notebook_is_read_and_what_papermill_injected_is_checked():
-    cells = ["", "import x\nother = 3", "# Parameters\neta = 0.25\n"]
-    namespace = {**DEFAULTS, "eta": 0.25, "In": cells, "other": 3}
-    assert check_notebook(namespace) == SimpleNamespace(**{**DEFAULTS, "eta": 0.25})
-    with pytest.raises(ValueError, match=r"unknown parameter 'etta' \(did you mean 'eta'\?\)"):
-        check_notebook({**DEFAULTS, "etta": 0.5, "In": ["", "# Parameters\netta = 0.5\n"]})
-    with pytest.raises(ValueError, match="the parameters cell has no eta"):
-        check_notebook({k: v for k, v in DEFAULTS.items() if k != "eta"})
+def test_whole_numbers_are_numbers():
+    assert isinstance(CHECK({"eta": 1}).eta, float)
 
 
-def test_make_objective_takes_its_own_coefficients_only():
-    assert make_objective({**DEFAULTS, "objective": "mixce", "eta": 0.3}) == MixCE(0.3)
+def test_a_notebook_and_its_injected_parameters_are_checked():
+    values = DEFAULTS.model_dump()
+    namespace = {**values, "eta": 0.25, "In": ["", "import x\nother = 3", "# Parameters\neta = 0.25\n"], "other": 3}
+    assert RunConfig.from_notebook(namespace) == DEFAULTS.model_copy(update={"eta": 0.25})
+    with pytest.raises(InputError, match=r"unknown parameter 'etta' \(did you mean 'eta'\?\)"):
+        RunConfig.from_notebook({**values, "etta": 0.5, "In": ["", "# Parameters\netta = 0.5\n"]})
+    del values["eta"]
+    with pytest.raises(InputError, match="the parameters cell has no eta"):
+        RunConfig.from_notebook(values)
 
 
-def test_who_learns_to_take_tokens_back():
-    asked = {**DEFAULTS, "noise_rate": 0.1, "mle_minimum": 0.5}
-    match = {**asked, "objective": "sequencematch", "alpha": 0.1}
-    assert make_objective(match) == SequenceMatch(alpha=0.1)
-    assert make_backtracking(match) == Backtracking(noise_rate=0.1, mle_minimum=0.5)
-    noisy = {**asked, "objective": "mle-backspace"}
-    assert make_objective(noisy) == MLE() and make_backtracking(noisy) == Backtracking(noise_rate=0.1)
-    assert make_backtracking({**asked, "objective": "mle"}) is None
+def test_an_objective_gets_its_own_coefficients_only():
+    config = CHECK({"objective": "mixce", "eta": 0.3, "gamma": 0.7})
+    assert config.make_objective() == MixCE(0.3) and config.coefficients() == {"eta": 0.3}
+    assert set(config.canonical()) & set(COEFFICIENTS) == {"eta"}
+
+
+def test_who_learns_to_delete_tokens():
+    shared = {"noise_rate": 0.1, "mle_minimum": 0.5}
+    match = CHECK({**shared, "objective": "sequencematch", "alpha": 0.1})
+    assert match.make_objective() == SequenceMatch(alpha=0.1)
+    assert match.make_backtracking() == Backtracking(noise_rate=0.1, mle_minimum=0.5)
+    noisy = CHECK({**shared, "objective": "mle-backspace"})
+    assert noisy.make_objective() == MLE() and noisy.make_backtracking() == Backtracking(noise_rate=0.1)
     for objective in ("mle", "mixce", "tailr"):
-        assert run_hash({**asked, "objective": objective}) == run_hash({**DEFAULTS, "objective": objective})
-    assert run_hash(noisy) == run_hash({**noisy, "mle_minimum": 0.1, "alpha": 0.5})
-    assert run_hash(noisy) != run_hash({**noisy, "noise_rate": 0.2})
-    assert (
-        len({run_hash({**match, c: v}) for c, v in (("buffer_texts", 9), ("divergence", "js"), ("mle_decay", 0.0))})
-        == 3
+        assert CHECK({**shared, "objective": objective}).make_backtracking() is None
+
+
+def test_labels_name_what_is_special():
+    assert [CHECK({"objective": name}).label() for name in OBJECTIVES] == [
+        *("MLE", "MixCE η=0.5", "TaiLr γ=1e-07, w_min=0.2", "SequenceMatch α=0.01", "MLE with backspace noise=0.02")
+    ]
+    assert CHECK({"objective": "mle", "temperature": 0.7, "top_p": 0.9, "top_k": 5, "seed": 2}).label() == (
+        "MLE, temperature 0.7, top-p 0.9, top-k 5, seed 2"
     )
+    assert CHECK({"objective": "mle"}).label("base") == "base (MLE)"
 
 
-def test_the_hash_follows_what_bears_on_the_outcome(tmp_path):
-    mle = {**DEFAULTS, "objective": "mle"}
-    same = [{"eta": 0.9}, {"gamma": 0.5}, {"study": "other"}, {"name": "n"}, {"keep_model": False}]
-    assert {run_hash({**mle, **change}) for change in same} == {run_hash(mle)}
+def changed(settings: dict, **change) -> str:
+    return run_hash(CHECK({**settings, **change}))
+
+
+def test_the_hash_follows_from_what_can_change_the_outcome(tmp_path):
+    mle = {"objective": "mle"}
+    same = [{"eta": 0.9}, {"gamma": 0.5}, {"study": "other"}, {"name": "n"}, {"keep_model": False}, {"noise_rate": 0.1}]
+    assert {changed(mle, **change) for change in same} == {changed(mle)}
     different = [{"objective": "mixce"}, {"seed": 1}, {"learning_rate": 1e-3}, {"model": "gpt2"}, {"corpus": "pydoc"}]
-    assert len({run_hash({**mle, **change}) for change in different} | {run_hash(mle)}) == 6
-    mixce = {**DEFAULTS, "objective": "mixce"}
-    assert run_hash({**mixce, "eta": 0.1}) != run_hash({**mixce, "eta": 0.2})
-    own = tmp_path / "own.txt"
-    own.write_text("a")
-    before = run_hash({**mle, "corpus": str(own)})
-    own.write_text("b")
-    assert run_hash({**mle, "corpus": str(own)}) != before
+    assert len({changed(mle, **change) for change in different} | {changed(mle)}) == 6
+    match = {"objective": "sequencematch"}
+    different = [{"alpha": 0.2}, {"buffer_texts": 9}, {"divergence": "js"}, {"mle_decay": 0.0}, {"noise_rate": 0.1}]
+    assert len({changed(match, **change) for change in different} | {changed(match)}) == 6
+    noisy = {"objective": "mle-backspace"}
+    assert changed(noisy) == changed(noisy, mle_minimum=0.1) != changed(noisy, noise_rate=0.1)
+    corpus = tmp_path / "own.txt"
+    corpus.write_text("a")
+    before = changed(mle, corpus=str(corpus))
+    corpus.write_text("b")
+    assert changed(mle, corpus=str(corpus)) != before
 
 
 def test_names_are_readable_and_end_in_the_hash():
-    parameters = check({"objective": "mixce", "eta": 0.1, "temperature": 0.7, "seed": 3})
-    assert run_name(parameters) == f"mixce-eta0.1-T0.7-seed3-{run_hash(parameters)}"
-    match = check({"objective": "sequencematch", "alpha": 0.1, "divergence": "js", "mle_decay": 0.5})
-    assert run_name(match) == f"sequencematch-alpha0.1-divergencejs-mlefall0.5-{run_hash(match)}"
-    named = check({"objective": "mle", "name": "base"})
+    config = CHECK({"objective": "mixce", "eta": 0.1, "temperature": 0.7, "seed": 3})
+    assert run_name(config) == f"mixce-eta0.1-T0.7-seed3-{run_hash(config)}"
+    match = CHECK({"objective": "sequencematch", "alpha": 0.1, "divergence": "js", "mle_decay": 0.5})
+    assert run_name(match) == f"sequencematch-alpha0.1-divergencejs-mledecay0.5-{run_hash(match)}"
+    named = CHECK({"objective": "mle", "name": "base"})
     assert run_name(named) == f"base-{run_hash(named)}"
 
 
-def test_a_run_is_done_only_when_its_record_parses_and_matches(tmp_path):
+def test_a_run_is_done_if_its_record_is_whole_and_its_own(tmp_path):
     store = RunStore(tmp_path)
-    run = store.begin(check({"study": "s"}))
+    run = store.begin(CHECK({"study": "s"}))
     assert store.read("s", run.name) is None
-    run.finish({"perplexity": {"value": 2.0, "low": 1.0, "high": 3.0}})
+    run.finish({"perplexity": Metric(value=2.0, low=1.0, high=3.0)})
     record = store.read("s", run.name)
-    assert record["status"] == "done" and record["metrics"]["perplexity"]["value"] == 2.0
-    assert record["parameters"] == run.parameters and record["versions"]["torch"]
+    assert record.status == "done" and record.value("perplexity") == 2.0 and record.value("mauve") is None
+    assert record.config == run.config and record.versions["torch"]
     path = run.folder / "run.json"
     whole = path.read_text()
     path.write_text(whole[: len(whole) // 2])
     assert store.read("s", run.name) is None
-    path.write_text(whole.replace(record["hash"], "00000000"))
+    path.write_text(whole.replace(run.name, "another"))
     assert store.read("s", run.name) is None
-    assert run.fail("ValueError: no")["error"] == "ValueError: no"
-    assert store.read("s", run.name)["status"] == "failed"
+    assert run.fail("ValueError: no").error == "ValueError: no"
+    assert store.read("s", run.name).status == "failed"
 
 
 def test_nan_is_not_written(tmp_path):
-    run = RunStore(tmp_path).begin(check({}))
-    with pytest.raises(ValueError, match="JSON"):
-        run.finish({"x": {"value": float("nan")}})
+    run = RunStore(tmp_path).begin(CHECK({}))
+    with pytest.raises(ValueError, match="finite"):
+        run.finish({"x": Metric(value=float("nan"))})
     assert not (run.folder / "run.json").exists()
 
 
-def test_samples_come_back_as_written(tmp_path):
+def test_samples_are_read_as_they_were_written(tmp_path):
     store = RunStore(tmp_path)
-    run = store.begin(check({}))
-    samples = [{"prompt": "a\u2028b", "generated": '<script>\n"'}, {"prompt": "", "generated": "\x1b[31m"}]
+    run = store.begin(CHECK({}))
+    samples = [
+        Sample(set=0, prompt="a\u2028b", human="", generated='<script>\n"', segments=[("x", False), ("y", True)]),
+        Sample(set=1, prompt="", human="h", generated="\x1b[31m", decoding={"top_p": 0.9}, seed=3),
+    ]
     run.write_samples(samples)
     assert store.samples("scratch", run.name) == samples
     assert store.samples("scratch", "none") == []
+
+
+def test_the_results_frame_has_a_row_per_run_and_metric():
+    human = {"mauve": (0.9, 0.8, 1.0)}
+    absent = Metric(why="no judge", over="texts")
+    frame = results_frame(
+        [
+            record("m", "mle", metrics={"mauve": (0.5, 0.4, 0.6), "judge_perplexity": absent}, human=human),
+            record("x", eta=0.1, temperature=0.5, role="decoding", metrics={"mauve": (0.7, None, None)}, human=human),
+        ]
+    )
+    assert frame[["run", "metric"]].values.tolist() == [
+        *(["m", "mauve"], ["m", "judge_perplexity"], ["x", "mauve"], ["human", "mauve"])
+    ]
+    first, second, third, last = frame.to_dict("records")
+    assert (first["value"], first["low"], first["high"]) == (0.5, 0.4, 0.6) and pd.isna(first["coefficient"])
+    assert pd.isna(second["value"]) and second["why"] == "no judge" and second["over"] == "texts"
+    assert (third["coefficient"], third["temperature"], third["role"]) == (0.1, 0.5, "decoding") and pd.isna(
+        third["low"]
+    )
+    assert (last["role"], last["objective"], last["value"]) == ("human", "human", 0.9)
+    assert results_frame([]).empty
 
 
 def test_an_interrupted_write_leaves_the_old_content(tmp_path, monkeypatch):

@@ -9,9 +9,11 @@ import yaml
 
 from mixkit.__main__ import main
 from mixkit._common import CLONE
-from mixkit.studies import sweep as sweeps
+from mixkit.studies.config import SweepConfig
+from mixkit.studies.plan import STUDIES, load_study, load_sweep, read_study, write_study, write_sweep
+from mixkit.studies.records import records, results
 from mixkit.studies.store import RunStore
-from mixkit.studies.sweep import STUDIES, load_study, read_study, records, run_study
+from mixkit.studies.sweep import run_study
 from tests.benchmarks import kills
 from tests.support import STUDY, TINY
 
@@ -29,16 +31,12 @@ def test_a_study_is_its_base_its_grid_and_the_mle_run_decoded_otherwise(tmp_path
     base, mle, first, second, match, decoded = study.runs[:6]
     assert base.depends_on is None and base.name.startswith("base-")
     assert {r.depends_on for r in (mle, first, second, match)} == {base.name}
-    assert first.parameters["model"] == f"run:{base.name}"
-    assert [r.parameters["eta"] for r in (first, second)] == [0.0, 0.5]
-    assert (
-        decoded.depends_on == mle.name
-        and decoded.parameters["epochs"] == 0
-        and decoded.parameters["temperature"] == 0.5
-    )
-    assert {r.parameters["reader"] for r in study.runs[1:6]} == {f"gpt2-large|run:{base.name}"}
+    assert first.config.model == f"run:{base.name}"
+    assert [r.config.eta for r in (first, second)] == [0.0, 0.5]
+    assert decoded.depends_on == mle.name and decoded.config.epochs == 0 and decoded.config.temperature == 0.5
+    assert {r.config.reader for r in study.runs[1:6]} == {f"gpt2-large|run:{base.name}"}
     assert len({r.name for r in study.runs}) == 12
-    assert {r.parameters["seed"] for r in study.runs[6:]} == {1}
+    assert {r.config.seed for r in study.runs[6:]} == {1}
 
 
 def test_a_change_of_the_base_changes_the_names_of_what_starts_from_it(tmp_path):
@@ -52,35 +50,35 @@ def test_overrides_replace_what_the_file_gives(tmp_path):
     corpus.write_text("x")
     study = load_study(write(tmp_path, STUDY), {"corpus": str(corpus), "model": "smollm2-135m", "eta": 0.25, "seed": 7})
     assert study.name == "own-my-smollm2-135m-0.25-7"
-    assert {r.parameters["corpus"] for r in study.runs} == {str(corpus)}
-    assert study.runs[0].parameters["model"] == "smollm2-135m"
-    assert [r.parameters["eta"] for r in study.runs if r.parameters["objective"] == "mixce"] == [0.25]
-    assert {r.parameters["seed"] for r in study.runs} == {7}
+    assert {r.config.corpus for r in study.runs} == {str(corpus)}
+    assert study.runs[0].config.model == "smollm2-135m"
+    assert [r.config.eta for r in study.runs if r.config.objective == "mixce"] == [0.25]
+    assert {r.config.seed for r in study.runs} == {7}
     named = load_study(write(tmp_path, STUDY), {"objective": "tailr"}, name="n")
-    assert [r.parameters["objective"] for r in named.runs] == ["mle", "tailr"] and named.name == "n"
+    assert [r.config.objective for r in named.runs] == ["mle", "tailr"] and named.name == "n"
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in STUDIES.glob("*.yaml")))
 def test_every_study_file_of_the_kit_can_be_read(name):
     study = load_study(name)
     assert len(study.runs) >= 2 and study.about
-    objectives = {r.parameters["objective"] for r in study.runs}
+    objectives = {r.config.objective for r in study.runs}
     assert {"mle", "mixce"} <= objectives
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({**STUDY, "grd": []}, r"unknown key in study file .*: 'grd' \(did you mean 'grid'\?\)"),
+        ({**STUDY, "grd": []}, r"unknown key in a study file: 'grd' \(did you mean 'grid'\?\)"),
         ({**STUDY, "parameters": {"bach_size": 8}}, r"unknown parameter 'bach_size' \(did you mean 'batch_size'\?\)"),
         ({**STUDY, "grid": [{"objective": "mixce", "etta": 0.1}]}, r"'etta' \(did you mean 'eta'\?\)"),
         ({**STUDY, "grid": [{"objective": "mixce", "eta": [0.5, 2.0]}]}, r"eta is 2.0; it must be in \[0, 1\]"),
-        ({**STUDY, "grid": [{"objective": "mixce", "eta": "0.5"}]}, "eta is '0.5', a str"),
+        ({**STUDY, "grid": [{"objective": "mixce", "eta": "0.5"}]}, "eta is '0.5'; it must be a valid number"),
         ({**STUDY, "grid": [{"objective": "mixce", "eta": []}]}, "eta is an empty list"),
-        ({**STUDY, "grid": ["mle"]}, "an entry of a grid maps parameters to values, not 'mle'"),
-        ({**STUDY, "grid": {"objective": "mle"}}, "grid must be a list"),
-        ({**STUDY, "seeds": []}, "seeds is an empty list; at least one seed is needed"),
-        ({"parameters": TINY}, "asks for no run"),
+        ({**STUDY, "grid": ["mle"]}, "grid contains 'mle'; every element must be a valid dictionary"),
+        ({**STUDY, "grid": {"objective": "mle"}}, "grid is {.*}; it must be a valid list"),
+        ({**STUDY, "seeds": []}, "seeds is an empty list; give at least one value"),
+        ({"parameters": TINY}, "has no runs"),
         ({**STUDY, "parameters": {**TINY, "learning_rate": "1e-5"}}, "1.0e-5 rather than 1e-5"),
         ("a: [", "is not YAML"),
         ("text", "must be a mapping"),
@@ -107,12 +105,12 @@ def test_study_files_that_are_refused(tmp_path, content, message):
         (["quick", "--set", "reader="], "reader '': model '' is not available"),
         (["quick", "--set", "objective=mixec"], "unknown objective 'mixec' (did you mean 'mixce'?)"),
         (["quick", "--set", "eta=1.5"], "eta is 1.5; it must be in [0, 1]"),
-        (["quick", "--set", "gamma=-1"], "gamma is -1.0; it must be in [0, 1]"),
+        (["quick", "--set", "gamma=-1"], "gamma is -1; it must be in [0, 1]"),
         (["quick", "--set", "discount=1.0"], "discount is 1.0; it must be in (0, 1)"),
-        (["quick", "--set", "alpha=0"], "alpha is 0.0; it must be a finite number above 0"),
+        (["quick", "--set", "alpha=0"], "alpha is 0; it must be a finite number above 0"),
         (["quick", "--set", "divergence=chi3"], "unknown divergence 'chi3' (did you mean 'chi2'?)"),
         (["quick", "--set", "noise_rate=0.7"], "noise_rate is 0.7; it must be in [0, 0.5]"),
-        (["quick", "--set", "eta=half"], "eta is 'half', a str; it must be a float"),
+        (["quick", "--set", "eta=half"], "eta takes one number, not 'half'"),
         (["quick", "--set", "eta=0.1,0.3"], "eta takes one number, not '0.1,0.3'; lists go into a study file's grid"),
         (["quick", "--set", "epochs=inf"], "epochs is inf; it must be finite and at least 0"),
         (["quick", "--max-workers", "-3"], "max_workers is -3; it must be at least 0"),
@@ -127,7 +125,7 @@ def test_bad_input_is_one_line_exit_code_2_and_nothing_written(tmp_path, monkeyp
     (tmp_path / "empty.txt").touch()
     (tmp_path / "binary.txt").write_bytes(bytes(range(256)))
     root = tmp_path / "runs"
-    monkeypatch.setattr(sweeps, "RunStore", lambda: RunStore(root))
+    monkeypatch.setattr("mixkit.studies.sweep.RunStore", lambda: RunStore(root))
     assert main(["study", *(a.format(tmp=tmp_path) for a in arguments)]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("mixkit: ") and message in captured.err and captured.err.count("\n") == 1
@@ -135,73 +133,122 @@ def test_bad_input_is_one_line_exit_code_2_and_nothing_written(tmp_path, monkeyp
 
 
 def test_a_dry_run_tells_the_plan_and_what_is_missing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("mixkit.studies.progress.RunStore", lambda: RunStore(tmp_path / "runs"))
+    monkeypatch.setattr("mixkit.studies.sweep.RunStore", lambda: RunStore(tmp_path / "runs"))
     assert main(["study", "quick", "--dry-run", "--set", f"corpus={tmp_path}/missing.txt"]) == 2
     captured = capsys.readouterr()
-    assert "objective mixce" in captured.out and "missing.txt' does not exist" in captured.err
+    assert "eta 0.1" in captured.out and "missing.txt' does not exist" in captured.err
+
+
+def test_a_sweep_is_a_study_with_the_base_study_s_settings(tmp_path):
+    base = write(tmp_path, {**STUDY, "grid": [{"objective": "tailr", "w_min": 0.05, "eta": 0.9}]}, "mine.yaml")
+    config = SweepConfig.check(
+        {
+            "study": "swept",
+            "base_study": str(base),
+            "objectives": ["mle", "tailr", "mixce", "mle"],
+            "eta": [0.0, 0.25],
+            "gamma": [0.01],
+            "train_texts": 20,
+            "seeds": 2,
+        }
+    )
+    study, store = load_sweep(config), RunStore(tmp_path / "runs")
+    assert study.name == "swept" and study.about == "MLE, TaiLr, MixCE; other settings as in mine."
+    assert [r.role for r in study.runs] == 2 * ["base", "grid", "grid", "grid", "grid", "decoding"]
+    tailr = study.runs[2].config
+    assert (tailr.gamma, tailr.w_min, tailr.train_texts, tailr.prompts) == (0.01, 0.05, 20, TINY["prompts"])
+    assert [r.config.eta for r in study.runs if r.config.objective == "mixce"] == [0.0, 0.25, 0.0, 0.25]
+    assert not store.root.exists()
+    file = write_sweep(config, store)
+    assert file == store.root / "swept" / "sweep.yaml" and load_study(file, name="swept") == study
+    with pytest.raises(ValueError, match="eta is an empty list"):
+        load_sweep(SweepConfig.check({"base_study": str(base), "objectives": ["mixce"], "eta": []}))
+
+
+OLD = """name: own
+about: ''
+runs:
+- {name: base-0, part: base, needs: null, parameters: {study: own, objective: mle, window_words: 0}}
+"""
+
+
+def test_the_folder_of_an_earlier_mixkit_is_refused(tmp_path):
+    store, study = RunStore(tmp_path), load_study(write(tmp_path, STUDY))
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "study.yaml").write_text(OLD)
+    for call in (lambda: read_study("own", store), lambda: write_study(study, store), lambda: results("own", store)):
+        with pytest.raises(
+            ValueError, match="was written by an earlier mixkit; run the study again under another"
+        ) as error:
+            call()
+        assert "\n" not in str(error.value)
+    assert (tmp_path / "own" / "study.yaml").read_text() == OLD
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("study")
-    study, store, said = load_study(write(folder, STUDY)), RunStore(folder / "runs"), []
-    done = run_study(
-        study, store=store, max_workers=2, say=said.append
-    )  # as many as where it is killed: the same threads
-    return study, store, said, done
+    folder, lines = tmp_path_factory.mktemp("study"), []
+    study, store = load_study(write(folder, STUDY)), RunStore(folder / "runs")
+    # as many workers as in the test of kills: the same threads
+    done = run_study(study, store=store, max_workers=2, log=lines.append)
+    return study, store, lines, done
 
 
-def test_a_study_runs_from_text_to_scores(finished):
-    study, store, said, done = finished
-    assert [r["name"] for r in done] == [r.name for r in study.runs], said
+@pytest.mark.slow
+def test_a_study_runs_from_text_to_metrics(finished):
+    study, store, lines, done = finished
+    assert [r.name for r in done] == [r.name for r in study.runs], lines
     for record in done:
-        assert record["status"] == "done"
         for metric in ("perplexity", "mauve", "diversity"):
-            estimate = record["metrics"][metric]
-            assert estimate["low"] <= estimate["value"] <= estimate["high"]
-        assert record["human"]["mauve"]["value"] > record["metrics"]["mauve"]["value"]
-        folder = store.folder(study.name, record["name"])
-        samples = store.samples(study.name, record["name"])
+            estimate = record.metrics[metric]
+            assert estimate.low <= estimate.value <= estimate.high
+        assert record.human["mauve"].value > record.value("mauve")
+        folder = store.folder(study.name, record.name)
+        samples = store.samples(study.name, record.name)
         assert len(samples) == 2 * 100
         for sample in samples:
-            whole = "".join(text for text, stands in sample["segments"] if stands)
-            assert whole == sample["generated"] or "\ufffd" in whole
+            kept = "".join(text for text, is_kept in sample.segments if is_kept)
+            assert kept == sample.generated or "\ufffd" in kept
         assert not (folder / "checkpoints").exists()
         notebook = json.loads((folder / "notebook.ipynb").read_text())
         assert not any(o["output_type"] == "error" for c in notebook["cells"] for o in c.get("outputs", []))
-    assert {r["resolved"]["reader"] for r in done[1:]} == {f"run:{study.runs[0].name}"}
-    untrained = done[0]["metrics"]["perplexity"]["value"]
-    assert done[1]["metrics"]["perplexity"]["value"] < untrained
+    assert {r.resolved["reader"] for r in done[1:]} == {f"run:{study.runs[0].name}"}
+    assert done[1].value("perplexity") < done[0].value("perplexity")
+    frame = results(study, store)
+    assert frame["run"].nunique() == 7 and frame["role"].unique().tolist() == ["base", "grid", "decoding", "human"]
 
 
-def test_a_finished_study_is_not_run_again_and_a_damaged_run_is(finished, monkeypatch):
+@pytest.mark.slow
+def test_a_finished_study_is_not_run_again_a_damaged_run_is(finished):
     study, store, _, done = finished
-    said = []
-    assert run_study(study, store=store, say=said.append) == done and said == []
+    lines = []
+    assert run_study(study, store=store, log=lines.append) == done and lines == []
     last = study.runs[-1]
     path = store.folder(study.name, last.name) / "run.json"
     path.write_text(path.read_text()[:100])
-    again = run_study(study, store=store, say=said.append)
-    assert len(said) == 2 and last.name in said[1]
-    assert again[-1]["metrics"] == done[-1]["metrics"]  # the same seed gives the same numbers
+    again = run_study(study, store=store, log=lines.append)
+    assert len(lines) == 2 and last.name in lines[1]
+    assert again[-1].metrics == done[-1].metrics  # the same seed gives the same numbers
 
 
-def test_a_study_that_is_killed_and_resumed_ends_as_if_nothing_was(finished, tmp_path):
-    """Three runs of the study above, bit for bit: `python -m mixkit bench kills` does it with twelve, twenty times."""
+@pytest.mark.slow
+def test_a_study_that_is_killed_and_resumed_has_the_same_results(finished, tmp_path):
+    """Three runs of the study above, bit for bit: tests/benchmarks/kills.py does it with twelve, twenty times."""
     study, store, *_ = finished
     file = write(
         tmp_path, {**STUDY, "grid": [{"objective": "mle"}, {"objective": "mixce", "eta": 0.0}], "decoding": []}
     )
     fewer, other = load_study(file), RunStore(tmp_path / "runs")
     pauses = itertools.chain([4.0, 6.0], itertools.repeat(8.0))
-    watch = kills.kill_and_resume(file, other, "own", kills.VICTIMS, lambda: next(pauses), say=lambda line: None)
-    assert watch.looks and not watch.broken and not watch.changed
+    watch = kills.kill_and_resume(file, other, "own", kills.VICTIMS, lambda: next(pauses), log=lambda line: None)
+    assert watch.reads and not watch.broken and not watch.changed
     assert {r.name for r in fewer.runs} < {r.name for r in study.runs}
-    calm, found = kills.outcome(study, store), kills.outcome(fewer, other)
-    assert found == {name: calm[name] for name in found}
+    calm, killed = kills.outcome(study, store), kills.outcome(fewer, other)
+    assert killed == {name: calm[name] for name in killed}
 
 
-def test_a_study_is_reported_from_its_folder(finished):
+@pytest.mark.slow
+def test_a_study_is_read_from_its_folder(finished):
     study, store, *_ = finished
     assert read_study(study.name, store) == study
     assert len(records(study, store)) == 6
@@ -209,6 +256,7 @@ def test_a_study_is_reported_from_its_folder(finished):
         read_study("owm", store)
 
 
+@pytest.mark.slow
 def test_the_tradeoff_notebook_shows_a_finished_study(finished, tmp_path, monkeypatch):
     study, store, *_ = finished
     monkeypatch.setenv("MIXKIT_RUNS", str(store.root))
@@ -241,13 +289,14 @@ def test_the_tradeoff_notebook_shows_a_finished_study(finished, tmp_path, monkey
         )
 
 
-def test_a_failed_run_is_said_kept_and_what_needs_it_is_skipped(tmp_path):
-    """A prompt longer than every text leaves nothing to continue, which only the run itself finds out."""
+@pytest.mark.slow
+def test_a_failed_run_is_reported_and_its_dependants_are_skipped(tmp_path):
+    """A prompt longer than every text leaves nothing to continue, which only the run itself can find out."""
     broken = {**STUDY, "parameters": {**TINY, "prompt_tokens": 450}}
-    study, store, said = load_study(write(tmp_path, broken)), RunStore(tmp_path / "runs"), []
-    assert run_study(study, store=store, say=said.append) == []
+    study, store, lines = load_study(write(tmp_path, broken)), RunStore(tmp_path / "runs"), []
+    assert run_study(study, store=store, log=lines.append) == []
     base = study.runs[0]
     record = store.read(study.name, base.name)
-    assert record["status"] == "failed" and "nothing to continue" in record["error"]
-    assert any("FAILED" in line and base.name in line for line in said)
-    assert sum(line.startswith("skipped") for line in said) == 5
+    assert record.status == "failed" and "nothing to continue" in record.error
+    assert any("FAILED" in line and base.name in line for line in lines)
+    assert sum(line.startswith("skipped") for line in lines) == 5
