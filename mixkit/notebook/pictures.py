@@ -7,9 +7,10 @@ from typing import NamedTuple
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from mixkit.losses.definitions import OBJECTIVES
 from mixkit.metrics.statistics import Estimate
 from mixkit.models.backspace import PrefixTree
-from mixkit.notebook.charts import COLORS, LABELS, number
+from mixkit.notebook.charts import COLORS, number
 
 KEPT, TAKEN_BACK, PALE = "#0072B2", "#D55E00", "#DDDDDD"
 
@@ -115,7 +116,7 @@ def accuracies(results: Mapping[str, Estimate]) -> go.Figure:
     figure = go.Figure()
     for name, estimate in results.items():
         ends = {"array": [estimate.high - estimate.value], "arrayminus": [estimate.value - estimate.low]}
-        bar = {"x": [LABELS[name]], "y": [estimate.value], "marker_color": COLORS[name], "showlegend": False}
-        figure.add_trace(go.Bar(**bar, error_y={"symmetric": False, **ends}, text=[number(vars(estimate))]))
+        bar = {"x": [OBJECTIVES[name].label], "y": [estimate.value], "marker_color": COLORS[name], "showlegend": False}
+        figure.add_trace(go.Bar(**bar, error_y={"symmetric": False, **ends}, text=[number(estimate)]))
     figure.update_yaxes(title="right answers", range=[0, 1])
     return figure.update_layout(height=340)
