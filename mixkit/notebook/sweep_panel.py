@@ -40,7 +40,6 @@ SUGGESTIONS = {
 LOGARITHMIC = {"gamma": -9}  # settings whose values are equal factors apart: the lowest exponent of the slider
 FAILURE = re.compile(r"mixkit: (?!study .* was stopped)|[\w.]*(Error|Exception)\b")  # last log line of a failed sweep
 _children: list[subprocess.Popen] = []
-_tasks: set[asyncio.Task] = set()  # the event loop holds only weak references
 
 
 def sweep(config: SweepConfig, store: RunStore | None = None) -> widgets.VBox:
@@ -51,10 +50,7 @@ def sweep(config: SweepConfig, store: RunStore | None = None) -> widgets.VBox:
     panel = SweepPanel(config, store or RunStore())
     panel.show(panel.snapshot())
     with contextlib.suppress(RuntimeError):  # no running event loop
-        loop = asyncio.get_running_loop()
-        task = loop.create_task(panel.follow())
-        _tasks.add(task)
-        task.add_done_callback(_tasks.discard)
+        panel.task = asyncio.get_running_loop().create_task(panel.follow())  # the loop holds only weak references
     return panel.box
 
 
@@ -73,19 +69,13 @@ class SweepForm:
     """
 
     def __init__(self, config: SweepConfig):
-        self.inputs: dict[str, FieldInput] = {}
+        fields = {name: info for name, info in SweepConfig.model_fields.items() if name != "run_now"}
+        self.inputs = {name: field_input(name, info, getattr(config, name)) for name, info in fields.items()}
         self.rows: dict[str, widgets.HBox] = {}
-        for name, info in SweepConfig.model_fields.items():
-            if name == "run_now":  # only for headless runs
-                continue
-            self.inputs[name] = field_input(name, info, getattr(config, name))
+        for name, info in fields.items():
             help_text = widgets.HTML(MACROS.faint(info.description))
             self.rows[name] = widgets.HBox([*self.inputs[name].widgets, help_text], layout={"flex_flow": "row wrap"})
-        style = widgets.HTML(
-            "<style>.mixkit-form .widget-readout { min-width: 7em }</style>", layout={"display": "none"}
-        )
-        self.box = widgets.VBox([*self.rows.values(), style])
-        self.box.add_class("mixkit-form")
+        self.box = widgets.VBox(list(self.rows.values()))
         self.observe(self._show_rows)
         self._show_rows()
 
@@ -111,11 +101,10 @@ def field_input(name: str, info: FieldInfo, value: Any) -> FieldInput:
     low, high = bounds(info)
     element = get_args(kind)[0] if get_origin(kind) is list else None
     if get_origin(element) is Literal:
-        layout = {"width": "max-content", "margin": "2px 8px 2px 14px"}
-        boxes = {key: widgets.Checkbox(key in value, indent=False, layout=layout) for key in get_args(element)}
-        for key, box in boxes.items():
-            box.description = OBJECTIVES[key].label
-        return FieldInput(list(boxes.values()), lambda: [key for key, box in boxes.items() if box.value])
+        keys = get_args(element)
+        style = {"indent": False, "layout": {"width": "max-content", "margin": "2px 8px 2px 14px"}}
+        boxes = [widgets.Checkbox(key in value, description=OBJECTIVES[key].label, **style) for key in keys]
+        return FieldInput(boxes, lambda: [key for key, box in zip(keys, boxes, strict=True) if box.value])
     settings: dict[str, Any] = {"description": name.replace("_", " "), "layout": {"width": "330px"}}
     settings["style"] = {"description_width": "90px"}
     if element is not None:
@@ -138,13 +127,12 @@ def field_input(name: str, info: FieldInfo, value: Any) -> FieldInput:
 def _list_input(name: str, low: float, high: float, values: list[float], settings: dict[str, Any]) -> FieldInput:
     """A range slider and the number of values. As long as neither is moved, the list itself is the value."""
     ends = [min(values, default=low), max(values, default=high)]
-    settings |= {"step": 0.01, "readout_format": ".2f"}
+    step = 0.01
     if name in LOGARITHMIC:
-        low, high = LOGARITHMIC[name], log10(high)
-        settings |= {"step": 0.25}
+        low, high, step = LOGARITHMIC[name], log10(high), 0.25
         ends = [log10(max(end, 10**low)) for end in ends]
         settings["description"] += ", 10^"
-    slider = widgets.FloatRangeSlider(value=ends, min=low, max=high, continuous_update=False, **settings)
+    slider = widgets.FloatRangeSlider(value=ends, min=low, max=high, step=step, continuous_update=False, **settings)
     count = widgets.BoundedIntText(len(values), min=1, max=50, description="values", layout={"width": "120px"})
     count.style.description_width = "50px"
     initial = (slider.value, count.value)
@@ -163,8 +151,7 @@ def _list_input(name: str, low: float, high: float, values: list[float], setting
 def start(study: str, store: RunStore, *, retry: bool = False) -> None:
     """Run `python -m mixkit study runs/<study>/sweep.yaml --name <study>` in a process that outlives the kernel.
 
-    Its output goes to runs/<study>/sweep.log. retry: failed runs are executed again. Raises InputError if the study's
-    process is running.
+    Its output goes to sweep.log. retry: failed runs are executed again. InputError if the process is running already.
     """
     if find(study, store):
         raise InputError(f"a sweep of {study!r} is running already; stop it first")
@@ -196,10 +183,7 @@ def find(study: str, store: RunStore) -> psutil.Process | None:
 
 
 def stop(study: str, store: RunStore) -> None:
-    """Send SIGTERM to the study's process if it is running; it then ends its runs.
-
-    Not SIGINT: a Jupyter kernel ignores that between cells, and its children inherit this.
-    """
+    """Send SIGTERM to the study's process; it then ends its runs. Not SIGINT: a kernel's children ignore that."""
     if process := find(study, store):
         process.terminate()
 
@@ -213,10 +197,9 @@ def last_line(study: str, store: RunStore) -> str:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The state of a study, read from its folder.
+    """The state of a study. running: its process is running on this machine. message: the last line of its log.
 
-    running: its process is running on this machine. message: the last line of its log. resumable: it has a study file.
-    histories: by run name, the lines of its training.jsonl so far.
+    resumable: it has a study file. histories: by run name, the lines of its training.jsonl so far.
     """
 
     running: bool
@@ -246,6 +229,7 @@ class SweepPanel:
         self.resume = widgets.Button(description="Resume", icon="repeat")
         self.running = self.running_here = self.resumable = self.valid = False
         self.wake: Callable[[], object] = lambda: None  # replaced by `follow`
+        self.task: asyncio.Task | None = None
         self._drawn: dict[str, object] = {}
         self.form.observe(self.preview)
         for widget in (*self.form.inputs["study"].widgets, self.curve, *self.axes):
