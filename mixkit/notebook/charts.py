@@ -1,20 +1,24 @@
-"""Run records in, plotly figures out: pure functions. One fixed colour an objective, everywhere.
-Nothing here reads files, computes metrics or knows of widgets."""
+"""Plotly figures of a study's results and of training curves."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from statistics import fmean
 from textwrap import wrap
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import plotly.io as pio
 
-from mixkit.notebook.placing import text_positions
+from mixkit.losses.definitions import OBJECTIVES
+from mixkit.metrics.definitions import METRICS, PARALLEL_METRICS, metric_names
 from mixkit.studies.compare import decoding_curves, pareto_front
-from mixkit.studies.config import COEFFICIENTS, FINETUNE
+from mixkit.studies.plan import PlannedRun
+from mixkit.studies.records import HUMAN
 
-WHITE = pio.templates["plotly_white"].to_plotly_json()
-# The kit's looks: of plotly_white what our figures use. The whole of it would be most of a small figure, and copied
-# each time that one is drawn.
+# Only what our figures use of plotly_white: the whole would be most of a small figure, and is copied at each redraw.
+WHITE: Any = pio.templates["plotly_white"].to_plotly_json()  # pyright: ignore[reportIndexIssue]
 pio.templates["mixkit"] = go.layout.Template(
     layout={key: WHITE["layout"][key] for key in ("hovermode", "paper_bgcolor", "plot_bgcolor", "xaxis", "yaxis")}
     | {
@@ -27,344 +31,320 @@ pio.templates["mixkit"] = go.layout.Template(
 )
 pio.templates.default = "mixkit"
 
-# Okabe and Ito's palette: told apart by colour-blind readers too; the symbols tell them apart without colour.
-COLORS = {
-    "mle": "#0072B2",
-    "mixce": "#D55E00",
-    "tailr": "#009E73",
-    "sequencematch": "#CC79A7",
-    "mle-backspace": "#56B4E9",
-    "human": "#000000",
+# The palette of Okabe and Ito: colour-blind readers can tell the colours apart. Without colour the symbols do.
+LOOKS = {
+    "mle": ("#0072B2", "circle"),
+    "mixce": ("#D55E00", "square"),
+    "tailr": ("#009E73", "triangle-up"),
+    "sequencematch": ("#CC79A7", "diamond"),
+    "mle-backspace": ("#56B4E9", "circle-x"),
+    "human": ("#000000", "star"),
 }
-SYMBOLS = {
-    "mle": "circle",
-    "mixce": "square",
-    "tailr": "triangle-up",
-    "sequencematch": "diamond",
-    "mle-backspace": "circle-x",
-    "human": "star",
-}
-LABELS = {
-    "mle": "MLE",
-    "mixce": "MixCE",
-    "tailr": "TaiLr",
-    "sequencematch": "SequenceMatch",
-    "mle-backspace": "MLE with backspace",
-}
-COEFFICIENT = {
-    "mixce": ("eta", "η"),
-    "tailr": ("gamma", "γ"),
-    "sequencematch": ("alpha", "α"),
-    "mle-backspace": ("noise_rate", "noise"),
-}
-UNSAID = {"w_min": 0.0, **{name: FINETUNE[name].default for name in ("discount", "divergence")}}  # by a label
-AXES = {
-    "perplexity": "perplexity on held-out texts (lower is better)",
-    "mauve": "MAUVE (1 = as the human texts)",
-    "diversity": "diversity within a text: ∏(1 − rep-n), n = 2..4",
-    "distinct_2": "diversity across texts: distinct 2-grams in equally many words",
-    "precision": "precision: generated texts among the human ones",
-    "recall": "recall: human texts among the generated ones",
-    "self_bleu_4": "self-BLEU-4 (lower is more diverse)",
-    "ngram_entropy_2": "entropy of 2-grams",
-    "coherence": "coherence: cosine of prompt and continuation",
-    "judge_perplexity": "perplexity under the judge (lower is better)",
-    "valid_prefix_rate": "words before a text's first mistake, share of all",
-    "valid_text_rate": "texts without a mistake, share of all",
-    "forward_kl": "forward KL from the true distribution, nats a text (lower is better)",
-}
-QUALITIES = (
-    "mauve",
-    "precision",
-    "perplexity",
-    "coherence",
-    "judge_perplexity",
-    "valid_prefix_rate",
-    "valid_text_rate",
-)
-QUALITIES += ("forward_kl",)
-DIVERSITIES = ("distinct_2", "diversity", "recall", "self_bleu_4", "ngram_entropy_2")
-LOWER_IS_BETTER = (
-    "perplexity",
-    "judge_perplexity",
-    "frontier_integral",
-    "forward_kl",
-    "forward_ce",
-    "rule_usage_tv",
-    "rep_2",
-    "rep_3",
-    "rep_4",
-    "repetition_loops",
-)
-LOWER_IS_BETTER += ("self_bleu_2", "self_bleu_3", "self_bleu_4", "compression_ratio")
-NO_DIRECTION = ("length", "zipf_coefficient", "grammar_nll")  # neither end is better
-DECODING_PARAMETERS = {
-    "temperature": ("temperature", "dot"),
-    "top_p": ("top-p", "dashdot"),
-}  # how MLE is decoded: name, its line
-PARALLEL = ("perplexity", "mauve", "precision", "recall", "diversity", "distinct_2", "self_bleu_4", "coherence")
-PARALLEL += ("judge_perplexity",)
+COLORS = {objective: color for objective, (color, _) in LOOKS.items()}
+SYMBOLS = {objective: symbol for objective, (_, symbol) in LOOKS.items()}
+RING = {"size": 21, "symbol": "circle-open", "color": "#999999", "line": {"width": 1.5}}
+DECODING_LINES = {"temperature": ("temperature", "dot"), "top_p": ("top-p", "dashdot")}  # label and dash of the curve
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+MAX_POINTS = 60  # of a training curve; more points show only noise
+LETTER, LINE, MARKER = 6.5, 14, 9  # pixels: width of a letter and height of a line of label text, half a marker
+SIDES = {"top right": (1, 1), "top left": (-1, 1), "bottom right": (1, -1), "bottom left": (-1, -1)}
 
 
-def label(record: dict) -> str:
-    """The run in a few words: `MixCE η=0.1`, `TaiLr γ=0.1, w_min=0.2`, `MLE, temperature 0.7`.
-
-    It tells the objective's first coefficient, and the others of its loss where they are not what is UNSAID.
-    """
-    parameters = record["parameters"]
-    text = "base (MLE)" if record.get("role") == "base" else LABELS[parameters["objective"]]
-    if parameters["objective"] in COEFFICIENT:
-        name, letter = COEFFICIENT[parameters["objective"]]
-        text += f" {letter}={parameters[name]:g}"
-    for name in COEFFICIENTS[parameters["objective"]][1:]:
-        if name in UNSAID and parameters[name] != UNSAID[name]:
-            text += f", {parameters[name]}" if name == "divergence" else f", {name}={parameters[name]:g}"
-    if parameters["temperature"] != 1:
-        text += f", temperature {parameters['temperature']:g}"
-    if parameters["top_p"] != 1:
-        text += f", top-p {parameters['top_p']:g}"
-    if parameters["top_k"]:
-        text += f", top-k {parameters['top_k']}"
-    return text + (f", seed {parameters['seed']}" if parameters["seed"] else "")
-
-
-def measured(records: Sequence[dict], metrics: Sequence[str] = ()) -> list[str]:
-    """Those of `metrics`, or all, that some trained run has a value of."""
-    trained = [r for r in records if r.get("role") != "base"]
-    names = metrics or sorted({m for r in trained for m in r["metrics"]})
-    return [m for m in names if any(_value(r, m) is not None for r in trained)]
-
-
-def chosen_pair(records: Sequence[dict]) -> tuple[str, str]:
-    """(quality, diversity) that are shown first: of each the first that some trained run has a value of."""
-    return tuple((measured(records, metrics) or metrics)[0] for metrics in (QUALITIES, DIVERSITIES))
-
-
-def number(estimate: dict | None, digits: int = 3) -> str:
-    """An estimate as text: `0.912 [0.903, 0.921]`, or `–` where it is absent."""
-    if not estimate or estimate["value"] is None:
+def number(estimate: Any, digits: int = 3) -> str:
+    """An Estimate, a Metric or a row of the results frame as text: "0.912 [0.903, 0.921]"; "–" where it is absent."""
+    if estimate is None or pd.isna(estimate.value):
         return "–"
-    text = f"{estimate['value']:.{digits}g}"
-    if estimate["low"] is None:
-        return text
-    return f"{text} [{estimate['low']:.{digits}g}, {estimate['high']:.{digits}g}]"
+    interval = "" if pd.isna(estimate.low) else f" [{estimate.low:.{digits}g}, {estimate.high:.{digits}g}]"
+    return f"{estimate.value:.{digits}g}{interval}"
 
 
-def frontier(records: Sequence[dict], quality: str = "mauve", diversity: str = "diversity") -> go.Figure:
-    """Quality against diversity: a point a run with its intervals, the curves of MLE under other temperatures and
-    top-p, and the human texts' own point with the human-against-human ceiling; a ring around each run that no other
-    surpasses on both axes, by value, diversity counted up to the human texts' own; none where an axis has no better
-    end. The honest question is what lies beyond those curves."""
-    shown = [r for r in records if _value(r, quality) is not None and _value(r, diversity) is not None]
-    trained = [r for r in shown if r.get("role") != "base"]
-    curves = decoding_curves(shown)
-    traces = [
-        {
-            "x": [_value(r, diversity) for r in curve],
-            "y": [_value(r, quality) for r in curve],
-            "mode": "lines",
-            "line": {"color": COLORS["mle"], "width": 1.5, "dash": DECODING_PARAMETERS[knob][1]},
-            "name": f"MLE, only its {DECODING_PARAMETERS[knob][0]} turned",
-            "legendgroup": knob,
-            "showlegend": knob not in [earlier for earlier, *_ in curves[:i]],
-            "hoverinfo": "skip",
-        }
-        for i, (knob, _, curve) in enumerate(curves)
-    ]
-    cap = (_people(shown).get(diversity) or {}).get("value")
-    best = pareto_front(trained, quality, diversity, LOWER_IS_BETTER, cap=cap)
-    if best and not {quality, diversity} & {*NO_DIRECTION}:
-        traces.append(
+def frame_rows(frame: pd.DataFrame) -> list[Any]:
+    """The rows as named tuples, with None in place of NaN."""
+    return list(frame.astype(object).where(frame.notna(), None).itertuples(index=False))
+
+
+def axis_title(metric: str) -> str:
+    """The metric's axis title; its name if METRICS does not have it."""
+    return METRICS[metric].axis if metric in METRICS else metric
+
+
+def measured_metrics(frame: pd.DataFrame, kind: Literal["quality", "diversity", ""] = "") -> list[str]:
+    """The metrics that some trained run has a value of. kind: only those of that axis of the trade-off."""
+    measured = frame.loc[frame["role"].isin(["grid", "decoding"]) & frame["value"].notna()]
+    present = set(measured["metric"])
+    names = metric_names(kind) if kind else sorted(present)
+    return [name for name in names if name in present]
+
+
+def default_axes(frame: pd.DataFrame) -> tuple[str, str]:
+    """(quality, diversity): the first metric of each kind that some trained run has a value of."""
+    quality, diversity = ([*measured_metrics(frame, kind), *metric_names(kind)][0] for kind in ("quality", "diversity"))
+    return quality, diversity
+
+
+def frontier(frame: pd.DataFrame, quality: str = "mauve", diversity: str = "diversity") -> go.Figure:
+    """Quality against diversity: one point per trained run, with the intervals of both metrics.
+
+    Lines: MLE with only its temperature (dotted) or its top-p (dash-dotted) changed. Rings: the Pareto front. Star and
+    dashed lines: the human texts. Gray band: human texts against human texts. A point's customdata is its run's name.
+    frame: results(study). quality, diversity: any two metrics.
+    """
+    used = frame.loc[frame["metric"].isin([quality, diversity, "perplexity"]) & frame["value"].notna()]
+    rows = {(row.run, row.metric): row for row in frame_rows(used)}  # plain rows: pandas would be slow from here on
+    points = {}
+    for run in frame["run"].unique():
+        if (run, diversity) in rows and (run, quality) in rows:
+            points[run] = Point(rows[run, diversity], rows[run, quality], rows.get((run, "perplexity")))
+    curves: list[dict[str, Any]] = []
+    for parameter, _, names in decoding_curves(frame):
+        label, dash = DECODING_LINES[parameter]
+        line = {"color": COLORS["mle"], "width": 1.5, "dash": dash}
+        is_first = all(curve["legendgroup"] != parameter for curve in curves)
+        legend = {"name": f"MLE, only its {label} changed", "legendgroup": parameter, "showlegend": is_first}
+        places = _xy([points[name] for name in names if name in points])
+        curves.append({**places, "mode": "lines", "line": line, **legend, "hoverinfo": "skip"})
+    best = _xy([points[name] for name in pareto_front(frame, quality, diversity)])
+    legend = {"name": "no run is better on both axes", "hoverinfo": "skip"}
+    rings = [{**best, "mode": "markers", "marker": RING, **legend}] if best["x"] else []
+    star = [_markers([points[HUMAN]], "human texts", {HUMAN: "top right"})] if HUMAN in points else []
+    trained = [point for point in points.values() if point.x.role in ("grid", "decoding")]
+    sides = _label_sides(trained, [*curves, *star])
+    groups = []
+    for role, objective in [("decoding", "mle"), *(("grid", objective) for objective in OBJECTIVES)]:
+        group = [point for point in trained if point.x.role == role and point.x.objective == objective]
+        name = OBJECTIVES[objective].label if role == "grid" else "MLE, other decoding"
+        if group:
+            groups.append(_markers(group, name, sides, hollow=role == "decoding"))
+    layout = _human_lines(rows.get((HUMAN, quality)), rows.get((HUMAN, diversity)))
+    layout |= {"xaxis": {"title": axis_title(diversity)}, "yaxis": {"title": axis_title(quality)}}
+    # The margin has room for three rows of legend. A legend that moves the margin covers the plot after a resize.
+    layout |= {"height": 590, "margin": {"t": 100}}
+    # All dicts in one call: add_trace and update_layout would take most of the time.
+    return go.Figure(data=[*curves, *rings, *groups, *star], layout=layout)
+
+
+def against_coefficient(frame: pd.DataFrame, metric: str) -> go.Figure:
+    """A metric against the coefficient of each objective, such as MixCE's eta. Dotted lines: MLE.
+
+    Each seed has its own curve. frame: results(study).
+    """
+    rows = frame.loc[(frame["metric"] == metric) & (frame["role"] == "grid") & frame["value"].notna()]
+    curves = []
+    for objective, definition in OBJECTIVES.items():
+        runs = rows.loc[(rows["objective"] == objective) & rows["coefficient"].notna()].sort_values("coefficient")
+        for i, (_, group) in enumerate(runs.groupby("seed")):
+            curves.append(
+                {
+                    "x": [_coefficient_text(objective, value) for value in group["coefficient"]],
+                    "y": group["value"].tolist(),
+                    "error_y": _error_bars(frame_rows(group), COLORS[objective]),
+                    "mode": "lines+markers",
+                    "marker": {"symbol": SYMBOLS[objective], "size": 11},
+                    "line": {"color": COLORS[objective], "width": 1},
+                    "name": f"{definition.label} by {definition.coefficients[0].symbol}",
+                    "legendgroup": objective,
+                    "showlegend": i == 0,
+                    "customdata": group["run"].tolist(),
+                    "hovertext": [f"{row.label}<br>{number(row)}" for row in frame_rows(group)],
+                    "hoverinfo": "text",
+                }
+            )
+    mle = rows.loc[rows["objective"] == "mle"].sort_values("seed").drop_duplicates("seed")["value"].tolist()
+    across = {"type": "line", "xref": "x domain", "x0": 0, "x1": 1, "line": {"color": COLORS["mle"], "dash": "dot"}}
+    note = {"text": "MLE", "x": 1, "xref": "x domain", "xanchor": "right", "yanchor": "bottom", "showarrow": False}
+    layout = {
+        "height": 380,
+        "shapes": [{**across, "y0": value, "y1": value} for value in mle],
+        "annotations": [{**note, "y": value} for value in mle[:1]],
+        "yaxis": {"title": "<br>".join(wrap(axis_title(metric), 32))},
+    }
+    return go.Figure(data=curves, layout=layout)
+
+
+def parallel_coordinates(frame: pd.DataFrame, metrics: Sequence[str] = PARALLEL_METRICS) -> go.Figure:
+    """One line per trained run through its value on each axis, in its objective's colour.
+
+    A metric that some run lacks has no axis. frame: results(study).
+    """
+    trained = frame.loc[frame["role"].isin(["grid", "decoding"])]
+    runs = trained.drop_duplicates("run").set_index("run")
+    values = trained.pivot(index="run", columns="metric", values="value").reindex(columns=list(metrics))
+    values = values.dropna(axis="columns").loc[runs.index]
+    names = list(OBJECTIVES)
+    scale = [(i / (len(names) - 1), COLORS[name]) for i, name in enumerate(names)]
+    colors = [names.index(objective) for objective in runs["objective"]]
+    line = {"color": colors, "colorscale": scale, "cmin": 0, "cmax": len(names) - 1}
+    axes = [{"label": METRICS[name].label, "values": values[name].tolist()} for name in values]
+    lines = {"type": "parcoords", "line": line, "dimensions": axes, "labelfont": {"size": 13}}
+    layout = {"height": 420, "margin": {"l": 60, "r": 60, "t": 60, "b": 40}}
+    return go.Figure(data=[lines] if len(runs) else [], layout=layout)
+
+
+def training_curve(history: Sequence[Mapping[str, float]]) -> go.Figure:
+    """Training nll and objective by step, and the validation nll at each evaluation, in nats per token.
+
+    history: the lines of training.jsonl.
+    """
+    curves = []
+    for key, name, mode, color in (
+        ("loss", "objective (training)", "lines", "#999999"),
+        ("nll", "nll (training)", "lines", "#56B4E9"),
+        ("validation_nll", "nll (validation)", "lines+markers", "#D55E00"),
+    ):
+        lines = [line for line in history if key in line]
+        if lines:
+            points = {"x": [line["step"] for line in lines], "y": [line[key] for line in lines]}
+            curves.append({**points, "mode": mode, "name": name, "line": {"color": color}})
+    axes = {"xaxis": {"title": "optimizer step"}, "yaxis": {"title": "nats per token"}}
+    return go.Figure(data=curves, layout={"height": 380, **axes})
+
+
+def training_curves(
+    runs: Sequence[PlannedRun], histories: Mapping[str, Sequence[Mapping[str, float]]], key: str = "nll"
+) -> go.Figure:
+    """The training curves of several runs, in the colours of their objectives.
+
+    The base run is left out as soon as another run has a line. Neighbouring steps are averaged to MAX_POINTS points.
+    histories: by run name, the lines of its training.jsonl so far. key: "nll", or "loss" for the objective itself.
+    """
+    started = [run for run in runs if any(key in line for line in histories.get(run.name, ()))]
+    curves = []
+    for run in [run for run in started if run.role != "base"] or started:
+        objective = run.config.objective
+        coefficients = OBJECTIVES[objective].coefficients
+        value = getattr(run.config, coefficients[0].name) if coefficients else None
+        lines = [line for line in histories[run.name] if key in line]
+        size = -(-len(lines) // MAX_POINTS)
+        bins = [lines[i : i + size] for i in range(0, len(lines), size)]
+        count = sum(curve["legendgroup"] == objective for curve in curves)
+        curves.append(
             {
-                "x": [_value(r, diversity) for r in best],
-                "y": [_value(r, quality) for r in best],
-                "mode": "markers",
-                "marker": {"size": 21, "symbol": "circle-open", "color": "#999999", "line": {"width": 1.5}},
-                "name": "no run is better on both axes",
-                "hoverinfo": "skip",
+                "x": [fmean(line["step"] for line in lines) for lines in bins],
+                "y": [fmean(line[key] for line in lines) for lines in bins],
+                "mode": "lines+text",
+                "text": [*[""] * (len(bins) - 1), f" {_coefficient_text(objective, value)}"],
+                "textposition": "middle right",
+                "textfont": {"size": 11, "color": COLORS[objective]},
+                "cliponaxis": False,
+                "line": {"color": COLORS[objective], "width": 1.8, "dash": DASHES[count % len(DASHES)]},
+                "name": OBJECTIVES[objective].label,
+                "legendgroup": objective,
+                "showlegend": not count,
+                "hovertemplate": f"{run.config.label(run.role)}<br>step %{{x:.0f}}: %{{y:.3f}}<extra></extra>",
             }
         )
-    for role, name in (("decoding", "mle"), *(("grid", name) for name in LABELS)):
-        group = [r for r in trained if r.get("role", "grid") == role and r["parameters"]["objective"] == name]
-        if group:
-            traces.append(_points(group, quality, diversity, name, hollow=role == "decoding"))
-    human, layout = _human(shown, quality, diversity)
-    curved = [trace for trace in traces if trace["mode"] == "lines"]
-    _place_texts([trace for trace in traces if "text" in trace], human, curved)
-    layout |= {"xaxis": {"title": AXES.get(diversity, diversity)}, "yaxis": {"title": AXES.get(quality, quality)}}
-    # Room for three rows of legend: where a legend moves the margin, plotly leaves it on the plot after a resize.
-    layout |= {"height": 590, "margin": {"t": 100}}
-    return go.Figure(data=[*traces, *human], layout=layout)  # at once: additions cost most of it
+    title = "nll in training, nats per token" if key == "nll" else "objective in training, nats per token"
+    axes = {"xaxis": {"title": "optimizer step"}, "yaxis": {"title": title}}
+    return go.Figure(data=curves, layout={"height": 380, "margin": {"r": 70}, "uirevision": "training", **axes})
 
 
-def against_coefficient(records: Sequence[dict], metric: str) -> go.Figure:
-    """A metric against the coefficient of each objective, as MixCE's eta and TaiLr's gamma, with MLE as a line; of
-    several seeds each has its own curves and line."""
-    figure = go.Figure()
-    trained = [r for r in records if r.get("role", "grid") == "grid" and _value(r, metric) is not None]
-    for name, (coefficient, letter) in COEFFICIENT.items():
-        for i, group in enumerate(_by_seed(trained, name)):
-            group = sorted(group, key=lambda r: r["parameters"][coefficient])
-            figure.add_trace(
-                go.Scatter(
-                    x=[f"{letter}={r['parameters'][coefficient]:g}" for r in group],
-                    y=[_value(r, metric) for r in group],
-                    error_y=_interval(group, metric, COLORS[name]),
-                    mode="lines+markers",
-                    marker={"color": COLORS[name], "symbol": SYMBOLS[name], "size": 11},
-                    line={"color": COLORS[name], "width": 1},
-                    name=f"{LABELS[name]} by {letter}",
-                    legendgroup=name,
-                    showlegend=i == 0,
-                    customdata=[r["name"] for r in group],
-                    hovertext=[f"{label(r)}<br>{number(r['metrics'][metric])}" for r in group],
-                    hoverinfo="text",
-                )
-            )
-    for i, (mle, *_) in enumerate(_by_seed(trained, "mle")):
-        name = {} if i else {"annotation_text": "MLE"}
-        figure.add_hline(y=_value(mle, metric), line={"color": COLORS["mle"], "dash": "dot"}, **name)
-    figure.update_yaxes(title="<br>".join(wrap(AXES.get(metric, metric), 32)))
-    return figure.update_layout(height=380)
+class Point(NamedTuple):
+    """A run of the frontier chart: its rows of the results frame for both axes and for perplexity."""
+
+    x: Any
+    y: Any
+    perplexity: Any
+
+    @property
+    def hover(self) -> str:
+        """The run's label and numbers."""
+        numbers = {row.metric: number(row) for row in (self.y, self.x, self.perplexity) if row is not None}
+        return "<br>".join([f"<b>{self.x.label}</b>", *(f"{metric} {text}" for metric, text in numbers.items())])
+
+    @property
+    def text(self) -> str:
+        """The few letters beside the point: "η=0.1", "MLE", "T=0.7"."""
+        if self.x.role == "decoding":
+            return self.x.label.split(", ", 1)[-1].replace("temperature ", "T=")
+        return "" if self.x.role == HUMAN else _coefficient_text(self.x.objective, self.x.coefficient)
 
 
-def _by_seed(records: Sequence[dict], objective: str) -> list[list[dict]]:
-    """The records of that objective, a list a seed."""
-    groups: dict[int, list[dict]] = {}
-    for r in (r for r in records if r["parameters"]["objective"] == objective):
-        groups.setdefault(r["parameters"]["seed"], []).append(r)
-    return [groups[seed] for seed in sorted(groups)]
+def _xy(points: Sequence[Point]) -> dict[str, list[float]]:
+    return {"x": [point.x.value for point in points], "y": [point.y.value for point in points]}
 
 
-def parallel(records: Sequence[dict], metrics: Sequence[str] = PARALLEL) -> go.Figure:
-    """Parallel coordinates: a line a run through its value on each axis, in its objective's colour; drag along an axis
-    to keep the runs that pass there. A metric that a run lacks has no axis."""
-    shown = [r for r in records if r.get("role") != "base"]
-    kept = [m for m in metrics if shown and all(_value(r, m) is not None for r in shown)]
-    objectives = [o for o in LABELS if o in {r["parameters"]["objective"] for r in shown}]
-    last = max(1, len(objectives) - 1)
-    figure = go.Figure()
-    if kept:
-        scale = [(i / last, COLORS[o]) for i, o in enumerate(objectives)]
-        scale += [(1.0, scale[0][1])] * (len(scale) == 1)
-        figure.add_trace(
-            go.Parcoords(
-                line={
-                    "color": [objectives.index(r["parameters"]["objective"]) for r in shown],
-                    "colorscale": scale,
-                    "cmin": 0,
-                    "cmax": last,
-                },
-                dimensions=[{"label": m.replace("_", " "), "values": [_value(r, m) for r in shown]} for m in kept],
-                labelfont={"size": 13},
-            )
-        )
-    return figure.update_layout(height=420, margin={"l": 60, "r": 60, "t": 60, "b": 40})
-
-
-def _points(group: list[dict], quality: str, diversity: str, name: str, *, hollow: bool) -> dict:
-    coefficient = COEFFICIENT.get(name)
-    if hollow:
-        texts = [label(r).split(", ", 1)[-1].replace("temperature ", "T=") for r in group]
-    else:
-        texts = [f"{coefficient[1]}={r['parameters'][coefficient[0]]:g}" if coefficient else "MLE" for r in group]
+def _markers(points: Sequence[Point], name: str, sides: Mapping[str, str], *, hollow: bool = False) -> dict[str, Any]:
+    """The trace of runs with the same objective. sides: of `_label_sides`."""
+    objective = points[0].x.objective
+    color = COLORS[objective]
+    marker = {"color": "white", "size": 9} if hollow else {"color": color, "size": 15 if objective == HUMAN else 12}
     return {
-        "x": [_value(r, diversity) for r in group],
-        "y": [_value(r, quality) for r in group],
-        "error_x": _interval(group, diversity, COLORS[name]),
-        "error_y": _interval(group, quality, COLORS[name]),
+        **_xy(points),
+        "error_x": _error_bars([point.x for point in points], color),
+        "error_y": _error_bars([point.y for point in points], color),
         "mode": "markers+text",
-        "text": texts,
-        "textfont": {"size": 11, "color": COLORS[name]},
-        "marker": {
-            "color": "white" if hollow else COLORS[name],
-            "symbol": SYMBOLS[name],
-            "size": 9 if hollow else 12,
-            "line": {"color": COLORS[name], "width": 1.5},
-        },
-        "name": f"{LABELS[name]}, decoded otherwise" if hollow else LABELS[name],
-        "customdata": [r["name"] for r in group],
-        "hovertext": [
-            f"<b>{label(r)}</b><br>{quality} {number(r['metrics'][quality])}<br>"
-            f"{diversity} {number(r['metrics'][diversity])}<br>perplexity {number(r['metrics'].get('perplexity'))}"
-            for r in group
-        ],
+        "text": [point.text for point in points],
+        "textposition": [sides[point.x.run] for point in points],
+        "textfont": {"size": 11, "color": color},
+        "marker": {**marker, "symbol": SYMBOLS[objective], "line": {"color": color, "width": 1.5}},
+        "name": name,
+        "customdata": [point.x.run for point in points],
+        "hovertext": [point.hover for point in points],
         "hoverinfo": "text",
     }
 
 
-def _place_texts(traces: list[dict], others: list[dict], curved: list[dict]) -> None:
-    """Each text of the traces to the side of its point where it covers least of these, other points and curves."""
-    places, bars = [], []
-    for points in (list(zip(trace["x"], trace["y"], strict=True)) for trace in curved):
-        for start, end in pairwise(points):  # a slanting line as dots
-            dots = [[a + (b - a) * t / 20 for a, b in zip(start, end, strict=True)] for t in range(21)]
-            bars += [(*dot, *dot) for dot in dots]
-    for trace in traces:
-        for i, (x, y) in enumerate(zip(trace["x"], trace["y"], strict=True)):
-            places.append(((x, y), trace["text"][i]))
-            ends = [(t["arrayminus"][i] or 0, t["array"][i] or 0) for t in (trace["error_x"], trace["error_y"])]
-            bars += [(x - ends[0][0], y, x + ends[0][1], y), (x, y - ends[1][0], x, y + ends[1][1])]
-    places += [(point, "") for trace in others for point in zip(trace["x"], trace["y"], strict=True)]
-    sides = iter(text_positions(*zip(*places, strict=True), bars) if places else ())
-    for trace in traces:
-        trace["textposition"] = [next(sides) for _ in trace["x"]]
+def _coefficient_text(objective: str, value: float | None) -> str:
+    """The objective's first coefficient, such as "η=0.1"; the objective's label if it has none."""
+    definition = OBJECTIVES[objective]
+    return f"{definition.coefficients[0].symbol}={value:g}" if definition.coefficients else definition.label
 
 
-def _human(records: list[dict], quality: str, diversity: str) -> tuple[list[dict], dict]:
-    """The human texts' point, and the layout's lines through it, with the band of human against human."""
-    human = _people(records)
-    x, y = ((human.get(metric) or {}).get("value") for metric in (diversity, quality))
+def _interval(row: Any) -> tuple[float, float]:
+    """(low, high) of a row of the results frame; the value itself where there is no interval."""
+    return (row.value, row.value) if pd.isna(row.low) else (row.low, row.high)
+
+
+def _error_bars(rows: Sequence[Any], color: str) -> dict[str, Any]:
+    """The intervals. They state their colour, because a hollow marker's own colour is white."""
+    above = [_interval(row)[1] - row.value for row in rows]
+    below = [row.value - _interval(row)[0] for row in rows]
+    ends = {"symmetric": False, "array": above, "arrayminus": below}
+    return {"type": "data", **ends, "color": color, "thickness": 1, "width": 3}
+
+
+def _label_sides(points: Sequence[Point], others: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """By run, the textposition where its label covers the fewest obstacles.
+
+    Obstacles are samples of the intervals, of the other traces and of the labels placed before.
+    """
+    segments = []
+    for x, y, _ in points:
+        segments += [(end, y.value) for end in _interval(x)], [(x.value, end) for end in _interval(y)]
+    for trace in others:
+        places = list(zip(trace["x"], trace["y"], strict=True))
+        segments += pairwise([*places[:1], *places])
+    ends = np.reshape(segments or [[(0.0, 0.0), (0.0, 0.0)]], (-1, 2, 2))
+    scale = (1000, 430) / np.maximum(np.ptp(ends, axis=(0, 1)), 1e-9)  # about the size of the plot in pixels
+    obstacles = np.linspace(ends[:, 0], ends[:, 1], 21).reshape(-1, 2) * scale
+    sides: dict[str, str] = {}
+    for point in points:
+        half = np.array([LETTER * len(point.text) / 2, LINE / 2])
+        center = np.array([point.x.value, point.y.value]) * scale
+        boxes = {side: center + (half + MARKER) * where for side, where in SIDES.items()}
+        covered = {side: (np.abs(obstacles - box) < half).all(1).sum() for side, box in boxes.items()}
+        side = sides[point.x.run] = min(SIDES, key=covered.__getitem__)
+        letters = boxes[side] + np.linspace(-half, half, 21) * (1, 0)
+        obstacles = np.concatenate([obstacles, letters])
+    return sides
+
+
+def _human_lines(quality: Any, diversity: Any) -> dict[str, Any]:
+    """A layout with the human texts' lines and the human-against-human band. quality, diversity: rows, or None."""
     shapes, notes = [], []
     across = {"xref": "x domain", "x0": 0, "x1": 1, "yref": "y"}
-    gray = {"type": "line", "line": {"color": "#666666", "width": 1, "dash": "dash"}}
-    if y is not None:
-        against = human[quality].get("over") == "halvings"
-        low, high = (human[quality].get(end) for end in ("low", "high"))
-        if against and low is not None:
+    dashed = {"type": "line", "line": {"color": "#666666", "width": 1, "dash": "dash"}}
+    note = {"xanchor": "left", "showarrow": False}
+    if quality is not None:
+        against_humans = quality.over == "halvings"
+        if against_humans and not pd.isna(quality.low):
             band = {"type": "rect", "fillcolor": "#666666", "opacity": 0.1, "line": {"width": 0}}
-            shapes.append({**band, **across, "y0": low, "y1": high})
-        shapes.append({**gray, **across, "y0": y, "y1": y})
-        ceiling = {"text": "human against human" if against else "human texts", "x": 0, "xref": "x domain", "y": y}
-        notes.append({**ceiling, "xanchor": "left", "yanchor": "top", "showarrow": False})
-    if x is not None:
-        shapes.append({**gray, "yref": "y domain", "y0": 0, "y1": 1, "xref": "x", "x0": x, "x1": x})
-        own = {"text": "human", "x": x, "y": 0, "yref": "y domain"}
-        notes.append({**own, "xanchor": "left", "yanchor": "bottom", "showarrow": False})
-    layout = {"shapes": shapes, "annotations": notes}
-    if x is None or y is None:
-        return [], layout
-    point = {
-        "x": [x],
-        "y": [y],
-        "mode": "markers",
-        "name": "human texts",
-        "marker": {"color": COLORS["human"], "symbol": SYMBOLS["human"], "size": 15},
-        "hovertext": f"<b>human texts</b><br>{quality} {number(human[quality])}<br>"
-        f"{diversity} {number(human[diversity])}",
-        "hoverinfo": "text",
-    }
-    return [point], layout
-
-
-def _people(records: Sequence[dict]) -> dict[str, dict]:
-    """The human texts' numbers; empty where no record has them."""
-    return next((r["human"] for r in records if r.get("human")), {})
-
-
-def _value(record: dict, metric: str) -> float | None:
-    return (record["metrics"].get(metric) or {}).get("value")
-
-
-def _interval(group: list[dict], metric: str, color: str) -> dict:
-    estimates = [r["metrics"][metric] for r in group]
-    ends = [(e["value"], e["low"], e["high"]) for e in estimates]
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": [0 if high is None else high - value for value, _, high in ends],
-        "arrayminus": [0 if low is None else value - low for value, low, _ in ends],
-        "color": color,  # of its own: a hollow marker's would be white
-        "thickness": 1,
-        "width": 3,
-    }
+            shapes.append({**band, **across, "y0": quality.low, "y1": quality.high})
+        shapes.append({**dashed, **across, "y0": quality.value, "y1": quality.value})
+        text = "human against human" if against_humans else "human texts"
+        notes.append({**note, "text": text, "x": 0, "xref": "x domain", "y": quality.value, "yanchor": "top"})
+    if diversity is not None:
+        up = {"yref": "y domain", "y0": 0, "y1": 1, "xref": "x"}
+        shapes.append({**dashed, **up, "x0": diversity.value, "x1": diversity.value})
+        notes.append({**note, "text": "human", "x": diversity.value, "y": 0, "yref": "y domain", "yanchor": "bottom"})
+    return {"shapes": shapes, "annotations": notes}

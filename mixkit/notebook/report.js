@@ -1,13 +1,13 @@
-// The page's own behaviour: draws the figures, sorts tables, shows one run's samples. Asks nothing of a network.
+// Draws the figures, sorts tables and shows the samples of one run. Needs no network.
 (() => {
   "use strict";
 
   const choice = document.getElementById("run");
 
-  // The cards of one run beside the human's; of every trained run where none is chosen.
+  // Show the cards of one run beside the human's; of every trained run if none is chosen.
   function showSamples(run) {
     for (const card of document.querySelectorAll(".sample")) {
-      card.hidden = run ? ![run, "human"].includes(card.dataset.run) : card.dataset.part === "decoding";
+      card.hidden = run ? ![run, "human"].includes(card.dataset.run) : card.dataset.role === "decoding";
     }
     choice.value = run;
   }
@@ -16,11 +16,11 @@
   const beginning = document.getElementById("prompt");
   if (beginning) {
     beginning.addEventListener("change", () => {
-      document.querySelectorAll(".samples").forEach((block, i) => (block.hidden = i !== beginning.selectedIndex));
+      document.querySelectorAll(".prompt-block").forEach((block, i) => (block.hidden = i !== beginning.selectedIndex));
     });
   }
 
-  // A click on a heading sorts the body's rows by that column, down first; what has no value comes last.
+  // A click on a heading sorts the rows by that column, highest first. Rows without a value come last.
   for (const button of document.querySelectorAll("th button")) {
     button.addEventListener("click", () => {
       const heading = button.closest("th");
@@ -52,7 +52,7 @@
       await Plotly.newPlot(plot, data, layout, { displaylogo: false, responsive: true });
       plot.on("plotly_click", (event) => {
         const run = event.points[0].customdata;
-        if (!run) return;
+        if (!run || run === "human") return;
         showSamples(run);
         document.getElementById("samples").scrollIntoView({ behavior: "smooth" });
       });
@@ -61,7 +61,7 @@
 
   const drawn = drawFigures();
 
-  // The frontier on other axes: every pair was drawn beforehand, and packed.
+  // The frontier on other axes: the page holds the figures of all pairs, compressed.
   const menus = [document.getElementById("up"), document.getElementById("right")];
   for (const menu of menus) {
     menu.addEventListener("change", async () => {

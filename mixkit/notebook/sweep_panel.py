@@ -1,257 +1,349 @@
-"""The panel of notebook 5: what to sweep; Run, Stop, Resume; and the study as it stands, looked at every second.
-The sweep is the command line's, in a process of its own; nothing is trained or measured here."""
+"""The panel of notebook 5: a form with the settings of a sweep, buttons to run it, and its progress."""
 
 import asyncio
 import contextlib
 import json
+import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import log10
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any, Literal, get_args, get_origin
 
 import ipywidgets as widgets
+import numpy as np
+import pandas as pd
+import psutil
+from pydantic.fields import FieldInfo
 
-from mixkit._common import InputError, as_html
-from mixkit.notebook import sweep_inputs, sweep_process
-from mixkit.notebook.charts import COLORS, frontier, label
-from mixkit.notebook.tables import table
-from mixkit.notebook.training_charts import training_curves
+from mixkit._common import CLONE, InputError, write_atomically
+from mixkit.losses.definitions import OBJECTIVES
+from mixkit.notebook.charts import default_axes, frontier, measured_metrics, training_curves
+from mixkit.notebook.tables import MACROS, results_html
 from mixkit.notebook.widgets import fill
+from mixkit.studies.config import SweepConfig, bounds
 from mixkit.studies.executors import local_workers
-from mixkit.studies.progress import duration, measured, time_left
-from mixkit.studies.store import RunStore
-from mixkit.studies.sweep import RunState, Study, read_study, records, states
-from mixkit.studies.sweep_files import load_sweep, write_sweep
+from mixkit.studies.plan import STUDIES, SWEEP_FILE, Study, load_sweep, read_study, write_sweep
+from mixkit.studies.records import records, results_frame
+from mixkit.studies.store import RunRecord, RunStore
+from mixkit.studies.sweep import RunState, states, time_left
 
-WRONG = re.compile(r"mixkit: (?!study .* was stopped)|[\w.]*(Error|Exception)\b")  # of a sweep's last line
-STATUS_COLORS = {"done": "#009E73", "running": "#0072B2", "failed": "#b00020", "waiting": "#999999"}
-_tasks: set[asyncio.Task] = set()  # the loop itself holds only weak references
-
-
-@dataclass(frozen=True)
-class Look:
-    """A study as its folder tells: whether its process runs and what it said last, whether it can be resumed, the state
-    of each run, the lines of each training so far, the finished records."""
-
-    study: Study | None
-    running: bool
-    said: str
-    resumable: bool
-    states: list[RunState]
-    histories: dict[str, list[dict]]
-    done: list[dict]
+SUGGESTIONS = {
+    "base_study": tuple(sorted(path.stem for path in STUDIES.glob("*.yaml"))),
+    "corpus": ("tales", "tales-noisy", "pydoc", "wikitext", "openwebtext", "writingprompts"),
+    "model": ("tiny", "smollm2-135m", "gpt2", "gpt2-medium", "gpt2-large"),
+}
+LOGARITHMIC = {"gamma": -9}  # settings whose values are equal factors apart: the lowest exponent of the slider
+FAILURE = re.compile(r"mixkit: (?!study .* was stopped)|[\w.]*(Error|Exception)\b")  # last log line of a failed sweep
+_children: list[subprocess.Popen] = []
 
 
-def sweep(asked: SimpleNamespace, store: RunStore | None = None) -> widgets.VBox:
-    """The panel, at the checked parameters.SWEEP. In a kernel it follows the study as long as the kernel lives; without
-    a running event loop it shows it once."""
-    panel = SweepPanel(vars(asked), store or RunStore())
-    panel.show(panel.look())
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        return panel.box
-    task = loop.create_task(panel.follow())
-    _tasks.add(task)
-    task.add_done_callback(_tasks.discard)
+def sweep(config: SweepConfig, store: RunStore | None = None) -> widgets.VBox:
+    """The panel, with its form set to `config`.
+
+    In a kernel it follows the study for as long as the kernel lives. Without a running event loop it shows it once.
+    """
+    panel = SweepPanel(config, store or RunStore())
+    panel.show(panel.snapshot())
+    with contextlib.suppress(RuntimeError):  # no running event loop
+        panel.task = asyncio.get_running_loop().create_task(panel.follow())  # the loop holds only weak references
     return panel.box
 
 
-class SweepPanel:
-    """The widgets and what they do. JupyterLab runs callbacks on another thread than the event loop's, so they only
-    plan, start and stop; what is seen of the study is set by `show` alone."""
+@dataclass(frozen=True)
+class FieldInput:
+    """The widgets of one setting, and the function that reads its value from them."""
 
-    def __init__(self, asked: Mapping[str, object], store: RunStore):
-        self.store = store
-        self.inputs = sweep_inputs.build(asked)
+    widgets: list[Any]
+    value: Callable[[], Any]
+
+
+class SweepForm:
+    """One row of widgets per field of SweepConfig, made from the field's type, range and help.
+
+    The row of a coefficient is visible while an objective with that coefficient is chosen.
+    """
+
+    def __init__(self, config: SweepConfig):
+        fields = {name: info for name, info in SweepConfig.model_fields.items() if name != "run_now"}
+        self.inputs = {name: field_input(name, info, getattr(config, name)) for name, info in fields.items()}
+        self.rows: dict[str, widgets.HBox] = {}
+        for name, info in fields.items():
+            help_text = widgets.HTML(MACROS.faint(info.description))
+            self.rows[name] = widgets.HBox([*self.inputs[name].widgets, help_text], layout={"flex_flow": "row wrap"})
+        self.box = widgets.VBox(list(self.rows.values()))
+        self.observe(self._show_rows)
+        self._show_rows()
+
+    def observe(self, callback: Callable[[], object]) -> None:
+        """Call `callback` when a setting changes."""
+        for widget in (widget for entry in self.inputs.values() for widget in entry.widgets):
+            widget.observe(lambda change: callback(), "value")
+
+    def config(self) -> SweepConfig:
+        """The settings in the form. Raises InputError for a wrong value."""
+        return SweepConfig.check({name: entry.value() for name, entry in self.inputs.items()})
+
+    def _show_rows(self) -> None:
+        chosen = self.inputs["objectives"].value()
+        for name, row in self.rows.items():
+            owners = [key for key, objective in OBJECTIVES.items() if name in {c.name for c in objective.coefficients}]
+            _set_visible(row, not owners or any(owner in chosen for owner in owners))
+
+
+def field_input(name: str, info: FieldInfo, value: Any) -> FieldInput:
+    """The widgets for a field of a settings model, showing this value."""
+    kind: Any = info.annotation
+    low, high = bounds(info)
+    element = get_args(kind)[0] if get_origin(kind) is list else None
+    if get_origin(element) is Literal:
+        keys = get_args(element)
+        style = {"indent": False, "layout": {"width": "max-content", "margin": "2px 8px 2px 14px"}}
+        boxes = [widgets.Checkbox(key in value, description=OBJECTIVES[key].label, **style) for key in keys]
+        return FieldInput(boxes, lambda: [key for key, box in zip(keys, boxes, strict=True) if box.value])
+    settings: dict[str, Any] = {"description": name.replace("_", " "), "layout": {"width": "330px"}}
+    settings["style"] = {"description_width": "90px"}
+    if element is not None:
+        return _list_input(name, *bounds(get_args(element)[1]), value, settings)
+    if get_origin(kind) is Literal:
+        widget = widgets.Dropdown(options=get_args(kind), value=value, **settings)
+        return FieldInput([widget], lambda: widget.value)
+    settings["continuous_update"] = False  # each value makes a new plan, which reads every finished run
+    if kind is str:
+        hint = "" if info.default else "as in the base study"
+        options = SUGGESTIONS.get(name, ())
+        widget = widgets.Combobox(value=value, options=options, placeholder=hint, ensure_option=False, **settings)
+    elif kind is int:
+        widget = widgets.BoundedIntText(value, min=int(low), max=int(min(high, 1e9)), **settings)
+    else:
+        widget = widgets.BoundedFloatText(value, min=low, max=min(high, 1e9), **settings)
+    return FieldInput([widget], lambda: widget.value)
+
+
+def _list_input(name: str, low: float, high: float, values: list[float], settings: dict[str, Any]) -> FieldInput:
+    """A range slider and the number of values. As long as neither is moved, the list itself is the value."""
+    ends = [min(values, default=low), max(values, default=high)]
+    step = 0.01
+    if name in LOGARITHMIC:
+        low, high, step = LOGARITHMIC[name], log10(high), 0.25
+        ends = [log10(max(end, 10**low)) for end in ends]
+        settings["description"] += ", 10^"
+    slider = widgets.FloatRangeSlider(value=ends, min=low, max=high, step=step, continuous_update=False, **settings)
+    count = widgets.BoundedIntText(len(values), min=1, max=50, description="values", layout={"width": "120px"})
+    count.style.description_width = "50px"
+    initial = (slider.value, count.value)
+
+    def read() -> list[float]:
+        if (slider.value, count.value) == initial:
+            return values
+        spaced = np.linspace(*slider.value, count.value).round(4).tolist()
+        if name in LOGARITHMIC:
+            spaced = [float(f"{10**exponent:.3g}") for exponent in spaced]
+        return list(dict.fromkeys(spaced))
+
+    return FieldInput([slider, count], read)
+
+
+def start(study: str, store: RunStore, *, retry: bool = False) -> None:
+    """Run `python -m mixkit study runs/<study>/sweep.yaml --name <study>` in a process that outlives the kernel.
+
+    Its output goes to sweep.log. retry: failed runs are executed again. InputError if the process is running already.
+    """
+    if find(study, store):
+        raise InputError(f"a sweep of {study!r} is running already; stop it first")
+    folder = store.root / study
+    command = [sys.executable, "-m", "mixkit", "study", str(folder / SWEEP_FILE), "--name", study]
+    with open(folder / "sweep.log", "w", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            [*command, "--retry"] if retry else command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=CLONE,
+            env={**os.environ, "MIXKIT_RUNS": str(store.root)},
+            start_new_session=True,
+        )
+    _children.append(process)
+    write_atomically(folder / "sweep.pid", f"{process.pid} {psutil.Process(process.pid).create_time()!r}\n")
+
+
+def find(study: str, store: RunStore) -> psutil.Process | None:
+    """The study's process if it is running on this machine. Its start time tells it from a later one of its number."""
+    _children[:] = [child for child in _children if child.poll() is None]  # removes ended ones from the process table
+    try:
+        pid, began = (store.root / study / "sweep.pid").read_text().split()
+        process = psutil.Process(int(pid))
+        return process if process.create_time() == float(began) and process.status() != "zombie" else None
+    except (OSError, ValueError, psutil.Error):
+        return None
+
+
+def stop(study: str, store: RunStore) -> None:
+    """Send SIGTERM to the study's process; it then ends its runs. Not SIGINT: a kernel's children ignore that."""
+    if process := find(study, store):
+        process.terminate()
+
+
+def last_line(study: str, store: RunStore) -> str:
+    """The last line of the study's log, or ""."""
+    path = store.root / study / "sweep.log"
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The state of a study. running: its process is running on this machine. message: the last line of its log.
+
+    resumable: it has a study file. histories: by run name, the lines of its training.jsonl so far.
+    """
+
+    running: bool
+    message: str
+    resumable: bool
+    study: Study | None = None
+    states: list[RunState] = field(default_factory=list)
+    histories: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+    done: list[RunRecord] = field(default_factory=list)
+
+
+class SweepPanel:
+    """The widgets and their callbacks.
+
+    JupyterLab runs callbacks on another thread than the event loop's. So callbacks only plan, start and stop; `show`
+    alone sets what is seen of the study.
+    """
+
+    def __init__(self, config: SweepConfig, store: RunStore):
+        self.store, self.form = store, SweepForm(config)
         self.plan, self.error, self.progress, self.numbers = (widgets.HTML() for _ in range(4))
         self.curves, self.picture = widgets.Output(), widgets.Output()
-        self.curve = widgets.ToggleButtons(options=["nll", "loss"], tooltips=["of the tokens", "the objective's own"])
-        self.axes = [widgets.Dropdown(description=text) for text in ("up", "right")]
-        self.run, self.stop, self.resume = (
-            widgets.Button(description=text, icon=icon, button_style="primary" * (text == "Run"))
-            for text, icon in (("Run", "play"), ("Stop", "stop"), ("Resume", "repeat"))
-        )
-        self.running = self.ours = self.resumable = self.valid = False
-        self.look_again = lambda change=None: None  # until something follows
+        self.curve: Any = widgets.ToggleButtons(options=["nll", "loss"])
+        self.axes: list[Any] = [widgets.Dropdown(description=text) for text in ("up", "right")]
+        self.run = widgets.Button(description="Run", icon="play", button_style="primary")
+        self.stop = widgets.Button(description="Stop", icon="stop")
+        self.resume = widgets.Button(description="Resume", icon="repeat")
+        self.running = self.running_here = self.resumable = self.valid = False
+        self.wake: Callable[[], object] = lambda: None  # replaced by `follow`
+        self.task: asyncio.Task | None = None
         self._drawn: dict[str, object] = {}
-        self._parsed: dict[Path, tuple] = {}
-        for widget in self.inputs.values():
-            widget.observe(self.preview, "value")
-        for widget in (self.inputs["study"], self.curve, *self.axes):
-            widget.observe(lambda change: self.look_again(), "value")
+        self.form.observe(self.preview)
+        for widget in (*self.form.inputs["study"].widgets, self.curve, *self.axes):
+            widget.observe(lambda change: self.wake(), "value")
         self.run.on_click(lambda button: self.begin())
         self.resume.on_click(lambda button: self.begin(resume=True))
-        self.stop.on_click(lambda button: sweep_process.stop(self.name, self.store))
+        self.stop.on_click(lambda button: stop(self.name, self.store))
         buttons, axes = widgets.HBox([self.run, self.stop, self.resume]), widgets.HBox(self.axes)
-        shown = [self.error, self.progress, self.curve, self.curves, axes, self.picture, self.numbers]
-        self.box = widgets.VBox([sweep_inputs.layout(self.inputs), self.plan, buttons, *shown])
+        study = [self.error, self.progress, self.curve, self.curves, axes, self.picture, self.numbers]
+        self.box = widgets.VBox([self.form.box, self.plan, buttons, *study])
         self.preview()
 
     @property
     def name(self) -> str:
-        return self.inputs["study"].value
+        return self.form.inputs["study"].value()
 
-    def preview(self, change=None) -> None:
-        """Says what Run would do, or in red why it cannot."""
+    def preview(self) -> None:
+        """Show what Run would do, or in red why it cannot."""
         try:
-            asked = sweep_inputs.settings(self.inputs)
-            study = load_sweep(asked)
-            self.plan.value = _plan(study, self.store)
-            self.valid = True
+            study, workers = load_sweep(self.form.config()), local_workers()
+            done = [state.seconds for state in states(study, self.store) if state.status == "done"]
+            seconds = time_left(done, len(study.runs) - len(done), workers)
+            file = self.store.root / study.name / SWEEP_FILE
+            self.plan.value, self.valid = MACROS.plan(study, len(done), workers, seconds, file), True
         except InputError as error:
-            self.plan.value = _red(error)
-            self.valid = False
+            self.plan.value, self.valid = MACROS.error(error), False
         self._enable()
 
     def begin(self, *, resume: bool = False) -> None:
-        """Starts the sweep: as the widgets stand, or as it was asked for before, and then what failed once more."""
-        self.running = self.ours = True
+        """Start the sweep with the form's settings. resume: with the settings of last time, failed runs included."""
+        self.running = self.running_here = True
         self._enable()
         try:
             if not resume:
-                write_sweep(sweep_inputs.settings(self.inputs), self.store)
-            sweep_process.start(self.name, self.store, retry=resume)
+                write_sweep(self.form.config(), self.store)
+            start(self.name, self.store, retry=resume)
         except (InputError, OSError) as error:
-            self.running = self.ours = False
-            self.plan.value = _red(error)
+            self.running = self.running_here = False
+            self.plan.value = MACROS.error(error)
             self._enable()
-        self.look_again()
+        self.wake()
 
     async def follow(self) -> None:
-        """Looks and shows, every second while the study runs, every third otherwise, and at once when asked to."""
+        """Show the study every second while it runs, every three seconds otherwise, and at once after `wake`."""
         woken, loop = asyncio.Event(), asyncio.get_running_loop()
-        self.look_again = lambda change=None: loop.call_soon_threadsafe(woken.set)
+        self.wake = lambda: loop.call_soon_threadsafe(woken.set)
         while True:
             try:
-                self.show(await asyncio.to_thread(self.look))
-            except Exception as error:  # what a task raises nobody sees
-                self.error.value = _red(f"{type(error).__name__}: {error}")
+                self.show(await asyncio.to_thread(self.snapshot))
+            except Exception as error:  # nobody would see a task's exception
+                self.error.value = MACROS.error(f"{type(error).__name__}: {error}")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(woken.wait(), 1 if self.running else 3)
             woken.clear()
 
-    def look(self) -> Look:
-        """The study of the panel's name, from its folder. Touches no widget, so that a thread may do it."""
-        name, folder = self.name, self.store.root / self.name
-        facts = (
-            sweep_process.find(name, self.store) is not None,
-            sweep_process.last_line(name, self.store),
-            (folder / "asked.yaml").is_file(),
-        )
+    def snapshot(self) -> Snapshot:
+        """The state of the study. Sets no widget, so it may run on any thread."""
+        name, store, folder = self.name, self.store, self.store.root / self.name
+        process = (find(name, store) is not None, last_line(name, store), (folder / SWEEP_FILE).is_file())
         if not name or not (folder / "study.yaml").is_file():
-            return Look(None, *facts, [], {}, [])
-        study = read_study(name, self.store)
-        histories = {run.name: self._history(folder / run.name / "training.jsonl") for run in study.runs}
-        return Look(study, *facts, states(study, self.store), histories, records(study, self.store))
+            return Snapshot(*process)
+        study = read_study(name, store)
+        files = {run.name: folder / run.name / "training.jsonl" for run in study.runs}
+        histories = {run: _history(file, file.stat().st_mtime_ns) for run, file in files.items() if file.is_file()}
+        return Snapshot(*process, study, states(study, store), histories, records(study, store))
 
-    def show(self, look: Look) -> None:
-        """What `look` saw: progress, curves, frontier, table. What is as it was is not drawn again."""
-        finished = bool(look.states) and all(state.status == "done" for state in look.states)
-        self.running, self.ours = look.running or any(s.status == "running" for s in look.states), look.running
-        self.resumable = look.resumable and not finished
+    def show(self, now: Snapshot) -> None:
+        """Show progress, curves, frontier and table. What has not changed is not drawn again."""
+        finished = bool(now.states) and all(state.status == "done" for state in now.states)
+        self.running = now.running or any(state.status == "running" for state in now.states)
+        self.running_here, self.resumable = now.running, now.resumable and not finished
         self._enable()
-        refused = not self.running and not finished and WRONG.match(look.said)
-        self.error.value = _red(look.said) if refused else ""
-        self.progress.value = _progress(look, self.store)
-        lengths = {name: len(lines) for name, lines in look.histories.items() if lines}
-        _display(self.curve, bool(lengths))
+        failed = not self.running and not finished and FAILURE.match(now.message)
+        self.error.value = MACROS.error(now.message) if failed else ""
+        report = self.store.root / self.name / "report.html"
+        self.progress.value = MACROS.progress(now, report if report.is_file() and not now.running else None)
+        lengths = {name: len(lines) for name, lines in now.histories.items() if lines}
+        _set_visible(self.curve, bool(lengths))
         if self._changed("curves", (lengths, self.curve.value)):
-            runs = [{"name": s.run.name, "role": s.run.role, "parameters": s.run.parameters} for s in look.states]
-            fill(self.curves, *[training_curves(runs, look.histories, self.curve.value)] * bool(lengths))
-        trained = [record for record in look.done if record["role"] != "base"]
-        self._offer_axes(trained)
+            runs = now.study.runs if now.study and lengths else []
+            fill(self.curves, *[training_curves(runs, now.histories, self.curve.value)] * bool(runs))
+        frame = results_frame(now.done)
+        self._offer_axes(frame)
         axes = [menu.value for menu in self.axes]
-        if self._changed("picture", ([(r["name"], r["began"]) for r in look.done], axes)):
-            fill(self.picture, *[frontier(look.done, *axes)] * bool(trained))
-            self.numbers.value = table(look.done) if look.done else ""
+        if self._changed("picture", ([(record.name, record.began) for record in now.done], axes)):
+            fill(self.picture, *[frontier(frame, *axes)] if all(axes) else [])
+            self.numbers.value = MACROS.styled(results_html(frame)) if now.done else ""
             self.preview()
 
-    def _offer_axes(self, done: list[dict]) -> None:
-        names = sorted({m for r in done for m, e in r["metrics"].items() if e["value"] is not None})
-        for menu, preferred in zip(self.axes, ("mauve", "distinct_2"), strict=True):
-            _display(menu, bool(names))
+    def _offer_axes(self, frame: pd.DataFrame) -> None:
+        names = measured_metrics(frame)
+        for menu, preferred in zip(self.axes, default_axes(frame), strict=True):
+            _set_visible(menu, bool(names))
             if list(menu.options) != names:
                 wanted = menu.value or preferred
-                menu.options = names
-                menu.value = wanted if wanted in names else next(iter(names), None)
+                menu.options = names  # chooses the first
+                if wanted in names:
+                    menu.value = wanted
 
-    def _history(self, path: Path) -> list[dict]:
-        """The lines of a training.jsonl, parsed again only where it has changed."""
-        if not path.is_file():
-            return []
-        stamp = (path.stat().st_mtime_ns, path.stat().st_size)
-        if self._parsed.get(path, (None,))[0] != stamp:
-            lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            self._parsed[path] = (stamp, lines)
-        return self._parsed[path][1]
-
-    def _changed(self, what: str, now: object) -> bool:
-        before, self._drawn[what] = self._drawn.get(what), now
+    def _changed(self, part: str, now: object) -> bool:
+        before, self._drawn[part] = self._drawn.get(part), now
         return before != now
 
     def _enable(self) -> None:
         self.run.disabled = self.running or not self.valid
-        self.stop.disabled = not self.ours  # what another process or machine executes is ended there
+        self.stop.disabled = not self.running_here  # processes of other machines are stopped there
         self.resume.disabled = self.running or not self.resumable
 
 
-def _display(widget: widgets.Widget, shown: bool) -> None:
-    widget.layout.display = None if shown else "none"
+@lru_cache(maxsize=1000)
+def _history(file: Path, modified: int) -> list[dict[str, float]]:
+    """The lines of a training.jsonl. modified: the file's time, because the cache must not outlive a change."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def _red(message: object) -> str:
-    return f'<p role="alert" style="color:#b00020;margin:4px 0">{as_html(message)}</p>'
-
-
-def _plan(study: Study, store: RunStore) -> str:
-    """What Run would do: how many runs, of what, how long, and the same from a shell."""
-    at_a_time = local_workers()
-    left = [state.run for state in states(study, store) if state.status != "done"]
-    done = len(study.runs) - len(left)
-    seconds = time_left(left, measured(store), at_a_time, store=store) if left else 0.0
-    time = "no run of these sizes was timed yet" if seconds is None else f"about {duration(seconds)}"
-    names = ", ".join(label({"parameters": run.parameters, "role": run.role}) for run in study.runs)
-    asked = study.runs[0].parameters
-    steps = f"{asked['max_steps']} steps" if asked["max_steps"] > 0 else f"{asked['epochs']:g} × the texts"
-    facts = f"{Path(asked['corpus']).name}; {asked['model']}; training: {steps}; {asked['prompts']} prompts"
-    file = store.root / study.name / "asked.yaml"
-    return (
-        f"<p style='margin:4px 0'><b>{len(study.runs)} runs</b>, {done} of them done; {at_a_time} at a time, "
-        f"<b>{as_html(time)}</b>. {as_html(facts)}.<br><span style='color:#777'>{as_html(names)}</span><br>"
-        f"After Run, the same from a shell: "
-        f"<code>python -m mixkit study {as_html(file)} --name {as_html(study.name)}</code></p>"
-    )
-
-
-def _progress(look: Look, store: RunStore) -> str:
-    """A bar a run with its status, and a line about the whole."""
-    if look.study is None:
-        return "<p>The sweep is starting.</p>" if look.running else "<p>Nothing was run under this name yet.</p>"
-    count = {status: sum(state.status == status for state in look.states) for status in STATUS_COLORS}
-    told = ", ".join(f"{number} {status}" for status, number in count.items() if number)
-    where = store.root / look.study.name / "report.html"
-    end = f"; report: <code>{as_html(where)}</code>" if where.is_file() and not look.running else ""
-    said = f"<br><span style='color:#777'>{as_html(look.said)}</span>" if look.running else ""
-    rows = "".join(map(_bar, look.states))
-    return (
-        f"<p style='margin:4px 0'><b>{as_html(look.study.name)}</b>: {told}{end}{said}</p>"
-        f"<table style='border-spacing:8px 1px'>{rows}</table>"
-    )
-
-
-def _bar(state: RunState) -> str:
-    color = STATUS_COLORS[state.status]
-    percent = round(100 * (1.0 if state.status == "done" else min(1.0, max(0.0, state.share))))
-    name = label({"parameters": state.run.parameters, "role": state.run.role})
-    dot = COLORS[state.run.parameters["objective"]]
-    return (
-        f"<tr><td><span style='color:{dot}'>●</span> {as_html(name)}</td>"
-        f"<td><div role='progressbar' aria-valuenow='{percent}' aria-label='{as_html(name)}' "
-        f"style='width:180px;height:10px;background:#8883;border-radius:5px'>"
-        f"<div style='width:{percent}%;height:100%;background:{color};border-radius:5px'></div></div></td>"
-        f"<td style='color:{color}'>{as_html(state.status)}</td>"
-        f"<td style='text-align:right'>{duration(state.seconds) if state.seconds else ''}</td>"
-        f"<td>{as_html(state.detail)}</td></tr>"
-    )
+def _set_visible(widget: Any, visible: bool) -> None:
+    widget.layout.display = None if visible else "none"

@@ -1,139 +1,150 @@
-"""Pieces of HTML about runs: tables, CSV, samples. The report and notebook 6 show the same ones.
-Texts are escaped here; pages, figures and widgets are made elsewhere."""
+"""Tables of results and cards of samples: plain text, CSV, and HTML in which all texts are escaped."""
 
 import base64
-import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from mixkit._common import as_html
-from mixkit.notebook.charts import COLORS, label, number
-from mixkit.studies.compare import LEVEL, MODEL_METRICS, TEXT_METRICS
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
-COLUMNS = {
-    "perplexity": "perplexity",
-    "mauve": "MAUVE",
-    "precision": "precision",
-    "recall": "recall",
-    "diversity": "diversity",
-    "distinct_2": "distinct-2",
-    "coherence": "coherence",
-    "judge_perplexity": "judge perplexity",
-    "valid_prefix_rate": "right words",
-    "valid_text_rate": "right texts",
-    "forward_kl": "forward KL",
-}
+from mixkit._common import visible
+from mixkit.metrics.definitions import METRICS, TABLE_METRICS
+from mixkit.notebook.charts import COLORS, frame_rows, number
+from mixkit.studies.compare import LEVEL
+from mixkit.studies.records import HUMAN
+from mixkit.studies.store import RunRecord, Sample
+from mixkit.studies.sweep import aligned, duration
+
+# Autoescape makes markup harmless; `visible` does the same for control characters.
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    finalize=lambda value: value if isinstance(value, Markup) else visible(value),
+)
+TEMPLATES.globals |= {"COLORS": COLORS, "number": number, "duration": duration}
+TEMPLATES.filters["base64"] = lambda text: base64.b64encode(text.encode()).decode()
+MACROS: Any = TEMPLATES.get_template("macros.html.jinja").module
 
 
-def table(done: Sequence[dict], *, sortable: bool = False) -> str:
-    """The runs as an HTML table: a row a run, and the human texts' own row at the foot.
+@dataclass(frozen=True)
+class SampleCard:
+    """A continuation of a prompt, with a title and in the colour of an objective.
 
-    sortable: headings are buttons, for a page whose script sorts.
+    segments: everything that was written, in order, as (text, whether it is still there at the end). run, role: where
+    it comes from, for a page whose script chooses among cards.
     """
-    human = next((r["human"] for r in done if r.get("human")), {})
-    columns = [m for m in COLUMNS if any((r["metrics"].get(m) or {}).get("value") is not None for r in done)]
-    titles = ("run", *(COLUMNS[m] for m in columns))
-    head = "".join(_heading(t) if sortable else f'<th scope="col">{as_html(t)}</th>' for t in titles)
-    rows = [_row(label(r), r["parameters"]["objective"], r["metrics"], columns) for r in done]
-    foot = f"<tfoot>{_row('human texts', 'human', human, columns)}</tfoot>" if human else ""
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody>{foot}</table></div>'
+
+    title: str
+    prompt: str
+    segments: Sequence[tuple[str, bool]]
+    objective: str = "human"
+    run: str = HUMAN
+    role: str = HUMAN
 
 
-def table_csv(done: Sequence[dict]) -> str:
-    """Every number of every run as CSV: value, low and high a metric, empty where absent; the human texts come last."""
-    metrics = list(dict.fromkeys(m for r in done for m in r["metrics"]))
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(["run", "role", *(f"{m}{end}" for m in metrics for end in ("", "_low", "_high"))])
-    rows = [(r["name"], r.get("role", ""), r["metrics"]) for r in done]
-    rows += [("human", "human", r["human"]) for r in [r for r in done if r.get("human")][:1]]
-    for name, role, numbers in rows:
-        estimates = (numbers.get(m) or {} for m in metrics)
-        writer.writerow([name, role, *(e.get(key) for e in estimates for key in ("value", "low", "high"))])
-    return out.getvalue()
+def results_table(frame: pd.DataFrame) -> str:
+    """The main metrics of every run as plain text, each value with its interval.
 
-
-def compared_table(compared: Sequence[dict], names: dict[str, str]) -> str:
-    """The paired comparisons as an HTML table to sort: a row a run, a column a metric."""
-    if not compared:
-        return "<p>There is no trained MLE run with samples of the same prompts, so nothing is compared.</p>"
-    cells = {(c["run"], c["metric"]): c for c in compared}
-    metrics = [m for m in (*TEXT_METRICS, *MODEL_METRICS) if any(c["metric"] == m for c in compared)]
-    head = "".join(_heading(title) for title in ("run", *(m.replace("_", "-") for m in metrics)))
-    rows = []
-    for run in dict.fromkeys(c["run"] for c in compared):
-        row = "".join(_difference(cells.get((run, m))) for m in metrics)
-        rows.append(f'<tr><td data-value="{as_html(names[run])}">{as_html(names[run])}</td>{row}</tr>')
-    return (
-        f'<div class="wide"><table class="compared"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
-
-
-def _heading(title: str) -> str:
-    return f'<th scope="col"><button type="button">{as_html(title)}</button></th>'
-
-
-def _difference(c: dict | None) -> str:
-    if c is None:
-        return '<td class="n">–</td>'
-    held = " held" if c["holm_p"] < LEVEL else ""
-    interval = "" if c["low"] is None else f"[{c['low']:+.2g}, {c['high']:+.2g}]"
-    effect = "–" if c["effect_size"] is None else f"{c['effect_size']:.2g}"
-    return (
-        f'<td class="n{held}" data-value="{c["difference"]}">{c["difference"]:+.2g} <span class="interval">{interval}'
-        f"<br>d {effect}, p {c['holm_p']:.2g}</span></td>"
-    )
-
-
-def _row(name: str, color: str, metrics: dict, columns: Sequence[str]) -> str:
-    estimates = [metrics.get(metric) or {"value": None} for metric in columns]
-    values = ("" if e["value"] is None else e["value"] for e in estimates)
-    cells = "".join(f'<td class="n" data-value="{v}">{_number(e)}</td>' for v, e in zip(values, estimates, strict=True))
-    return f'<tr><td data-value="{as_html(name)}">{dot(color)}{as_html(name)}</td>{cells}</tr>'
-
-
-def dot(color: str) -> str:
-    return f'<span class="dot" style="background:{COLORS[color]}"></span>'
-
-
-def data_uri(text: str) -> str:
-    return "data:text/csv;charset=utf-8;base64," + base64.b64encode(text.encode()).decode()
-
-
-def _number(estimate: dict | None) -> str:
-    text, _, interval = number(estimate).partition(" ")
-    why = (estimate or {}).get("why")
-    title = f' title="{as_html(why)}"' if why else ""
-    return f"<span{title}>{as_html(text)}</span>" + (
-        f' <span class="interval">{as_html(interval)}</span>' if interval else ""
-    )
-
-
-def segments(sample: dict) -> str:
-    """The continuation as HTML, with what the model took back struck through."""
-    runs = sample.get("segments") or [(sample["generated"], True)]
-    return "".join(as_html(text) if stands else f"<s>{as_html(text)}</s>" for text, stands in runs)
-
-
-def cards(human: dict, by_run: Iterable[tuple[dict, dict]], *, hide_decoded: bool = False) -> str:
-    """The sample `human`'s human continuation, then a card for each (run record, its sample) of `by_run`.
-
-    Each stands after its own prompt: runs may differ in the corpus or in the length of prompts. hide_decoded: cards of
-    runs that are only decoded otherwise are hidden.
+    frame: results(study).
     """
-    made = [_card("human", "human", human["prompt"], as_html(human["human"]), "human", "human")]
-    for r, sample in by_run:
-        name, role = r["parameters"]["objective"], r.get("role", "grid")
-        hidden = hide_decoded and role == "decoding"
-        made.append(_card(label(r), name, sample["prompt"], segments(sample), r["name"], role, hidden=hidden))
-    return "".join(made)
+    metrics = ["perplexity", "mauve", "diversity", "distinct_2"]
+    if "valid_prefix_rate" in set(frame["metric"]):
+        metrics.append("valid_prefix_rate")
+    rows = [["run", *metrics]]
+    for run in _runs(frame).values():
+        rows.append([run["label"], *(number(run["numbers"].get(metric)) for metric in metrics)])
+    return aligned(rows)
 
 
-def _card(title: str, color: str, prompt: str, continuation: str, run: str, role: str, *, hidden: bool = False) -> str:
-    """A box with a title, a prompt and what followed it. `continuation` is HTML already, the others are text."""
-    return (
-        f'<div class="sample" data-run="{as_html(run)}" data-part="{as_html(role)}"{" hidden" * hidden} '
-        f'style="border-left:4px solid {COLORS[color]}"><b>{as_html(title)}</b>'
-        f'<span class="prompt">{as_html(prompt)}</span>{continuation}</div>'
-    )
+def results_csv(frame: pd.DataFrame) -> str:
+    """Every number as CSV: one row per run, and per metric the columns value, low and high. The human texts come last.
+
+    frame: results(study).
+    """
+    wide = frame.pivot(index=["run", "role"], columns="metric", values=["value", "low", "high"])
+    order = [(end, metric) for metric in frame["metric"].unique() for end in ("value", "low", "high")]
+    wide = wide.loc[frame["run"].unique(), order]
+    wide.columns = [metric if end == "value" else f"{metric}_{end}" for end, metric in order]
+    return wide.to_csv()
+
+
+def results_html(frame: pd.DataFrame, order: Iterable[str] | None = None, *, sortable: bool = False) -> Markup:
+    """The runs as an HTML table, one row per run, and the human texts in its foot.
+
+    frame: results(study). order: of the runs. sortable: headings are buttons, for a page whose script sorts.
+    """
+    runs = _runs(frame)
+    titles = {metric: METRICS[metric].label for metric in columns(frame)}
+    return MACROS.results([runs[name] for name in order or runs], titles, sortable)
+
+
+def columns(frame: pd.DataFrame) -> list[str]:
+    """The metrics of the table: those of TABLE_METRICS that some run has a value of."""
+    measured = {row.metric for row in frame_rows(frame) if row.run != HUMAN and row.value is not None}
+    return [metric for metric in TABLE_METRICS if metric in measured]
+
+
+def compared_html(compared: pd.DataFrame, labels: Mapping[str, str]) -> Markup:
+    """The paired comparisons with MLE as a sortable HTML table, one row per run and one column per metric.
+
+    compared: the result of compare_with_mle. labels: by run name. Bold: p under LEVEL after Holm's correction.
+    """
+    metrics = compared["metric"].unique().tolist()
+    cells = {(row.run, row.metric): row for row in frame_rows(compared)}
+    rows = [(labels[run], [cells.get((run, metric)) for metric in metrics]) for run in compared["run"].unique()]
+    return MACROS.compared(rows, [METRICS[metric].label for metric in metrics], LEVEL)
+
+
+def frame_html(frame: pd.DataFrame) -> Markup:
+    """The frame as an HTML table without its index."""
+    html = frame.astype(object).where(frame.notna(), "–").to_html(index=False, border=0)
+    return Markup(visible(html))  # pandas escapes markup, not control characters
+
+
+def cards_html(cards: Sequence[SampleCard], *, hide_decoding: bool = False) -> Markup:
+    """The cards side by side; deleted text is struck through.
+
+    hide_decoding: cards of runs that only sample MLE's model in another way are hidden until a script shows them.
+    """
+    return MACROS.cards(cards, hide_decoding)
+
+
+def first_sets(
+    done: Sequence[RunRecord], samples: Mapping[str, Sequence[Sample]]
+) -> list[tuple[RunRecord, list[Sample]]]:
+    """The trained runs that have samples, each with its first sample set. samples: by run name."""
+    sets = []
+    for record in done:
+        first = [sample for sample in samples.get(record.name, ()) if sample.set == 0]
+        if first and record.role != "base":
+            sets.append((record, first))
+    return sets
+
+
+def prompt_cards(sets: Sequence[tuple[RunRecord, Sequence[Sample]]], prompt: int) -> list[SampleCard]:
+    """The human continuation of a prompt, then the continuation of each run.
+
+    Each card has its own run's prompt, because runs may differ in corpus or prompt length. sets: of first_sets.
+    """
+    first = sets[0][1][prompt]
+    cards = [SampleCard("human", first.prompt, [(first.human, True)])]
+    for record, texts in sets:
+        text = texts[prompt]
+        segments = text.segments or [(text.generated, True)]
+        cards.append(SampleCard(record.label, text.prompt, segments, record.config.objective, record.name, record.role))
+    return cards
+
+
+def _runs(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """By run: its label, its objective, and its rows of the frame by metric."""
+    runs: dict[str, dict[str, Any]] = {}
+    for row in frame_rows(frame):
+        run = runs.setdefault(row.run, {"label": row.label, "objective": row.objective, "numbers": {}})
+        run["numbers"][row.metric] = row
+    return runs

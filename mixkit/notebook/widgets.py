@@ -1,187 +1,224 @@
-"""ipywidgets panels around figures and samples; headless (papermill) they show the same once, from the parameters.
-Core widgets of ipywidgets 7.7 and 8 only; figures are drawn into an Output."""
+"""ipywidgets around figures, tables and samples. Without a browser they show their first state."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import ceil, floor, log10
+from typing import Any
 
 import ipywidgets as widgets
+import pandas as pd
 import plotly.graph_objects as go
 import plotly.io as pio
 import torch
 
-from mixkit._common import InputError, as_html, visible
+from mixkit._common import InputError, as_html, unknown, visible
 from mixkit.losses.sequence_match import SequenceMatch
+from mixkit.metrics.definitions import METRICS
 from mixkit.models.backspace import apply_backspaces, prefix_tree
 from mixkit.models.generation import Continuation, Prompt
+from mixkit.notebook import tables
+from mixkit.notebook.charts import frame_rows, measured_metrics
 from mixkit.notebook.toy_charts import occupancies, tree_and_mask, tree_picture
+from mixkit.notebook.tables import SampleCard
+from mixkit.studies.store import RunRecord, Sample
 from mixkit.toys.mdp import World, fit, occupancy, policy_and_value, total_variation
 
-# The default renderer of plotly would write its 5 MB of JavaScript into every notebook.
+# plotly's default renderer would write its 5 MB of JavaScript into every notebook.
 pio.renderers.default = "colab" if "google.colab" in sys.modules else "plotly_mimetype"
 
-
-def fill(output: widgets.Output, *shown: go.Figure | str) -> None:
-    """Figures and texts into an Output at once. Not by `with output`: that redirects the kernel's messages, and a
-    headless run (nbclient) then now and then waits for ever for a cell that has long ended."""
-    output.outputs = tuple(
-        {"output_type": "stream", "name": "stdout", "text": f"{visible(x)}\n"}
-        if isinstance(x, str)
-        else {"output_type": "display_data", "data": x._repr_mimebundle_(), "metadata": {}}
-        for x in shown
-    )
-
-
-def show_samples(prompts: Sequence[Prompt], sets: Sequence[Sequence[str]]) -> widgets.VBox:
-    """A slider over prompts: the prompt, the human's continuation, and one of each sample set."""
-    slider = widgets.IntSlider(0, 0, len(prompts) - 1, description="prompt", continuous_update=False)
-    view = widgets.HTML()
-
-    def draw(change=None) -> None:
-        prompt = prompts[slider.value]
-        rows = [("human", prompt.human), *((f"set {i}", texts[slider.value]) for i, texts in enumerate(sets))]
-        view.value = "".join(
-            f"<p style='white-space:pre-wrap'><b>{who}</b><br>"
-            f"<span style='color:#777'>{as_html(prompt.text)}</span>{as_html(text)}</p>"
-            for who, text in rows
-        )
-
-    slider.observe(draw, "value")
-    draw()
-    return widgets.VBox([slider, view])
-
-
-def choose_axes(draw: Callable[[str, str], go.Figure], records: Sequence[dict], quality: str, diversity: str):
-    """Two menus over the metrics that the records have; the figure is drawn again at each choice."""
-    names = sorted({m for r in records for m, e in r["metrics"].items() if e["value"] is not None})
-    menus = [
-        widgets.Dropdown(options=names, value=value if value in names else names[0], description=text)
-        for text, value in (("up", quality), ("right", diversity))
-    ]
-    output = widgets.Output()
-
-    def redraw(change=None) -> None:
-        fill(output, draw(*(menu.value for menu in menus)))
-
-    for menu in menus:
-        menu.observe(redraw, "value")
-    redraw()
-    return widgets.VBox([widgets.HBox(menus), output])
-
-
-# In JupyterLab plotly draws each figure once more, as the PNG that a saved notebook shows: a third of the time between
-# slider and chart, for a picture that is never saved out of an Output. It does not where a figure's box has no height.
-UNSAVED = """<style>
-.mixkit-unsaved :is(.jp-OutputArea, .jp-OutputArea-child, .jp-RenderedPlotly) { overflow: visible !important }
-.mixkit-unsaved .jp-RenderedPlotly { height: 0 !important }
+# JupyterLab has plotly draw each figure a second time, as the PNG of a saved notebook. That is a third of the time
+# between slider and chart, and a figure in an Output is never saved. A figure whose box has no height gets no PNG.
+WITHOUT_PNG = """<style>
+.mixkit-figure :is(.jp-OutputArea, .jp-OutputArea-child, .jp-RenderedPlotly) { overflow: visible !important }
+.mixkit-figure .jp-RenderedPlotly { height: 0 !important }
 </style>"""
 
 
-def explore(draw: Callable[..., go.Figure], **inputs: widgets.ValueWidget) -> widgets.VBox:
-    """The widgets in a row and under them draw(**their values), drawn again whenever one changes.
+def fill(output: widgets.Output, *contents: go.Figure | str) -> None:
+    """Replace the contents of an Output by figures and texts.
 
-    The figures must state their height, the same one each time.
+    `with output` would redirect the kernel's messages; headless runs (nbclient) then sometimes wait forever.
+    """
+    output.outputs = tuple(
+        {"output_type": "stream", "name": "stdout", "text": f"{visible(content)}\n"}
+        if isinstance(content, str)
+        else {"output_type": "display_data", "data": content._repr_mimebundle_(), "metadata": {}}
+        for content in contents
+    )
+
+
+def explore(draw: Callable[..., go.Figure], **inputs: Any) -> widgets.VBox:
+    """The widgets in a row, and below them draw(**their values), which is drawn again at each change.
+
+    All figures must have the same height, and state it.
     """
     output = widgets.Output()
-    output.add_class("mixkit-unsaved")
+    output.add_class("mixkit-figure")
 
-    def asked() -> go.Figure:
-        return draw(**{name: widget.value for name, widget in inputs.items()})
+    def redraw() -> None:
+        figure = draw(**{name: widget.value for name, widget in inputs.items()})
+        output.layout.min_height = f"{figure.layout.height}px"
+        fill(output, figure)
 
     for widget in inputs.values():
-        widget.style.description_width, widget.layout.margin = "initial", "2px 16px 2px 2px"  # room for the whole of it
-        widget.observe(lambda change: fill(output, asked()), "value")
-    fill(output, first := asked())
-    output.layout.min_height = f"{first.layout.height}px"
-    style = widgets.HTML(UNSAVED, layout={"display": "none"})
+        widget.style.description_width = "initial"
+        widget.layout.margin = "2px 16px 2px 2px"
+    _observe(inputs.values(), redraw)
+    style = widgets.HTML(WITHOUT_PNG, layout={"display": "none"})
     return widgets.VBox([widgets.HBox(list(inputs.values())), style, output])
 
 
+def choose_axes(draw: Callable[..., go.Figure], frame: pd.DataFrame, quality: str, diversity: str) -> widgets.VBox:
+    """Two menus over the metrics of the frame, and draw(quality, diversity), which is drawn again at each choice."""
+    names = measured_metrics(frame) or [quality, diversity]
+    menus = [
+        widgets.Dropdown(options=names, value=value if value in names else names[0], description=description)
+        for description, value in (("up", quality), ("right", diversity))
+    ]
+    output = widgets.Output()
+    _observe(menus, lambda: fill(output, draw(*(menu.value for menu in menus))))
+    return widgets.VBox([widgets.HBox(menus), output])
+
+
+def check_metrics(frame: pd.DataFrame, *names: str) -> None:
+    """Raise InputError unless the frame has runs, and each name is one of their metrics, with or without a value."""
+    if frame.empty:
+        raise InputError("no run of the study is done yet; run it, or wait")
+    known = sorted(set(frame["metric"]))
+    for name in names:
+        if name not in known:
+            raise unknown("metric", name, known)
+
+
+def sortable_table(frame: pd.DataFrame, name: str) -> widgets.VBox:
+    """The table of results with a menu to sort it, highest values first, and a link to all numbers as <name>.csv.
+
+    frame: results(study).
+    """
+    columns = tables.columns(frame)
+    options = [("the study's order", ""), *((METRICS[metric].label, metric) for metric in columns)]
+    menu = widgets.Dropdown(options=options, description="sort by")
+    view = widgets.HTML()
+    link = tables.MACROS.csv_link(name, tables.results_csv(frame))
+
+    def redraw() -> None:
+        values = {row.run: row.value for row in frame_rows(frame) if row.metric == menu.value}
+        order = sorted(frame["run"].unique(), key=lambda run: (values.get(run) is None, -(values.get(run) or 0)))
+        view.value = tables.MACROS.styled(tables.results_html(frame, order) + link)
+
+    _observe([menu], redraw)
+    return widgets.VBox([menu, view])
+
+
+def show_samples(prompts: Sequence[Prompt], sets: Sequence[Sequence[str]]) -> widgets.VBox:
+    """A slider over prompts: the human continuation, and one continuation of each sample set."""
+
+    def cards(i: int) -> list[SampleCard]:
+        texts = [("human", prompts[i].human), *((f"set {n}", texts[i]) for n, texts in enumerate(sets))]
+        return [SampleCard(title, prompts[i].text, [(text, True)]) for title, text in texts]
+
+    return _browse(len(prompts), cards)
+
+
+def show_continuations(prompts: Sequence[str], continuations: Sequence[Continuation]) -> widgets.HTML:
+    """Prompts and their continuations; what the model deleted is struck through."""
+    pairs = zip(prompts, continuations, strict=True)
+    cards = [SampleCard("", prompt, continuation.segments, "sequencematch") for prompt, continuation in pairs]
+    return widgets.HTML(tables.MACROS.styled(tables.cards_html(cards)))
+
+
+def compare_samples(done: Sequence[RunRecord], samples: Mapping[str, Sequence[Sample]]) -> widgets.VBox:
+    """The continuations of one prompt side by side: human, and each run or the one chosen in the menu.
+
+    What a model deleted is struck through. samples: by run name.
+    """
+    sets = tables.first_sets(done, samples)
+    if not sets:
+        return widgets.VBox([widgets.HTML("<p>No run has samples.</p>")])
+    options = [("every trained run", ""), *((record.label, record.name) for record, _ in sets)]
+    menu = widgets.Dropdown(options=options, description="run")
+
+    def cards(i: int) -> list[SampleCard]:
+        human, *others = tables.prompt_cards(sets, i)
+        chosen = [card for card in others if card.run == menu.value or (not menu.value and card.role != "decoding")]
+        return [human, *chosen]
+
+    return _browse(min(len(texts) for _, texts in sets), cards, menu)
+
+
 def edit_actions(actions: str) -> widgets.VBox:
-    """A line to edit, words and `<` for <backspace>; below it the tree of prefixes that they visit, and its mask."""
+    """A line to edit, with words and `<` for <backspace>; below it the tree of visited prefixes and its mask."""
     line = widgets.Text(actions, description="actions", continuous_update=False, layout={"width": "95%"})
     output = widgets.Output()
 
-    def redraw(change=None) -> None:
+    def redraw() -> None:
         words = line.value.split()
-        known = ["<", "start", *sorted(set(words) - {"<", "start"})]
-        ids = [1, *map(known.index, words)]
+        vocabulary = ["<", "start", *sorted(set(words) - {"<", "start"})]
+        ids = [1, *map(vocabulary.index, words)]
         try:
             tree = prefix_tree(torch.tensor([ids]), 0)
         except InputError as error:
-            return fill(output, str(error))
-        left = " ".join(apply_backspaces(words, "<")[0])
-        fill(
-            output,
-            tree_and_mask(tree_picture(tree, 0, lambda i: as_html(known[i]))),
-            f"{len(words)} actions, {len(tree.tokens[0])} nodes; left standing: {left}",
-        )
+            fill(output, str(error))
+            return
+        remaining = " ".join(vocabulary[i] for i in apply_backspaces(ids[1:], 0)[0])
+        figure = tree_and_mask(tree_picture(tree, 0, lambda i: as_html(vocabulary[i])))
+        fill(output, figure, f"{len(words)} actions, {len(tree.tokens[0])} nodes; remaining text: {remaining}")
 
-    line.observe(redraw, "value")
-    redraw()
+    _observe([line], redraw)
     return widgets.VBox([line, output])
 
 
 def match_occupancies(world: World, policy: torch.Tensor, alpha: float, discount: float) -> widgets.VBox:
-    """Sliders for alpha and the discount over a world: SequenceMatch's table is fitted anew, exactly, at each move.
+    """Sliders for alpha and the discount; at each change SequenceMatch's table is fitted anew, exactly.
 
-    Their ranges hold the values given: a slider would set one outside to its nearer end without a word.
+    The ranges include the given values, because a slider would clamp a value outside without a message.
     """
-    sliders = [
-        widgets.FloatLogSlider(
-            alpha,
-            min=min(-2, floor(log10(alpha))),
-            max=max(1, ceil(log10(alpha))),
-            step=0.25,
-            description="alpha",
-            continuous_update=False,
-        ),
-        widgets.FloatSlider(
-            discount,
-            min=min(0.5, discount),
-            max=max(0.95, discount),
-            step=0.05,
-            readout_format=".3g",
-            description="discount",
-            continuous_update=False,
-        ),
-    ]
+    ends = {"min": min(-2, floor(log10(alpha))), "max": max(1, ceil(log10(alpha)))}
+    log_slider = widgets.FloatLogSlider(alpha, **ends, step=0.25, description="alpha", continuous_update=False)
+    ends = {"min": min(0.5, discount), "max": max(0.95, discount), "readout_format": ".3g"}
+    slider = widgets.FloatSlider(discount, **ends, step=0.05, description="discount", continuous_update=False)
+    sliders: list[Any] = [log_slider, slider]
     names = [f"{world.state_name(state)} → {world.action_name(a)}" for state, a in world.allowed.nonzero().tolist()]
     output = widgets.Output()
 
-    def redraw(change=None) -> None:
-        asked = SequenceMatch(*(slider.value for slider in sliders))
-        data = occupancy(world, policy, asked.discount)
-        found = occupancy(world, policy_and_value(world, fit(world, asked, data))[0], asked.discount)
-        fill(
-            output,
-            occupancies(names, data[world.allowed].tolist(), found[world.allowed].tolist()),
-            f"total variation between the two: {total_variation(data, found):.4f}",
-        )
+    def redraw() -> None:
+        objective = SequenceMatch(*(slider.value for slider in sliders))
+        data = occupancy(world, policy, objective.discount)
+        model = occupancy(world, policy_and_value(world, fit(world, objective, data))[0], objective.discount)
+        figure = occupancies(names, data[world.allowed].tolist(), model[world.allowed].tolist())
+        fill(output, figure, f"total variation between the two: {total_variation(data, model):.4f}")
 
-    for slider in sliders:
-        slider.observe(redraw, "value")
-    redraw()
+    _observe(sliders, redraw)
     return widgets.VBox([widgets.HBox(sliders), output])
 
 
-def show_written(asked: Sequence[str], given: Sequence[Continuation]) -> widgets.HTML:
-    """Prompts and what was written after them, with what was taken back struck through."""
-    rows = []
-    for prompt, continuation in zip(asked, given, strict=True):
-        runs = [as_html(text) if stands else f"<s>{as_html(text)}</s>" for text, stands in continuation.segments]
-        rows.append(f"<p style='margin:0'><span style='color:#777'>{as_html(prompt)}</span>{''.join(runs)}</p>")
-    return widgets.HTML("".join(rows))
-
-
-def check_answer(answer: object, truth: Callable[[], object], hint: str) -> None:
-    """Says whether an exercise's answer is right; the truth is computed, not stored. None shows the hint only."""
+def check_answer(answer: object, solution: Callable[[], object], hint: str) -> None:
+    """Print whether the answer of an exercise is right, or the hint. The solution is computed, not stored."""
     if answer is None:
         print(f"Set `answer`. Hint: {hint}.")
         return
-    right = truth()
+    right = solution()
     if isinstance(right, float) and isinstance(answer, int | float):
         correct = abs(answer - right) <= 1e-3 * max(1.0, abs(right))
     else:
         correct = answer == right
     print("Right." if correct else f"Not yet. Hint: {hint}.")
+
+
+def _observe(inputs: Iterable[Any], redraw: Callable[[], None]) -> None:
+    """Call `redraw` now and whenever one of the inputs changes."""
+    for widget in inputs:
+        widget.observe(lambda change: redraw(), "value")
+    redraw()
+
+
+def _browse(count: int, cards: Callable[[int], list[SampleCard]], *menus: widgets.ValueWidget) -> widgets.VBox:
+    """A slider over `count` prompts, menus, and the cards of the chosen prompt."""
+    slider: Any = widgets.IntSlider(0, 0, count - 1, description="prompt", continuous_update=False)
+    view = widgets.HTML()
+
+    def redraw() -> None:
+        view.value = tables.MACROS.styled(tables.cards_html(cards(slider.value)))
+
+    _observe([slider, *menus], redraw)
+    return widgets.VBox([widgets.HBox([slider, *menus]), view])

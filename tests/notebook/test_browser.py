@@ -16,16 +16,16 @@ import pytest
 import yaml
 
 from mixkit._common import CLONE
-from mixkit.notebook.report import page
+from mixkit.notebook.report import report_html
+from mixkit.studies.plan import PlannedRun, Study, write_study
 from mixkit.studies.store import RunStore
-from mixkit.studies.sweep import PlannedRun, Study, write_study
-from tests.notebook.test_report import DONE, SAMPLES
+from tests.notebook.builders import DONE, SAMPLES, STUDY
 from tests.notebook.test_sweep_panel import TINY
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 sync_api.expect.set_options(timeout=120_000)  # milliseconds until an event, however slow the machine
 CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is on the path")
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no chromium is on the path")]
 PLOT = ".jupyter-widgets .js-plotly-plot"  # one that controls draw
 SETTINGS = {  # every cell is in the page, seen or not; nobody is asked for a kernel or about news
     "notebook-extension/tracker": {"windowingMode": "none", "autoStartDefaultKernel": True},
@@ -40,10 +40,10 @@ def runs(tmp_path_factory):
     store = RunStore(root / "runs")
     planned = []
     for made in DONE:
-        run = store.begin({**made["parameters"], "study": "own"})
-        run.finish(made["metrics"], human=made["human"])
-        run.write_samples(SAMPLES[made["name"]])
-        planned.append(PlannedRun(run.name, made["role"], run.parameters, None))
+        run = store.begin(made.config)
+        run.finish(made.metrics, human=made.human)
+        run.write_samples(SAMPLES[made.name])
+        planned.append(PlannedRun(run.name, made.role, run.config, None))
     write_study(Study("own", "For the browser.", planned), store)
     (root / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     return root
@@ -177,8 +177,8 @@ def test_a_sweep_is_asked_for_run_and_seen(page_of):
     plan = view.locator(".widget-html", has_text="After Run, the same")
     expect(plan).to_contain_text("6 runs")
     view.get_by_label("TaiLr", exact=True).uncheck()
-    view.locator(".widget-slider", has_text="MixCE η").locator(".noUi-handle").first.press("ArrowRight")
-    view.locator(".widget-text", has_text="points").locator("input").first.fill("1")
+    view.locator(".widget-slider", has_text="eta").locator(".noUi-handle").first.press("ArrowRight")
+    view.locator(".widget-text", has_text="values").locator("input").first.fill("1")
     view.keyboard.press("Tab")
     expect(plan).to_contain_text("2 runs, 0 of them done")
     expect(plan).to_contain_text("MLE, MixCE η=0.11")
@@ -197,7 +197,7 @@ def test_a_sweep_is_asked_for_run_and_seen(page_of):
 
 
 def test_the_report_asks_nothing_of_a_network(browser, tmp_path):
-    (tmp_path / "report.html").write_text(page(Study("own", "", [None] * len(DONE)), DONE, SAMPLES), encoding="utf-8")
+    (tmp_path / "report.html").write_text(report_html(STUDY, DONE, SAMPLES), encoding="utf-8")
     context, noise = browser.new_context(offline=True), []
     context.set_default_timeout(120_000)
     view = context.new_page()

@@ -12,7 +12,6 @@ from mixkit.metrics.statistics import Estimate
 from mixkit.models.backspace import prefix_tree
 from mixkit.models.generation import Continuation
 from mixkit.notebook import widgets as controls
-from mixkit.notebook.tables import segments
 from mixkit.notebook.toy_charts import accuracies, tree_and_mask, tree_picture
 from mixkit.toys.mdp import build_world, policy_and_value
 
@@ -79,14 +78,8 @@ def test_the_sliders_hold_the_values_given(alpha, discount):
 
 
 def test_what_was_written_is_shown_as_text():
-    shown = controls.show_written(["1+1="], [Continuation("2", 1, (("<b>", False), ("2", True)))]).value
+    shown = controls.show_continuations(["1+1="], [Continuation("2", 1, (("<b>", False), ("2", True)))]).value
     assert f"<s>{html.escape('<b>')}</s>2" in shown and "<b>" not in shown
-
-
-def test_the_report_strikes_it_through_as_text():
-    sample = {"generated": "2", "segments": [["<b>", False], ["2", True]]}
-    assert segments(sample) == "<s>&lt;b&gt;</s>2"
-    assert segments({"generated": "<b>"}) == "&lt;b&gt;"
 
 
 def test_accuracies_have_one_bar_per_objective():

@@ -1,4 +1,4 @@
-"""Notebooks are kept clean, and their parameters cells say what mixkit.studies.config says."""
+"""Notebooks have no outputs, and their parameters cells agree with mixkit.studies.config."""
 
 import json
 import runpy
@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from papermill.inspection import inspect_notebook
 
-from mixkit.studies.config import FINETUNE, SWEEP, TRADEOFF
+from mixkit.studies.config import RunConfig, SweepConfig, TradeoffConfig
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
-SPECS = {"3_finetune": FINETUNE, "5_sweep": SWEEP, "6_tradeoff": TRADEOFF}
+CONFIGS = {"3_finetune": RunConfig, "5_sweep": SweepConfig, "6_tradeoff": TradeoffConfig}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_kept_without_outputs_and_widget_state(path):
+def test_a_notebook_has_no_outputs_and_no_widget_state(path):
     content = json.loads(path.read_text())
     code = [c for c in content["cells"] if c["cell_type"] == "code"]
     assert all(c["outputs"] == [] and c["execution_count"] is None for c in code)
@@ -26,13 +26,12 @@ def test_kept_without_outputs_and_widget_state(path):
     assert len(set(ids)) == len(ids)
 
 
-@pytest.mark.parametrize("name", SPECS)
-def test_papermill_reads_the_parameters_as_they_are_declared(name):
-    (path,) = (p for p in NOTEBOOKS if p.stem == name)
-    found = inspect_notebook(str(path))
-    assert {n: (eval(p["default"]), p["help"]) for n, p in found.items()} == {
-        n: (p.default, p.help) for n, p in SPECS[name].items()
-    }
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_parameters_cell_has_the_fields_of_the_config(name):
+    (path,) = (path for path in NOTEBOOKS if path.stem == name)
+    parameters = {name: (eval(p["default"]), p["help"]) for name, p in inspect_notebook(str(path)).items()}
+    fields = CONFIGS[name].model_fields
+    assert parameters == {name: (field.default, field.description) for name, field in fields.items()}
 
 
 def test_badges_and_install_cells_hold_the_address_of_pyproject(tmp_path):

@@ -1,0 +1,157 @@
+"""Figures: what they show of a results frame and of training curves."""
+
+import pytest
+
+from mixkit.notebook import charts
+from mixkit.studies.config import RunConfig
+from mixkit.studies.plan import PlannedRun
+from mixkit.studies.records import results_frame
+from tests.notebook.builders import DONE, FRAME, metric, record
+
+RING = "no run is better on both axes"
+
+
+def traces(figure):
+    return {trace.name: trace for trace in figure.data}
+
+
+def frontier(runs, *axes):
+    return traces(charts.frontier(results_frame(runs), *axes))
+
+
+def test_the_frontier_has_decoding_curves_rings_and_the_human_band():
+    figure = charts.frontier(FRAME, "mauve", "diversity")
+    named = traces(figure)
+    temperature, top_p = named["MLE, only its temperature changed"], named["MLE, only its top-p changed"]
+    assert temperature.x == (0.4, 0.6, 0.8) and temperature.line.dash == "dot"
+    assert top_p.y == (0.6, 0.5) and top_p.line.dash == "dashdot"
+    assert set(named[RING].x) == {0.8, 0.7, 0.4}
+    mixce = named["MixCE"]
+    assert mixce.customdata == ("mixce",) and mixce.error_y.array == pytest.approx((0.02,))
+    assert mixce.hovertext == (
+        "<b>MixCE η=0.1</b><br>mauve 0.8 [0.78, 0.82]<br>diversity 0.7 [0.68, 0.72]<br>perplexity 9 [8.5, 9.5]",
+    )
+    assert set(named["MLE, other decoding"].customdata) == {"cold", "cool", "p9"}
+    assert named["human texts"].x == (0.8,) and named["human texts"].y == (0.9,)
+    (band,) = [shape for shape in figure.layout.shapes if shape.type == "rect"]
+    assert (band.y0, band.y1) == pytest.approx((0.88, 0.92))
+    assert "base" not in str(figure.to_json())
+
+
+def test_each_objective_has_its_colour_and_symbol():
+    named = traces(charts.frontier(FRAME, "mauve", "diversity"))
+    for label, objective in (("MLE", "mle"), ("MixCE", "mixce"), ("TaiLr", "tailr")):
+        assert named[label].marker.color == charts.COLORS[objective]
+        assert named[label].marker.symbol == charts.SYMBOLS[objective]
+    assert len(set(charts.COLORS.values())) == len(set(charts.SYMBOLS.values())) == len(charts.COLORS)
+
+
+def test_two_seeds_have_two_curves_and_one_legend_entry():
+    again = [
+        run.model_copy(update={"name": f"{run.name}-1", "config": run.config.model_copy(update={"seed": 1})})
+        for run in DONE
+    ]
+    figure = charts.frontier(results_frame([*DONE, *again]), "mauve", "diversity")
+    curves = [trace for trace in figure.data if trace.name == "MLE, only its temperature changed"]
+    assert [curve.showlegend for curve in curves] == [True, False] and curves[0].x == curves[1].x
+
+
+def test_a_label_covers_neither_a_marker_nor_another_label():
+    crowd = [
+        record("a", 0.0, 0.0),
+        record(
+            "b",
+            0.04,
+            0.02,
+            objective="mixce",
+            eta=0.1,
+            metrics={"mauve": metric(0.03, 0), "diversity": metric(0.02, 0)},
+        ),
+        record("c", 1.0, 1.0, objective="tailr", gamma=0.1),
+    ]
+    named = frontier(crowd, "mauve", "diversity")
+    (left,), (right,) = named["MLE"].textposition, named["MixCE"].textposition
+    assert left != "top right" and right.endswith("right")
+
+
+def test_lower_perplexity_is_better_for_the_rings():
+    worse = [record("a", 0.5, 0.5), record("b", 0.6, 0.5, metrics={"perplexity": metric(12.0)})]
+    assert set(frontier(worse, "perplexity", "diversity")[RING].x) == {0.5, 0.6}
+    better = [record("a", 0.5, 0.5), record("b", 0.6, 0.5, metrics={"perplexity": metric(7.0)})]
+    assert frontier(better, "perplexity", "diversity")[RING].x == (0.6,)
+
+
+def test_no_ring_for_more_diversity_than_humans_have():
+    runs = [record("wild", 0.95, 0.4), record("good", 0.85, 0.8)]  # humans: 0.8
+    assert frontier(runs, "mauve", "diversity")[RING].x == (0.85,)
+
+
+def test_no_ring_where_neither_direction_is_better():
+    runs = [
+        record("a", 0.5, 0.5, metrics={"grammar_nll": metric(12.0), "forward_ce": metric(12.0)}),
+        record("b", 0.6, 0.5, metrics={"grammar_nll": metric(9.0), "forward_ce": metric(9.0)}),
+    ]
+    assert frontier(runs, "forward_ce", "diversity")[RING].y == (9.0,)
+    assert RING not in frontier(runs, "grammar_nll", "diversity")
+    assert list(frontier(runs, "mauve", "grammar_nll")) == ["MLE"]
+
+
+def test_a_run_without_one_of_the_metrics_is_left_out():
+    runs = [
+        record("a", 0.5, 0.5),
+        record("b", 0.6, 0.5, metrics={"mauve": metric(0.7).model_copy(update={"value": None})}),
+    ]
+    assert frontier(runs, "mauve", "diversity")["MLE"].customdata == ("a",)
+    assert not charts.frontier(results_frame([]), "mauve", "diversity").data
+
+
+def test_each_seed_has_its_own_curve_against_the_coefficient():
+    runs = [
+        record(f"{objective}{eta}{seed}", 0.5, 0.5 + eta / 10 + seed / 5, objective=objective, eta=eta, seed=seed)
+        for seed in (1, 0)
+        for objective, eta in (("mle", 0.5), ("mixce", 0.9), ("mixce", 0.1))
+    ]
+    figure = charts.against_coefficient(results_frame(runs), "mauve")
+    assert [(trace.showlegend, trace.y) for trace in figure.data] == [(True, (0.51, 0.59)), (False, (0.71, 0.79))]
+    assert figure.data[0].x == ("η=0.1", "η=0.9")
+    assert [line.y0 for line in figure.layout.shapes] == [0.55, 0.75]
+    assert [note.text for note in figure.layout.annotations] == ["MLE"]
+
+
+def test_parallel_coordinates_have_the_metrics_of_all_runs():
+    (trace,) = charts.parallel_coordinates(FRAME).data
+    assert [axis.label for axis in trace.dimensions] == ["perplexity", "MAUVE", "precision", "diversity", "distinct-2"]
+    assert list(trace.dimensions[1]["values"]) == [0.5, 0.8, 0.6, 0.85, 0.7, 0.6]
+    assert list(trace.line.color) == [0, 1, 2, 0, 0, 0]
+    assert [color for _, color in trace.line.colorscale][:3] == [
+        charts.COLORS[name] for name in ("mle", "mixce", "tailr")
+    ]
+    assert not charts.parallel_coordinates(results_frame([])).data
+
+
+def test_the_default_axes_are_the_first_that_were_measured():
+    assert charts.default_axes(FRAME) == ("mauve", "distinct_2")
+    without = FRAME[~FRAME["metric"].isin(["mauve", "distinct_2"])]
+    assert charts.default_axes(without) == ("precision", "diversity")
+    assert charts.default_axes(results_frame([])) == ("mauve", "distinct_2")
+    assert "coherence" not in charts.measured_metrics(FRAME)
+
+
+def test_a_training_curve_has_the_keys_that_occur():
+    lines = [{"step": 1, "loss": 3.0, "nll": 2.0}, {"step": 2, "validation_nll": 2.5}]
+    named = traces(charts.training_curve(lines))
+    assert named["nll (training)"].y == (2.0,) and named["nll (validation)"].x == (2,)
+    assert not charts.training_curve([]).data
+
+
+def test_training_curves_leave_the_base_run_out():
+    config = RunConfig.check({"objective": "mixce", "eta": 0.1})
+    runs = [PlannedRun(name, "base" if name == "base" else "grid", config, None) for name in ("base", "a", "b")]
+    lines = [{"step": i, "nll": float(i), "loss": 0.0} for i in range(1, 121)]
+    (base,) = charts.training_curves(runs, {"base": lines}).data
+    assert len(base.x) == 60 and base.y[:2] == (1.5, 3.5)
+    figure = charts.training_curves(runs, {"base": lines, "a": lines[:2], "b": [{"step": 3, "validation_nll": 1.0}]})
+    assert [trace.y for trace in figure.data] == [(1.0, 2.0)] and figure.data[0].text[-1] == " η=0.1"
+    both = charts.training_curves(runs, {"a": lines, "b": lines}, "loss").data
+    assert both[0].line.color == both[1].line.color and both[0].line.dash != both[1].line.dash
+    assert [trace.showlegend for trace in both] == [True, False] and set(both[0].y) == {0.0}

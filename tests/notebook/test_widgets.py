@@ -1,0 +1,71 @@
+"""The widgets around figures, tables and samples."""
+
+import re
+
+import ipywidgets
+import pytest
+
+from mixkit._common import InputError, visible
+from mixkit.notebook import charts, widgets
+from mixkit.studies.records import results_frame
+from tests.notebook.builders import DONE, EVIL, FRAME, SAMPLES
+
+
+def test_a_figure_is_drawn_again_when_a_widget_changes():
+    slider = ipywidgets.FloatSlider(0.0)
+    panel = widgets.explore(lambda x: charts.training_curve([{"step": 1, "nll": x}]), x=slider)
+    output = panel.children[2]
+    slider.value = 0.5
+    (shown,) = output.outputs
+    assert shown["data"]["application/vnd.plotly.v1+json"]["data"][0]["y"] == [0.5]
+    assert output.layout.min_height == "380px"
+
+
+def test_the_menus_choose_the_axes():
+    drawn = []
+    panel = widgets.choose_axes(lambda *axes: drawn.append(axes) or charts.frontier(FRAME, *axes), FRAME, "mauve", "?")
+    up, right = panel.children[0].children
+    assert "coherence" not in up.options and right.value == up.options[0]
+    right.value = "diversity"
+    assert drawn == [("mauve", up.options[0]), ("mauve", "diversity")]
+
+
+def test_the_table_is_sorted_by_the_chosen_metric():
+    menu, view = widgets.sortable_table(FRAME, EVIL).children
+
+    def first_cells():
+        return re.findall(r'<tr><td data-value="([^"]+)"', view.value)
+
+    assert first_cells()[:2] == ["base (MLE)", "MLE"] and first_cells()[-1] == "human texts"
+    menu.value = "mauve"
+    assert first_cells()[:2] == ["MLE, temperature 0.5", "MixCE η=0.1"] and first_cells()[-1] == "human texts"
+    assert "data:text/csv" in view.value and "<script" not in view.value and "<button" not in view.value
+
+
+def test_a_metric_that_no_run_has_is_refused():
+    widgets.check_metrics(FRAME, "mauve", "coherence")  # absent with a reason
+    with pytest.raises(InputError, match=r"unknown metric 'mauv' \(did you mean 'mauve'\?\); allowed: coherence, "):
+        widgets.check_metrics(FRAME, "diversity", "mauv")
+    with pytest.raises(InputError, match="no run of the study is done yet"):
+        widgets.check_metrics(results_frame([]), "mauve")
+
+
+def test_samples_of_one_prompt_are_shown_side_by_side():
+    row, view = widgets.compare_samples(DONE, SAMPLES).children
+    prompt, menu = row.children
+    assert re.findall(r'data-run="([^"]+)"', view.value) == ["human", "mle", "mixce", "tailr"]
+    menu.value, prompt.value = "cold", 3
+    assert re.findall(r'data-run="([^"]+)"', view.value) == ["human", "cold"]
+    assert "Once 3" in view.value and "cold said so" in view.value
+    assert "<script" not in view.value and visible(EVIL)[-5:] in view.value
+    assert "No run has samples" in widgets.compare_samples(DONE, {}).children[0].value
+
+
+def test_an_answer_is_right_wrong_or_missing(capsys):
+    for answer, solution, printed in (
+        (None, 1, "Set `answer`. Hint: think."),
+        (0.3001, 0.3, "Right."),
+        ("b", "a", "Not yet. Hint: think."),
+    ):
+        widgets.check_answer(answer, lambda solution=solution: solution, "think")
+        assert capsys.readouterr().out == printed + "\n"
