@@ -19,7 +19,6 @@ from pathlib import Path
 
 import psutil
 import yaml
-from mixkit.studies.progress import states
 
 from mixkit._common import CLONE
 from mixkit.studies.plan import Study, load_study
