@@ -96,5 +96,5 @@ def _packed(text: str) -> str:
 
 
 def _figure(figure: go.Figure) -> Markup:
-    """The figure's JSON for a script element; escaped, so that no text in it can end the script."""
-    return Markup(str(pio.to_json(figure)).replace("<", "\\u003c"))
+    """The figure's JSON for a script element. plotly escapes "<" in it, so no text can end the script."""
+    return Markup(pio.to_json(figure))

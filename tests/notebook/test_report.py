@@ -13,14 +13,16 @@ from mixkit.notebook import report
 from mixkit.notebook.report import report_html
 from mixkit.notebook.tables import results_csv
 from mixkit.studies.plan import PlannedRun, Study, write_study
+from mixkit.studies.records import results_frame
 from mixkit.studies.store import Metric, RunStore
-from tests.notebook.builders import DONE, FRAME, SAMPLES, STUDY, samples_of
+from tests.notebook.builders import DONE, EVIL, SAMPLES, STUDY, record, samples_of
 
 FIGURE = r'<script type="application/json">(.*?)</script>'
 
 
 def test_the_page_is_small_and_runs_nothing_that_a_model_wrote():
-    page = report_html(STUDY, DONE, SAMPLES)
+    named = record(EVIL, 0.5, 0.5, objective="mixce", eta=0.2)
+    page = report_html(STUDY, [*DONE, named], {**SAMPLES, EVIL: samples_of(EVIL)})
     assert len(page.encode()) < 2_500_000
     assert "alert(1)</script>" not in page and "\x1b" not in page
     assert re.findall(r"<script[^>]*>", page).count("<script>") == 1
@@ -29,7 +31,7 @@ def test_the_page_is_small_and_runs_nothing_that_a_model_wrote():
     assert len(figures) == 5 and all(json.loads(figure)["data"] for figure in figures)
     assert page.count('role="img" aria-label="') == 5
     (link,) = re.findall(r'href="data:text/csv;charset=utf-8;base64,([^"]+)"', page)
-    assert base64.b64decode(link).decode() == results_csv(FRAME)
+    assert base64.b64decode(link).decode() == results_csv(results_frame([*DONE, named]))
     assert page.count('data-run="cold" data-role="decoding" hidden') == report.NUM_PROMPTS
 
 
