@@ -290,6 +290,12 @@ def test_fit_stops_early_and_keeps_the_best_epoch():
     torch.testing.assert_close(short.learned.probs, long.learned.probs)
 
 
+def test_the_last_batch_of_an_epoch_counts():
+    chain, sizes = MarkovChain.random(4, 0.0, 1), {"train": 100, "development": 50, "batch": 100}
+    one, many = (fit(chain, [MLE()], [1], epochs=epochs, **sizes).records()[0] for epochs in (1, 30))
+    assert many["forward_kl"] < 0.9 * one["forward_kl"]
+
+
 def test_gumbel_learns_to_avoid_the_forbidden():
     sizes = SMALL | {"train": 1500, "epochs": 3}
     plain, star = fit(MarkovChain.random(5, 0.5, 1), [MLE(), MixCEStar(0.9, "gumbel")], [1], **sizes).records()
