@@ -3,7 +3,6 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -14,14 +13,10 @@ from mixkit.models.generation import Continuation, sample_continuations
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt, as "25+31=", and its right answer, "56" in base 7."""
+    """A prompt, as "25+31=", and its right answer, "56" in base 7. A text of the task is one after the other."""
 
     prompt: str
     answer: str
-
-    @property
-    def text(self) -> str:
-        return self.prompt + self.answer
 
 
 def questions(count: int, *, base: int, digits: int, seed: int = 0) -> list[Question]:
@@ -29,12 +24,11 @@ def questions(count: int, *, base: int, digits: int, seed: int = 0) -> list[Ques
 
     Raises InputError for a base outside [2, 10], and if there are fewer questions than `count`.
     """
-    numbers = base**digits
+    numbers, results = base**digits, []
     if not 2 <= base <= 10:
         raise InputError(f"base is {base!r}; it must be in [2, 10]")
     if count > 2 * numbers**2:
         raise InputError(f"there are {2 * numbers**2} questions of {digits} digits in base {base}, not {count}")
-    results = []
     for index in random.Random(seed).sample(range(2 * numbers**2), count):
         first, second = divmod(index // 2, numbers)
         sign, value = ("-", first - second) if index % 2 else ("+", first + second)
@@ -43,7 +37,7 @@ def questions(count: int, *, base: int, digits: int, seed: int = 0) -> list[Ques
     return results
 
 
-def sample_answers(model: Any, tokenizer: Any, questions: Sequence[Question], *, seed: int = 0) -> list[Continuation]:
+def sample_answers(model, tokenizer, questions: Sequence[Question], *, seed: int = 0) -> list[Continuation]:
     """Sample the model's answer to each question. A model with backspace may delete tokens."""
     max_new_tokens = max(len(question.answer) for question in questions) + 2
     prompts = [question.prompt for question in questions]
@@ -52,5 +46,5 @@ def sample_answers(model: Any, tokenizer: Any, questions: Sequence[Question], *,
 
 def accuracy(questions: Sequence[Question], answers: Sequence[Continuation]) -> Estimate:
     """The share of answers that are exactly right, in [0, 1], with Wilson's interval."""
-    right = sum(given.text == question.answer for question, given in zip(questions, answers, strict=True))
-    return wilson_interval(right, len(questions))
+    right = [given.text == question.answer for question, given in zip(questions, answers, strict=True)]
+    return wilson_interval(sum(right), len(right))

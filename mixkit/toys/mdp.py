@@ -14,8 +14,8 @@ class World:
     """All sequences of at most n tokens. Actions are the tokens, then backspace, then end.
 
     texts: the sequence of each state; state 0 is empty. A sequence that ends in `end` absorbs: end is its only action.
-    next_state (S, A): the state after an action, 0 if the action is not allowed.
-    allowed (S, A): a token if the sequence is shorter than n, backspace if it is not empty, end always.
+    next_state (S, A): 0 if the action is not allowed. allowed (S, A): a token if the sequence is shorter than n,
+    backspace if it is not empty, end always.
     """
 
     texts: tuple[tuple[int, ...], ...]
@@ -67,12 +67,9 @@ def policy_and_value(world: World, q: Tensor) -> tuple[Tensor, Tensor]:
 
 def occupancy(world: World, policy: Tensor, discount: float) -> Tensor:
     """rho(s, a) = (1 - g) sum_t g^t P(s_t = s) pi(a | s) from state 0, by one linear solve. (S, A), sum 1."""
-    states = len(world.texts)
-    transitions = torch.zeros(states, states, dtype=policy.dtype)  # P(s' | s)
-    transitions = transitions.scatter_add(1, world.next_state, policy)  # actions that are not allowed add 0
-    start = torch.zeros(states, dtype=policy.dtype)
-    start[0] = 1 - discount
-    visits = torch.linalg.solve(torch.eye(states, dtype=policy.dtype) - discount * transitions.T, start)
+    identity = torch.eye(len(world.texts), dtype=policy.dtype)
+    transitions = torch.zeros_like(identity).scatter_add(1, world.next_state, policy)  # P(s' | s)
+    visits = torch.linalg.solve(identity - discount * transitions.T, (1 - discount) * identity[0])
     return visits[:, None] * policy
 
 
@@ -83,17 +80,12 @@ def expected_objective(world: World, objective: SequenceMatch, q: Tensor, data: 
     reward = torch.where(world.allowed, q - next_value, 0)
     matched = (data * objective.phi(objective.alpha * reward)).sum() / objective.alpha
     j = matched - ((data + model) * (value[:, None] - next_value)).sum() / 2
-    if objective.divergence == "chi2-mixture":
-        j = j - objective.alpha / 4 * (model * reward.square()).sum()
-    return j
+    penalty = objective.alpha / 4 * (model * reward.square()).sum()
+    return j - penalty if objective.divergence == "chi2-mixture" else j
 
 
 def fit(world: World, objective: SequenceMatch, data: Tensor, rounds: int = 10) -> Tensor:
-    """The Q-values (S, A) that maximise J for the data's occupancy.
-
-    Each round first computes the model's occupancy and then holds it fixed: no gradient flows through it, as none
-    flows through sampling.
-    """
+    """The Q-values (S, A) that maximise J for the data's occupancy. Within a round the model's occupancy is fixed."""
     q = torch.zeros_like(data, requires_grad=True)
     for _ in range(rounds):
         model = occupancy(world, policy_and_value(world, q)[0].detach(), objective.discount)
