@@ -26,8 +26,8 @@ class Worker:
 class Executor:
     """max_workers: runs at a time. start(folder, slot, num_siblings): execute the run of a folder, an absolute path.
 
-    slot: 0 to max_workers - 1, not in use. num_siblings: runs of the plan that start from the same run. The number of
-    threads, which changes the last bits of sums, follows from max_workers and num_siblings alone.
+    slot: a free one, from 0. num_siblings: runs of the plan that start from the same run. It and max_workers give the
+    number of threads, which must not follow from what runs at the moment: it changes the last bits of sums.
     """
 
     max_workers: int
@@ -124,7 +124,6 @@ def _environment(folder: Path, threads: int) -> dict[str, str]:
 
 
 def _cores() -> int:
-    """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -51,7 +51,7 @@ def execute(folder: Path, notebook: Path = NOTEBOOK, gpu: str | None = None) -> 
             run.fail("the corpus file has changed since the study was planned")
             return FINISHED
         with PlainLog(open(folder / "log.txt", "ab"), encoding="utf-8", errors="replace") as log:
-            log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}, {_this_process()}\n")
+            log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}, {lock_owner(folder)}\n")
             log.flush()
             gpu_folder = Path(tempfile.gettempdir()) / f"mixkit-{os.getuid()}-gpu-{gpu}"
             with lock(gpu_folder, timeout=math.inf) if gpu else nullcontext():
@@ -69,8 +69,7 @@ def lock(folder: Path, timeout: float = 1.0) -> Iterator[int | None]:
     """Exclusive lock on a folder: its file descriptor, or None if another process has the lock.
 
     The kernel inherits it, so it is released only after worker and kernel have exited. There are no stale locks. It
-    works between machines on file systems with locks (NFS 4, Lustre, CephFS). timeout: seconds; not 0, because
-    lock_owner holds the lock for a moment.
+    works between machines, on NFS 4, Lustre or CephFS. timeout: seconds, not 0: lock_owner has the lock for a moment.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "a", encoding="utf-8") as file:
@@ -79,7 +78,7 @@ def lock(folder: Path, timeout: float = 1.0) -> Iterator[int | None]:
             time.sleep(0.05)
         if locked:
             file.truncate(0)
-            file.write(_this_process())
+            file.write(f"{platform.node()}, process {os.getpid()}")
             file.flush()
         yield file.fileno() if locked else None
 
@@ -91,10 +90,6 @@ def lock_owner(folder: Path) -> str | None:
             return None if _flock(file, fcntl.LOCK_SH) else file.read()
     except FileNotFoundError:
         return None
-
-
-def _this_process() -> str:
-    return f"{platform.node()}, process {os.getpid()}"
 
 
 def _flock(file: IO[str], kind: int) -> bool:
