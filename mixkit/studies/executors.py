@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mixkit._common import CLONE, InputError, unknown
-from mixkit.studies.run import KILLED, NOTEBOOK, execute, one_line
-
-EXECUTORS = ("local", "ray")
+from mixkit.studies.run import KILLED, execute, one_line
 
 
 @dataclass(frozen=True)
@@ -26,34 +24,22 @@ class Worker:
 
 @dataclass(frozen=True)
 class Executor:
-    """max_workers: runs at a time. start(folder, slot, num_siblings): execute the run of a folder.
+    """max_workers: runs at a time. start(folder, slot, num_siblings): execute the run of a folder, an absolute path.
 
-    slot: 0 to max_workers - 1, not in use. num_siblings: runs of the plan that start from the same run. The number of
-    threads follows from max_workers and num_siblings, not from what runs at the moment: it changes the last bits of
-    sums.
+    slot: a free one, from 0. num_siblings: runs of the plan that start from the same run. It and max_workers give the
+    number of threads, which must not follow from what runs at the moment: it changes the last bits of sums.
     """
 
     max_workers: int
     start: Callable[[Path, int, int], Worker]
-    close: Callable[[], None] = lambda: None
 
 
-def make_executor(
-    name: str,
-    max_workers: int = 0,
-    *,
-    address: str | None = None,
-    notebook: Path = NOTEBOOK,
-    gpus: Sequence[str] | None = None,
-) -> Executor:
-    """The executor of that name. max_workers: 0: one per GPU, or two per machine without one.
-
-    address: of the Ray cluster. gpus: of this machine, as in CUDA_VISIBLE_DEVICES; None: all.
-    """
-    if name not in EXECUTORS:
-        raise unknown("executor", name, EXECUTORS)
+def make_executor(name: str, max_workers: int, notebook: Path, gpus: Sequence[str] | None, address: str) -> Executor:
+    """The executor "local" or "ray". address: of the Ray cluster. See local_executor for the other arguments."""
     if name == "ray":
         return _ray_executor(max_workers, notebook, address)
+    if name != "local":
+        raise unknown("executor", name, ("local", "ray"))
     if address:
         raise InputError(f"address {address!r} is for Ray; use it with the executor ray")
     return local_executor(max_workers, notebook, gpus)
@@ -66,97 +52,78 @@ def local_workers(max_workers: int = 0, gpus: Sequence[str] | None = None) -> in
     return max_workers or len(_gpus() if gpus is None else gpus) or min(2, _cores())
 
 
-def local_executor(
-    max_workers: int = 0, notebook: Path = NOTEBOOK, gpus: Sequence[str] | None = None, cores: int | None = None
-) -> Executor:
-    """Runs as processes of this machine. gpus and cores: those to use; None: all that there are."""
+def local_executor(max_workers: int, notebook: Path, gpus: Sequence[str] | None, cores: int = 0) -> Executor:
+    """Runs as processes of this machine. max_workers: as in local_workers. gpus, cores: to use; None or 0: all."""
     gpus, cores = _gpus() if gpus is None else gpus, cores or _cores()
     max_workers = local_workers(max_workers, gpus)
 
     def start(folder: Path, slot: int, num_siblings: int) -> Worker:
         environment = os.environ | _environment(folder, cores // min(max_workers, num_siblings))
-        command = [sys.executable, "-m", "mixkit.studies.run", str(folder.absolute()), "--notebook", str(notebook)]
+        command = [sys.executable, "-m", "mixkit.studies.run", str(folder), str(notebook)]
         if gpus:
-            gpu = gpus[slot % len(gpus)]
-            environment["CUDA_VISIBLE_DEVICES"] = gpu
+            environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
             if max_workers <= len(gpus):  # otherwise the user wants runs to share a GPU
-                command += ["--gpu", gpu]
-        with open(folder / "log.txt", "ab") as log:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                cwd=CLONE,
-                start_new_session=True,  # Ctrl-C goes to the sweep alone
-            )
+                command.append(gpus[slot])
+        options: dict[str, Any] = {"env": environment, "cwd": CLONE, "stdin": subprocess.DEVNULL}
+        with open(folder / "log.txt", "ab") as log:  # a session of its own, so that Ctrl-C goes to the sweep alone
+            process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, **options)
         return Worker(process.poll, process.terminate, process.wait)
 
     return Executor(max_workers, start)
 
 
-def _ray_executor(max_workers: int, notebook: Path, address: str | None) -> Executor:
+def _ray_executor(max_workers: int, notebook: Path, address: str) -> Executor:
     """Runs as tasks of the Ray cluster at `address`, of the one that is joined already, or of one started here."""
     try:
         import ray
         from ray import exceptions
     except ImportError:
-        how = ".venv/bin/pip install -c constraints.txt -e .[ray]"
-        raise InputError(f"executor 'ray' is not installed; run: {how}") from None
-    was_initialized = ray.is_initialized()
-    if not was_initialized:
+        raise InputError("Ray is not installed; run: .venv/bin/pip install -c constraints.txt -e .[ray]") from None
+    if not ray.is_initialized():
         try:
             ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise InputError(f"no Ray cluster answers at {address!r} ({one_line(str(error), 150)})") from None
-    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    gpus = sum(int(resource.get("GPU", 0)) for resource in resources)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
     if gpus:
-        resources = [resource for resource in resources if "GPU" in resource]
-    cores = min(int(resource.get("CPU", 1)) for resource in resources)
-    max_workers = local_workers(max_workers) if max_workers else gpus or len(resources) * min(2, cores)
-    per_node = -(-max_workers // len(resources))
-    lost = (exceptions.WorkerCrashedError, exceptions.NodeDiedError, exceptions.OutOfMemoryError)
+        nodes = [node for node in nodes if "GPU" in node]
+    cores = min(int(node.get("CPU", 1)) for node in nodes)
+    max_workers = local_workers(max_workers) if max_workers else gpus or len(nodes) * min(2, cores)
+    per_node = -(-max_workers // len(nodes))
 
     def start(folder: Path, slot: int, num_siblings: int) -> Worker:
         threads = max(1, cores // min(per_node, num_siblings))
+
+        def task() -> int:
+            os.environ.update(_environment(folder, threads))
+            return execute(folder, notebook)
+
         needs: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0} if gpus else {"num_cpus": threads}
-        task = ray.remote(**needs, max_retries=0)(_task)  # the sweep restarts lost runs, and counts them
-        result = task.remote(folder.absolute(), _environment(folder, threads), notebook)
+        result = ray.remote(**needs, max_retries=0)(task).remote()  # the sweep restarts lost runs, and counts them
 
         def poll() -> int | None:
-            if not ray.wait([result], timeout=0)[0]:
-                return None
             try:
-                return ray.get(result)
-            except lost:
-                return KILLED
-            except exceptions.RayError as error:
+                return ray.get(result) if ray.wait([result], timeout=0)[0] else None
+            except exceptions.RayTaskError as error:  # raised by `execute`
                 with open(folder / "log.txt", "a", encoding="utf-8") as log:
-                    log.write(one_line(str(error)) + "\n")
+                    log.write(f"{error}\n")
                 return 1
+            except exceptions.RayError:  # the worker or its node is lost
+                return KILLED
 
         return Worker(poll, lambda: ray.cancel(result, force=True))
 
-    return Executor(max_workers, start, lambda: None if was_initialized else ray.shutdown())
-
-
-def _task(folder: Path, environment: dict[str, str], notebook: Path) -> int:
-    os.environ.update(environment)
-    return execute(folder, notebook)
+    return Executor(max_workers, start)
 
 
 def _environment(folder: Path, threads: int) -> dict[str, str]:
-    return {
-        "MIXKIT_RUNS": str(folder.absolute().parents[1]),
-        "OMP_NUM_THREADS": str(max(1, threads)),
-        "TOKENIZERS_PARALLELISM": "false",
-    }
+    """Environment variables of a worker, which its kernel inherits."""
+    runs, off = str(folder.parents[1]), {"TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
+    return {"MIXKIT_RUNS": runs, "OMP_NUM_THREADS": str(max(1, threads)), **off}
 
 
 def _cores() -> int:
-    """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -164,6 +131,5 @@ def _gpus() -> list[str]:
     """The GPUs of this machine, as in CUDA_VISIBLE_DEVICES."""
     import torch  # seconds
 
-    gpus = [str(i) for i in range(torch.cuda.device_count())]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return visible.split(",")[: len(gpus)] if visible else gpus
+    visible, count = os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()
+    return visible.split(",")[:count] if visible else [str(i) for i in range(count)]

@@ -116,7 +116,12 @@ def executions(study: Study, store: RunStore) -> dict[str, int]:
 def running(study: Study, store: RunStore) -> list[int]:
     """The workers that are running."""
     owners = [lock_owner(store.folder(study.name, run.name)) for run in study.runs]
-    return [owner.process for owner in owners if owner is not None and owner.process]
+    return [process_of(owner) for owner in owners if owner]
+
+
+def process_of(owner: str) -> int:
+    """123 for "host, process 123"."""
+    return int(owner.rpartition(" ")[2])
 
 
 def kernel_of(worker: int) -> int | None:

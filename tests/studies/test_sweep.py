@@ -110,8 +110,8 @@ def test_study_files_that_are_refused(tmp_path, content, message):
         (["quick", "--set", "alpha=0"], "alpha is 0; it must be a finite number above 0"),
         (["quick", "--set", "divergence=chi3"], "unknown divergence 'chi3' (did you mean 'chi2'?)"),
         (["quick", "--set", "noise_rate=0.7"], "noise_rate is 0.7; it must be in [0, 0.5]"),
-        (["quick", "--set", "eta=half"], "eta takes one number, not 'half'"),
-        (["quick", "--set", "eta=0.1,0.3"], "eta takes one number, not '0.1,0.3'; lists go into a study file's grid"),
+        (["quick", "--set", "eta=half"], "eta is 'half'; it must be a valid number"),
+        (["quick", "--set", "eta=0.1,0.3"], "eta is '0.1,0.3'; it must be a valid number"),
         (["quick", "--set", "epochs=inf"], "epochs is inf; it must be finite and at least 0"),
         (["quick", "--max-workers", "-3"], "max_workers is -3; it must be at least 0"),
         (["quick", "--max-workers", "-3", "--dry-run"], "max_workers is -3; it must be at least 0"),
@@ -136,7 +136,7 @@ def test_a_dry_run_tells_the_plan_and_what_is_missing(tmp_path, monkeypatch, cap
     monkeypatch.setattr("mixkit.studies.sweep.RunStore", lambda: RunStore(tmp_path / "runs"))
     assert main(["study", "quick", "--dry-run", "--set", f"corpus={tmp_path}/missing.txt"]) == 2
     captured = capsys.readouterr()
-    assert "eta 0.1" in captured.out and "missing.txt' does not exist" in captured.err
+    assert "MixCE η=0.1" in captured.out and "missing.txt' does not exist" in captured.err
 
 
 def test_a_sweep_is_a_study_with_the_base_study_s_settings(tmp_path):
