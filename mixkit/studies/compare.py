@@ -1,6 +1,5 @@
 """What a study's numbers support: runs against MLE on the same prompts, and against MLE's decoding curve."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -51,23 +50,19 @@ def compare_with_mle(records: Sequence[RunRecord], samples: Mapping[str, Sequenc
 
 def _values(record: RunRecord, samples: Sequence[Sample]) -> tuple[list[str], dict[str, list[float | None]]]:
     """The run's prompts, and for each metric one value per prompt: the mean over its sample sets."""
-    ordered = sorted(samples, key=lambda sample: sample.set)
-    sizes = Counter(sample.set for sample in ordered)
-    if len(set(sizes.values())) != 1:
+    samples = sorted(samples, key=lambda sample: sample.set)
+    num_sets = len({sample.set for sample in samples})
+    prompts = [sample.prompt for sample in samples[: len(samples) // max(1, num_sets)]]
+    if not prompts or [sample.prompt for sample in samples] != prompts * num_sets:
         return [], {}
-    size = len(ordered) // len(sizes)
-    by_text = text_values([sample.generated for sample in ordered])
-    values = {metric: [_mean(by_text[metric][i::size]) for i in range(size)] for metric in PAIRED_TEXT_METRICS}
+    by_text: Any = pd.DataFrame(text_values([sample.generated for sample in samples]), dtype=float)
+    by_prompt = by_text.groupby(by_text.index % len(prompts)).mean().astype(object)
+    values = by_prompt.where(by_prompt.notna(), None).to_dict(orient="list")
     for metric in PAIRED_MODEL_METRICS:
-        by_prompt = record.metrics.get(metric, Metric()).prompts
-        if by_prompt and len(by_prompt) == size:
-            values[metric] = by_prompt
-    return [sample.prompt for sample in ordered[:size]], values
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    return sum(present) / len(present) if present else None
+        of_prompts = record.metrics.get(metric, Metric()).prompts
+        if of_prompts and len(of_prompts) == len(prompts):
+            values[metric] = of_prompts
+    return prompts, values
 
 
 class DecodingCurve(NamedTuple):
@@ -93,8 +88,7 @@ def decoding_curves(results: pd.DataFrame) -> list[DecodingCurve]:
 def pareto_front(results: pd.DataFrame, quality: str, diversity: str) -> list[str]:
     """The trained and decoded runs that no other surpasses on one axis without being worse on the other, by value.
 
-    Diversity counts up to that of the human texts: more than humans have is not better. Empty if a metric has no better
-    end.
+    Diversity counts up to that of the human texts. Empty if a metric has no better end.
     """
     wide = results.pivot(index="run", columns="metric", values="value").reindex(columns=[quality, diversity])
     for metric in (quality, diversity):
@@ -114,18 +108,17 @@ def curve_place(results: pd.DataFrame, run: str, curve: Sequence[str], quality: 
     the curve, whose points and interval ends are joined by straight lines. below: the other way round. on: neither.
     outside: the run's interval lies outside the curve's range, or a value is absent. Higher is better on both axes.
     """
-    boxes = [(_interval(results, name, diversity), _interval(results, name, quality)) for name in (*curve, run)]
-    *points, (across, up) = boxes
-    points = [(x.value, y.low, y.high) for x, y in points if x and y]
+    *boxes, (across, up) = [[_interval(results, n, metric) for metric in (diversity, quality)] for n in (*curve, run)]
+    points = [(x.value, y.low, y.high) for x, y in boxes if x and y]
     if not across or not up:
         return "outside"
     lows, highs = [], []
     for point, other in pairwise(points):
-        (x0, *ends0), (x1, *ends1) = sorted((point, other))
-        span = (max(across.low, x0), min(across.high, x1))
+        x, low, high = zip(*sorted((point, other)), strict=True)
+        span = (max(across.low, x[0]), min(across.high, x[1]))
         if span[0] <= span[1]:
-            lows += np.interp(span, (x0, x1), (ends0[0], ends1[0])).tolist()
-            highs += np.interp(span, (x0, x1), (ends0[1], ends1[1])).tolist()
+            lows += np.interp(span, x, low).tolist()
+            highs += np.interp(span, x, high).tolist()
     if not highs:
         return "outside"
     return "above" if up.low > max(highs) else "below" if up.high < min(lows) else "on"
@@ -133,7 +126,7 @@ def curve_place(results: pd.DataFrame, run: str, curve: Sequence[str], quality: 
 
 def _interval(results: pd.DataFrame, run: str, metric: str) -> Any:
     """A tuple with low, value and high; an absent interval is the value. None if the value is absent."""
-    rows = results.query("run == @run and metric == @metric")[["low", "value", "high"]].astype(float)
+    rows: Any = results.query("run == @run and metric == @metric")[["low", "value", "high"]].astype(float)
     return next(rows.dropna(subset="value").bfill(axis=1).ffill(axis=1).itertuples(index=False), None)
 
 
@@ -142,9 +135,9 @@ def verdicts(
 ) -> pd.DataFrame:
     """One row per trained run of another objective than MLE: run (its label), seed, verdict, human, differences.
 
-    verdict: the run's place relative to MLE's decoding curves of its seed, by more than the intervals. It is "above the
-    curve" if it is above every curve that it is not outside of, and "below the curve" if it is below one. human:
-    whether the interval of `quality` reaches that of the human texts. differences: from MLE, where holm_p < LEVEL.
+    verdict: the run's place beside MLE's decoding curves of its seed: "above the curve" if it is above every curve that
+    it is not outside of, and "below the curve" if it is below one. human: whether the interval of `quality` reaches
+    that of the human texts. differences: from MLE, where holm_p < LEVEL.
     """
     results, rows = results_frame(records), []
     ceiling = _interval(results, HUMAN, quality)

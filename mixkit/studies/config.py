@@ -39,8 +39,7 @@ class Settings(BaseModel):
     def from_notebook(cls, namespace: Mapping[str, Any]) -> Self:
         """The settings of a notebook, from its `globals()`. Raises InputError as `check` does.
 
-        papermill only warns about unknown parameters. It puts all injected parameters into a cell that begins with
-        "# Parameters", so that cell is searched for names that the notebook does not have.
+        papermill only warns about unknown parameters, so the cell "# Parameters", which it injects, is searched.
         """
         missing = [name for name in cls.model_fields if name not in namespace]
         if missing:
@@ -85,8 +84,7 @@ def _range(field: FieldInfo) -> str:
     low, high = bounds(field)
     is_open = any(hasattr(constraint, "gt") for constraint in field.metadata)
     if math.isfinite(high):
-        ends = f"{low:.10g}, {high:.10g}"
-        return f"in ({ends})" if is_open else f"in [{ends}]"
+        return f"in ({low:.10g}, {high:.10g})" if is_open else f"in [{low:.10g}, {high:.10g}]"
     finite = "finite and " if field.annotation is float else ""
     return f"a finite number above {low:g}" if is_open else f"{finite}at least {low:g}"
 
@@ -164,15 +162,13 @@ class RunConfig(Settings):
 
     def unusual(self) -> dict[str, str]:
         """The decoding parameters and the seed that are not the default, such as {"top-p": "0.9", "seed": "2"}."""
-        values = {name: getattr(self, name) for name in ("temperature", "top_p", "top_k", "seed")}
-        fields = type(self).model_fields
-        return {n.replace("_", "-"): short(value) for n, value in values.items() if value != fields[n].default}
+        values = self.model_dump(include={"temperature", "top_p", "top_k", "seed"}, exclude_defaults=True)
+        return {name.replace("_", "-"): short(value) for name, value in values.items()}
 
     def label(self, role: str = "grid") -> str:
-        """The run in a few words: "MixCE η=0.1", "TaiLr γ=0.1, w_min=0.2", "MLE, temperature 0.7".
+        """The run in a few words: "MixCE η=0.1", "TaiLr γ=0.1, w_min=0.2", "base (MLE)", "MLE, temperature 0.7".
 
         Of the loss's coefficients the first always appears, others where they are not the default (w_min: not 0).
-        role: the run's role in its study; "base" gives "base (MLE)".
         """
         parts = ["base (MLE)" if role == "base" else OBJECTIVES[self.objective].label]
         for i, (name, value) in enumerate(self.coefficients().items()):

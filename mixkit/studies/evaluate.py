@@ -1,6 +1,5 @@
 """All metrics of one run and of the human texts, each with its interval. A metric that is absent has a reason."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -39,10 +38,7 @@ class Evaluation(NamedTuple):
 def evaluate(
     name: str, config: RunConfig, corpus: Corpus, model: Any, tokenizer: Any, people: Sequence[Prompt], sets: Sets
 ) -> Evaluation:
-    """All metrics of a trained model and its sample sets.
-
-    name: the run's. people: human texts, cut into prompts and continuations; the sets continue the first of them.
-    """
+    """All metrics of the run `name`: of its model and its sample sets, which continue the first of the human texts."""
     prompts, others = people[: len(sets[0])], people[len(sets[0]) :]
     trained = Reader(f"run:{name}", model, tokenizer)
     reader = choose_reader(config.reader, start=config.model, study=config.study, trained=trained)
@@ -68,12 +64,10 @@ def evaluate_samples(
 ) -> Evaluation:
     """Metrics of the texts alone, and metrics of features: MAUVE, k-NN precision and recall.
 
-    Text metrics read the continuations. The value is the mean over sets, and the interval is the sets' mean interval
-    over texts. distinct-n and n-gram entropy read half as many words as the humans wrote.
-
-    Metrics of features read prompt and continuation together. Their interval is Student's t over sets. The human value
-    is a ceiling: human texts against as many other human texts, in random halvings of the texts of `prompts` and
-    `others`. Its interval contains 95 % of such halvings. It is absent if `others` are fewer than `prompts`.
+    Text metrics read the continuations; value and interval are means over sets. distinct-n and n-gram entropy read half
+    as many words as the humans wrote. Metrics of features read prompt and continuation together, and have Student's
+    interval over sets. Their human value is a ceiling: human texts against as many other human texts, in random
+    halvings of `prompts` and `others`. Its interval contains 95 % of such halvings. It is absent if `others` are fewer.
     """
     size, everyone = len(prompts), [*prompts, *others]
     human_texts = [prompt.human for prompt in everyone]
@@ -137,8 +131,8 @@ def evaluate_with_models(
             continue
         for metrics, values in ((evaluation.metrics, model_values), (evaluation.human, human_values)):
             estimates, totals, weights = zip(*values, strict=True)
-            pairs = zip(np.sum(totals, axis=0), np.sum(weights, axis=0), strict=True)
-            by_prompt = [float(total / weight) if weight else None for total, weight in pairs]
+            sums = zip(np.sum(totals, axis=0), np.sum(weights, axis=0), strict=True)
+            by_prompt = [float(total / weight) if weight else None for total, weight in sums]
             metrics |= _mean_over_sets([{metric: estimate} for estimate in estimates], reader=name, prompts=by_prompt)
     return evaluation
 
@@ -158,25 +152,23 @@ def _feature_metrics(
         for name in names:
             values = [getattr(result, name) for result in results]
             estimate = prediction_interval(values) if over == "halvings" else t_interval(values)
-            if estimate.low is not None and estimate.high is not None:  # Student's t does not know the metric's range
-                high = math.inf if name == "density" else 1.0
-                estimate = Estimate(estimate.value, max(0.0, estimate.low), min(high, estimate.high))
+            if estimate.low is not None:  # Student's t does not know the metric's range
+                ends: Any = (estimate.low, estimate.high)
+                estimate = Estimate(estimate.value, *np.clip(ends, 0, np.inf if name == "density" else 1))
             metrics[name] = _metric(estimate, over, sets=values, **facts)
     return metrics
 
 
 def _mean_over_sets(scores: Sequence[dict[str, Estimate]], **facts: Any) -> dict[str, Metric]:
+    """Means of the values and of the intervals' ends; absent, with the reason, where a set has none."""
     metrics = {}
     for name in scores[0]:
-        sets = [score[name] for score in scores]
-        values = [estimate.value for estimate in sets if estimate.value is not None]
-        if len(values) < len(sets):
-            metrics[name] = Metric(why=next(e.why for e in sets if e.value is None), over="texts")
-            continue
-        why = next((e.why for e in sets if e.low is None), None)
-        ends = np.array([(e.low, e.high) for e in sets], dtype=float)
-        low, high = (None, None) if why else ends.mean(axis=0)
-        metrics[name] = _metric(Estimate(float(np.mean(values)), low, high, why), sets=values, **facts)
+        estimates = [score[name] for score in scores]
+        numbers = np.array([(e.value, e.low, e.high) for e in estimates], dtype=float)  # None becomes nan
+        value, low, high = (None if np.isnan(mean) else float(mean) for mean in numbers.mean(axis=0))
+        why = next((e.why for e in estimates if e.why), None)
+        values = None if value is None else numbers[:, 0].tolist()
+        metrics[name] = _metric(Estimate(value, low, high, why), sets=values, **facts)
     return metrics
 
 

@@ -22,7 +22,7 @@ SIZES = ("corpus", "model", "train_texts", "epochs", "max_steps", "prompts")  # 
 
 
 class StudyFile(Settings):
-    """The content of a study file.
+    """A study file.
 
     parameters: settings of every run. base: settings of a run whose model the grid starts from. grid: a setting that is
     a list makes one run per value; several lists make their product. seeds: base and grid are repeated with each.
@@ -40,10 +40,7 @@ class StudyFile(Settings):
 
     @classmethod
     def read(cls, file: str | Path) -> Self:
-        """The file data/studies/<file>.yaml, or the one at a path that ends in .yaml.
-
-        Raises InputError for a file that does not exist, is not YAML, has wrong keys, or has no runs.
-        """
+        """data/studies/<file>.yaml, or the file at a path that ends in .yaml. Raises InputError for a wrong file."""
         path, known = Path(file), sorted(path.stem for path in STUDIES.glob("*.yaml"))
         if path.suffix not in (".yaml", ".yml"):
             if str(file) not in known:
@@ -84,11 +81,10 @@ class Study:
 
 
 def load_study(file: str | Path, overrides: Mapping[str, Any] | None = None, *, name: str = "") -> Study:
-    """The study of data/studies/<file>.yaml, or of a path that ends in .yaml. See StudyFile for its keys.
+    """The study of a study file (see StudyFile). Raises InputError for unknown names, wrong types and values.
 
     overrides: settings that replace the file's everywhere. `model` replaces the base run's if there is a base;
     `objective` replaces the grid's. name: by default the name of the file and the values of the overrides.
-    Raises InputError for unknown names, wrong types and values out of range.
     """
     parts = [Path(file).stem]
     for key, value in (overrides or {}).items():
@@ -161,14 +157,13 @@ def read_study(name: str, store: RunStore | None = None) -> Study:
 def lineage(model: str, study: str, store: RunStore | None = None) -> list[str]:
     """The model that a run of `study` names, the model which that was trained from, and so on to the first.
 
-    For example ["run:quick/mle-f24d1833", "run:quick/base-bee46806", "tiny"]. A run without a record ends the list.
+    For example ["run:quick/mle-f24d1833", "run:quick/base-bee46806", "tiny"].
     """
     store, names = store or RunStore(), [model]
     while names[-1].startswith("run:"):
         study, name = f"{study}/{names[-1].removeprefix('run:')}".split("/")[-2:]
         names[-1] = f"run:{study}/{name}"
-        record = store.read(study, name)
-        if record is None:
+        if (record := store.read(study, name)) is None:
             break
         names.append(record.config.model)
     return names
@@ -225,9 +220,8 @@ def _points(grid: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The settings of every run of a grid: of each entry, the product over its settings that are lists."""
     points = []
     for entry in grid:
-        if [] in entry.values():
-            name = next(name for name, value in entry.items() if value == [])
-            raise InputError(f"{name} is an empty list; a grid needs at least one value")
+        if empty := [name for name, value in entry.items() if value == []]:
+            raise InputError(f"{empty[0]} is an empty list; a grid needs at least one value")
         axes = [value if isinstance(value, list) else [value] for value in entry.values()]
         points += [dict(zip(entry, values, strict=True)) for values in itertools.product(*axes)]
     return points
