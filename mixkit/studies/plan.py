@@ -145,10 +145,12 @@ def read_study(name: str, store: RunStore | None = None) -> Study:
     path = root / name / "study.yaml"
     try:
         return TypeAdapter(Study).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except OSError:
+    except FileNotFoundError:
         known = sorted(other.parent.name for other in root.glob("*/study.yaml"))
+        if known:
+            raise unknown("study under runs/", name, known) from None
         how = "`make study` (on Colab `!python -m mixkit study quick`) makes one"
-        raise unknown("study under runs/", name, known or [f"none yet; {how}"]) from None
+        raise InputError(f"no study under {root} yet; {how}") from None
     except (yaml.YAMLError, ValidationError):
         hint = f"run the study again under another name, or delete {path.parent}"
         raise InputError(f"{path} was written by an earlier mixkit; {hint}") from None
