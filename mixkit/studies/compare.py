@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,6 @@ from mixkit.studies.store import Metric, RunRecord, Sample
 
 LEVEL = 0.05
 NO_CURVE = "no curve"
-CURVE_PARAMETERS = ("temperature", "top_p")
 COLUMNS = ("run", "metric", "difference", "low", "high", "effect_size", "p", "holm_p", "pairs")
 
 
@@ -29,14 +28,14 @@ def compare_with_mle(records: Sequence[RunRecord], samples: Mapping[str, Sequenc
     """
     rows = []
     values = {record.name: _values(record, samples.get(record.name, ())) for record in records}
+    trained = [record for record in records if record.role == "grid" and record.config.objective == "mle"]
+    mle_runs = {record.config.seed: record.name for record in reversed(trained)}
     for metric in (*PAIRED_TEXT_METRICS, *PAIRED_MODEL_METRICS):
         family = []
         for record in records:
-            mle = _trained_mle(records, record.config.seed)
-            if record.role == "base" or mle is None or mle.name == record.name:
-                continue
-            (prompts, a), (mle_prompts, b) = values[record.name], values[mle.name]
-            if prompts != mle_prompts or metric not in a or metric not in b:
+            mle = mle_runs.get(record.config.seed, record.name)
+            (prompts, a), (mle_prompts, b) = values[record.name], values[mle]
+            if record.role == "base" or mle == record.name or prompts != mle_prompts or metric not in a.keys() & b:
                 continue
             try:
                 family.append((record.name, compare(a[metric], b[metric])))
@@ -49,33 +48,21 @@ def compare_with_mle(records: Sequence[RunRecord], samples: Mapping[str, Sequenc
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _trained_mle(records: Sequence[RunRecord], seed: int) -> RunRecord | None:
-    runs = (r for r in records if r.role == "grid" and r.config.objective == "mle" and r.config.seed == seed)
-    return next(runs, None)
-
-
 def _values(record: RunRecord, samples: Sequence[Sample]) -> tuple[list[str], dict[str, list[float | None]]]:
     """The run's prompts, and for each metric one value per prompt: the mean over its sample sets."""
-    sets: dict[int, list[Sample]] = {}
-    for sample in samples:
-        sets.setdefault(sample.set, []).append(sample)
-    if not sets or len({len(texts) for texts in sets.values()}) > 1:
+    samples = sorted(samples, key=lambda sample: sample.set)
+    num_sets = len({sample.set for sample in samples})
+    prompts = [sample.prompt for sample in samples[: len(samples) // max(1, num_sets)]]
+    if not prompts or [sample.prompt for sample in samples] != prompts * num_sets:
         return [], {}
-    prompts = [sample.prompt for sample in next(iter(sets.values()))]
-    by_text = text_values([sample.generated for texts in sets.values() for sample in texts])
-    values: dict[str, list[float | None]] = {}
-    for metric in PAIRED_TEXT_METRICS:
-        values[metric] = [_mean(by_text[metric][i :: len(prompts)]) for i in range(len(prompts))]
+    by_text: Any = pd.DataFrame(text_values([sample.generated for sample in samples]), dtype=float)
+    by_prompt = by_text.groupby(by_text.index % len(prompts)).mean().astype(object)
+    values = by_prompt.where(by_prompt.notna(), None).to_dict(orient="list")
     for metric in PAIRED_MODEL_METRICS:
-        by_prompt = record.metrics.get(metric, Metric()).prompts
-        if by_prompt and len(by_prompt) == len(prompts):
-            values[metric] = by_prompt
+        of_prompts = record.metrics.get(metric, Metric()).prompts
+        if of_prompts and len(of_prompts) == len(prompts):
+            values[metric] = of_prompts
     return prompts, values
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    return sum(present) / len(present) if present else None
 
 
 class DecodingCurve(NamedTuple):
@@ -89,29 +76,24 @@ class DecodingCurve(NamedTuple):
 def decoding_curves(results: pd.DataFrame) -> list[DecodingCurve]:
     """The curves of every seed: by temperature, and by top_p. results: of `results_frame`."""
     runs, curves = results.drop_duplicates("run"), []
-    for parameter, other in (CURVE_PARAMETERS, CURVE_PARAMETERS[::-1]):
+    for parameter, other in (("temperature", "top_p"), ("top_p", "temperature")):
         decoded = runs.query(f"role == 'decoding' and {parameter} != 1 and {other} == 1 and top_k == 0")
         for seed in sorted(decoded["seed"].unique().tolist()):
             trained = runs.query("role == 'grid' and objective == 'mle' and seed == @seed").head(1)
-            same_seed = pd.concat([decoded.query("seed == @seed"), trained])
-            ordered = same_seed.sort_values(parameter, kind="stable")
-            curves.append(DecodingCurve(parameter, int(seed), ordered["run"].tolist()))
+            same_seed = pd.concat([decoded.query("seed == @seed"), trained]).sort_values(parameter, kind="stable")
+            curves.append(DecodingCurve(parameter, int(seed), same_seed["run"].tolist()))
     return curves
 
 
 def pareto_front(results: pd.DataFrame, quality: str, diversity: str) -> list[str]:
     """The trained and decoded runs that no other surpasses on one axis without being worse on the other, by value.
 
-    Diversity counts up to that of the human texts: more than humans have is not better. Empty if a metric has no better
-    end.
+    Diversity counts up to that of the human texts. Empty if a metric has no better end.
     """
-    directions = {name: METRICS[name].direction if name in METRICS else "higher" for name in (quality, diversity)}
-    if "none" in directions.values():
-        return []
     wide = results.pivot(index="run", columns="metric", values="value").reindex(columns=[quality, diversity])
-    for metric, direction in directions.items():
-        if direction == "lower":
-            wide[metric] = -wide[metric]
+    for metric in (quality, diversity):
+        direction = METRICS[metric].direction if metric in METRICS else "higher"
+        wide[metric] *= {"higher": 1, "lower": -1, "none": np.nan}[direction]
     if HUMAN in wide.index:
         wide[diversity] = wide[diversity].clip(upper=wide.loc[HUMAN, diversity])
     points = wide.loc[results.query("role in ('grid', 'decoding')")["run"].unique()].dropna()
@@ -126,34 +108,26 @@ def curve_place(results: pd.DataFrame, run: str, curve: Sequence[str], quality: 
     the curve, whose points and interval ends are joined by straight lines. below: the other way round. on: neither.
     outside: the run's interval lies outside the curve's range, or a value is absent. Higher is better on both axes.
     """
-    boxes = {}
-    for name in [*curve, run]:
-        box = [_interval(results, name, metric) for metric in (diversity, quality)]
-        if None not in box:
-            boxes[name] = box
-    points = [boxes[name] for name in curve if name in boxes]
-    if run not in boxes or len(points) < 2:
+    *boxes, (across, up) = [[_interval(results, n, metric) for metric in (diversity, quality)] for n in (*curve, run)]
+    points = [(x.value, y.low, y.high) for x, y in boxes if x and y]
+    if not across or not up:
         return "outside"
-    (_, left, right), (_, low, high) = boxes[run]
     lows, highs = [], []
-    for ((x0, *_), (_, *ends0)), ((x1, *_), (_, *ends1)) in pairwise(points):
-        start, end = max(left, min(x0, x1)), min(right, max(x0, x1))
-        for x in (start, end) if start <= end else ():
-            share = (x - x0) / (x1 - x0) if x1 != x0 else 0.5
-            bottom, top = (e0 + share * (e1 - e0) for e0, e1 in zip(ends0, ends1, strict=True))
-            lows.append(bottom)
-            highs.append(top)
+    for point, other in pairwise(points):
+        x, low, high = zip(*sorted((point, other)), strict=True)
+        span = (max(across.low, x[0]), min(across.high, x[1]))
+        if span[0] <= span[1]:
+            lows += np.interp(span, x, low).tolist()
+            highs += np.interp(span, x, high).tolist()
     if not highs:
         return "outside"
-    return "above" if low > max(highs) else "below" if high < min(lows) else "on"
+    return "above" if up.low > max(highs) else "below" if up.high < min(lows) else "on"
 
 
-def _interval(results: pd.DataFrame, run: str, metric: str) -> tuple[float, float, float] | None:
-    """(value, low, high); an absent interval is the value. None if the value is absent."""
-    for row in results.query("run == @run and metric == @metric").to_dict(orient="records"):
-        if not pd.isna(row["value"]):
-            return row["value"], *(row["value"] if pd.isna(row[end]) else row[end] for end in ("low", "high"))
-    return None
+def _interval(results: pd.DataFrame, run: str, metric: str) -> Any:
+    """A tuple with low, value and high; an absent interval is the value. None if the value is absent."""
+    rows: Any = results.query("run == @run and metric == @metric")[["low", "value", "high"]].astype(float)
+    return next(rows.dropna(subset="value").bfill(axis=1).ffill(axis=1).itertuples(index=False), None)
 
 
 def verdicts(
@@ -161,9 +135,9 @@ def verdicts(
 ) -> pd.DataFrame:
     """One row per trained run of another objective than MLE: run (its label), seed, verdict, human, differences.
 
-    verdict: the run's place relative to MLE's decoding curves of its seed, by more than the intervals. It is "above the
-    curve" if it is above every curve that it is not outside of, and "below the curve" if it is below one. human:
-    whether the interval of `quality` reaches that of the human texts. differences: from MLE, where holm_p < LEVEL.
+    verdict: the run's place beside MLE's decoding curves of its seed: "above the curve" if it is above every curve that
+    it is not outside of, and "below the curve" if it is below one. human: whether the interval of `quality` reaches
+    that of the human texts. differences: from MLE, where holm_p < LEVEL.
     """
     results, rows = results_frame(records), []
     ceiling = _interval(results, HUMAN, quality)
@@ -172,15 +146,13 @@ def verdicts(
             continue
         curves = [curve.runs for curve in decoding_curves(results) if curve.seed == record.config.seed]
         places = [curve_place(results, record.name, runs, quality, diversity) for runs in curves]
-        place = next((p for p in ("below", "on", "above", "outside") if p in places), None)
-        interval = _interval(results, record.name, quality)
-        reaches = (
-            "" if interval is None or ceiling is None else "reached" if interval[2] >= ceiling[1] else "not reached"
-        )
+        place = next((f"{p} the curve" for p in ("below", "on", "above", "outside") if p in places), NO_CURVE)
+        interval, reaches = _interval(results, record.name, quality), ""
+        if interval and ceiling:
+            reaches = "reached" if interval.high >= ceiling.low else "not reached"
         significant = compared.query("run == @record.name and holm_p < @LEVEL")
         differences = [f"{row['metric']} {row['difference']:+.2g}" for row in significant.to_dict(orient="records")]
-        verdict = f"{place} the curve" if place else NO_CURVE
-        rows.append((record.label, record.config.seed, verdict, reaches, ", ".join(differences)))
+        rows.append((record.label, record.config.seed, place, reaches, ", ".join(differences)))
     return pd.DataFrame(rows, columns=["run", "seed", "verdict", "human", "differences"])
 
 

@@ -17,8 +17,7 @@ if TYPE_CHECKING:  # a type checker cannot look into OBJECTIVES
 else:
     ObjectiveName, Divergence = Literal[tuple(OBJECTIVES)], Literal[COEFFICIENTS["divergence"].choices]
 UnitInterval = Annotated[float, Field(ge=0, le=1)]
-NOT_IN_HASH = ("study", "name", "keep_model")  # they do not change the outcome of a run
-DECODING_PARAMETERS = ("temperature", "top_p", "top_k")
+NOT_IN_HASH = {"study", "name", "keep_model"}  # they do not change the outcome of a run
 SEED_LIMIT = 2**31
 
 
@@ -30,10 +29,7 @@ class Settings(BaseModel):
 
     @classmethod
     def check(cls, values: Mapping[str, object]) -> Self:
-        """The settings with these values, and defaults for the others.
-
-        Raises InputError for the first value that is wrong, with the allowed range or the closest name.
-        """
+        """The settings with these values, and defaults for the others. Raises InputError for the first wrong one."""
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
@@ -41,19 +37,17 @@ class Settings(BaseModel):
 
     @classmethod
     def from_notebook(cls, namespace: Mapping[str, Any]) -> Self:
-        """The settings of a notebook, from its `globals()`.
+        """The settings of a notebook, from its `globals()`. Raises InputError as `check` does.
 
-        papermill only warns about unknown parameters. It puts all injected parameters into a cell that begins with
-        "# Parameters", so that cell is searched for names that the notebook does not have.
+        papermill only warns about unknown parameters, so the cell "# Parameters", which it injects, is searched.
         """
-        injected = next((cell for cell in namespace.get("In", ()) if cell.startswith("# Parameters\n")), "")
-        assignments = [node for node in ast.parse(injected).body if isinstance(node, ast.Assign)]
-        names = {target.id for node in assignments for target in node.targets if isinstance(target, ast.Name)}
         missing = [name for name in cls.model_fields if name not in namespace]
         if missing:
             raise InputError(f"the parameters cell has no {', '.join(missing)}; put the line back")
-        unknown_names = sorted(names - set(cls.model_fields))
-        return cls.check({name: namespace[name] for name in [*cls.model_fields, *unknown_names]})
+        injected = next((cell for cell in namespace.get("In", ()) if cell.startswith("# Parameters\n")), "")
+        assignments = [node for node in ast.parse(injected).body if isinstance(node, ast.Assign)]
+        names = [target.id for node in assignments for target in node.targets if isinstance(target, ast.Name)]
+        return cls.check({name: namespace[name] for name in [*cls.model_fields, *names]})
 
     @classmethod
     def _input_error(cls, error: ValidationError) -> InputError:
@@ -89,23 +83,23 @@ def bounds(field: FieldInfo) -> tuple[float, float]:
 def _range(field: FieldInfo) -> str:
     low, high = bounds(field)
     is_open = any(hasattr(constraint, "gt") for constraint in field.metadata)
-    if math.isinf(high):
-        finite = "finite and " if field.annotation is float else ""
-        return f"a finite number above {low:g}" if is_open else f"{finite}at least {low:g}"
-    ends = f"{low:.10g}, {high:.10g}"
-    return f"in ({ends})" if is_open else f"in [{ends}]"
+    if math.isfinite(high):
+        return f"in ({low:.10g}, {high:.10g})" if is_open else f"in [{low:.10g}, {high:.10g}]"
+    finite = "finite and " if field.annotation is float else ""
+    return f"a finite number above {low:g}" if is_open else f"{finite}at least {low:g}"
 
 
 def _coefficient(name: str, default: Any = None, description: str = "") -> Any:
     """A field with the range and help of an objective's coefficient."""
-    coefficient: Coefficient = COEFFICIENTS[name]
-    limits: dict[str, Any] = {}
-    if not math.isinf(coefficient.low):
-        limits["gt" if coefficient.open else "ge"] = coefficient.low
-    if not math.isinf(coefficient.high):
-        limits["lt" if coefficient.open else "le"] = coefficient.high
-    value = coefficient.default if default is None else default
-    return Field(value, description=description or coefficient.help, **limits)
+    c: Coefficient = COEFFICIENTS[name]
+    ends = {"gt": c.low, "lt": c.high} if c.open else {"ge": c.low, "le": c.high}
+    limits: dict[str, Any] = {end: value for end, value in ends.items() if math.isfinite(value)}
+    return Field(c.default if default is None else default, description=description or c.help, **limits)
+
+
+def short(value: object) -> str:
+    """equals: f"{value:g}" for a float, else str(value)"""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 class RunConfig(Settings):
@@ -164,47 +158,39 @@ class RunConfig(Settings):
 
     def canonical(self) -> dict[str, Any]:
         """All settings that can change the outcome of the run: without those of other objectives."""
-        foreign = set(COEFFICIENTS) - set(self.coefficients())
-        return self.model_dump(exclude=foreign | set(NOT_IN_HASH))
+        return self.model_dump(exclude=COEFFICIENTS.keys() - self.coefficients() | NOT_IN_HASH)
+
+    def unusual(self) -> dict[str, str]:
+        """The decoding parameters and the seed that are not the default, such as {"top-p": "0.9", "seed": "2"}."""
+        values = self.model_dump(include={"temperature", "top_p", "top_k", "seed"}, exclude_defaults=True)
+        return {name.replace("_", "-"): short(value) for name, value in values.items()}
 
     def label(self, role: str = "grid") -> str:
-        """The run in a few words: "MixCE η=0.1", "TaiLr γ=0.1, w_min=0.2", "MLE, temperature 0.7".
+        """The run in a few words: "MixCE η=0.1", "TaiLr γ=0.1, w_min=0.2", "base (MLE)", "MLE, temperature 0.7".
 
-        The first coefficient always appears. Other coefficients of the loss appear where they are not the default
-        (w_min: not 0). role: the run's role in its study; "base" gives "base (MLE)".
+        Of the loss's coefficients the first always appears, others where they are not the default (w_min: not 0).
         """
-        definition = OBJECTIVES[self.objective]
-        parts = ["base (MLE)" if role == "base" else definition.label]
-        for i, c in enumerate(definition.coefficients):
-            value = getattr(self, c.name)
+        parts = ["base (MLE)" if role == "base" else OBJECTIVES[self.objective].label]
+        for i, (name, value) in enumerate(self.coefficients().items()):
+            c = COEFFICIENTS[name]
             if i == 0:
-                parts[0] += f" {c.symbol}={value:g}"
-            elif c.in_loss and value != (0.0 if c.name == "w_min" else c.default):
-                parts.append(str(value) if c.choices else f"{c.symbol}={value:g}")
-        if self.temperature != 1:
-            parts.append(f"temperature {self.temperature:g}")
-        if self.top_p != 1:
-            parts.append(f"top-p {self.top_p:g}")
-        if self.top_k:
-            parts.append(f"top-k {self.top_k}")
-        if self.seed:
-            parts.append(f"seed {self.seed}")
-        return ", ".join(parts)
+                parts[0] += f" {c.symbol}={short(value)}"
+            elif c.in_loss and value != (0.0 if name == "w_min" else c.default):
+                parts.append(value if c.choices else f"{c.symbol}={short(value)}")
+        return ", ".join([*parts, *(f"{name} {value}" for name, value in self.unusual().items())])
 
     def make_objective(self) -> Any:
         """The objective of the run, with its own coefficients only."""
         from mixkit.losses import objective
 
-        coefficients = OBJECTIVES[self.objective].coefficients
-        in_loss = {c.name: getattr(self, c.name) for c in coefficients if c.in_loss}
+        in_loss = {name: value for name, value in self.coefficients().items() if COEFFICIENTS[name].in_loss}
         return objective(self.objective.removesuffix("-backspace"), **in_loss)
 
     def make_backtracking(self) -> Any:
         """How the model learns to use <backspace>; None for the objectives without it."""
         from mixkit.models.on_policy import Backtracking
 
-        coefficients = OBJECTIVES[self.objective].coefficients
-        settings = {c.name: getattr(self, c.name) for c in coefficients if not c.in_loss}
+        settings = {name: value for name, value in self.coefficients().items() if not COEFFICIENTS[name].in_loss}
         return Backtracking(**settings) if settings else None
 
 

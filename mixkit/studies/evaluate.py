@@ -1,6 +1,5 @@
 """All metrics of one run and of the human texts, each with its interval. A metric that is absent has a reason."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -26,7 +25,6 @@ CEILING_SPLITS = 5
 MAUVE_NAMES = ("mauve", "mauve_star", "frontier_integral")
 NEIGHBOUR_NAMES = ("precision", "recall", "density", "coverage")
 Sets = Sequence[Sequence[str]]  # sample sets: one continuation per prompt in each
-Measured = tuple[Estimate, np.ndarray, np.ndarray]  # of texts: a metric, and its totals and weights, one per text
 
 
 class Evaluation(NamedTuple):
@@ -36,28 +34,29 @@ class Evaluation(NamedTuple):
     human: dict[str, Metric]
     reader: str = ""
 
-    def __or__(self, other: "Evaluation") -> "Evaluation":
-        return Evaluation(self.metrics | other.metrics, self.human | other.human, self.reader or other.reader)
-
 
 def evaluate(
     name: str, config: RunConfig, corpus: Corpus, model: Any, tokenizer: Any, people: Sequence[Prompt], sets: Sets
 ) -> Evaluation:
-    """All metrics of a trained model and its sample sets.
-
-    name: the run's. people: human texts, cut into prompts and continuations; the sets continue the first of them.
-    """
+    """All metrics of the run `name`: of its model and its sample sets, which continue the first of the human texts."""
     prompts, others = people[: len(sets[0])], people[len(sets[0]) :]
     trained = Reader(f"run:{name}", model, tokenizer)
     reader = choose_reader(config.reader, start=config.model, study=config.study, trained=trained)
     nats, tokens = text_nll(model, tokenizer, corpus.test, max_tokens=config.max_tokens)
-    result = evaluate_samples(prompts, sets, others, reader, max_tokens=config.prompt_tokens + config.max_new_tokens)
-    result |= evaluate_with_models(config, prompts, sets)
-    result |= Evaluation({"perplexity": _metric(_perplexity(nats, tokens), over="texts")}, {})
+    max_tokens = config.prompt_tokens + config.max_new_tokens
+    metrics, human, _ = evaluate_samples(prompts, sets, others, reader, max_tokens=max_tokens)
+    by_models = evaluate_with_models(config, prompts, sets)
+    metrics |= by_models.metrics | {"perplexity": _metric(_perplexity(nats, tokens))}
+    human |= by_models.human
     if corpus.from_grammar:
+        beginnings, human_texts = [prompt.text for prompt in prompts], [prompt.human for prompt in prompts]
         num_cut = sum(row[-1] != tokenizer.eos_token_id for row in encode(tokenizer, corpus.test, config.max_tokens))
-        result |= evaluate_grammar(prompts, sets, nats, corpus.test, num_cut)
-    return result
+        scores = grammar.score_texts(_joined(prompts, *sets), beginnings * len(sets))
+        scores |= grammar.coverage(nats, corpus.test, cut=num_cut)
+        metrics |= {name: _metric(estimate) for name, estimate in scores.items()}
+        scores = grammar.score_texts(_joined(prompts, human_texts), beginnings)
+        human |= {name: _metric(estimate) for name, estimate in scores.items()}
+    return Evaluation(metrics, human, reader.name)
 
 
 def evaluate_samples(
@@ -65,37 +64,35 @@ def evaluate_samples(
 ) -> Evaluation:
     """Metrics of the texts alone, and metrics of features: MAUVE, k-NN precision and recall.
 
-    Text metrics read the continuations. The value is the mean over sets, and the interval is the sets' mean interval
-    over texts. distinct-n and n-gram entropy read half as many words as the humans wrote.
-
-    Metrics of features read prompt and continuation together. Their interval is Student's t over sets. The human value
-    is a ceiling: human texts against as many other human texts, in random halvings of the texts of `prompts` and
-    `others`. Its interval contains 95 % of such halvings. It is absent if `others` are fewer than `prompts`.
+    Text metrics read the continuations; value and interval are means over sets. distinct-n and n-gram entropy read half
+    as many words as the humans wrote. Metrics of features read prompt and continuation together, and have Student's
+    interval over sets. Their human value is a ceiling: human texts against as many other human texts, in random
+    halvings of `prompts` and `others`. Its interval contains 95 % of such halvings. It is absent if `others` are fewer.
     """
-    human = [prompt.human for prompt in prompts]
-    budget = max(1, sum(len(text.split()) for text in human) // 2)
+    size, everyone = len(prompts), [*prompts, *others]
+    human_texts = [prompt.human for prompt in everyone]
+    budget = max(1, sum(len(text.split()) for text in human_texts[:size]) // 2)
     metrics = _mean_over_sets([score_texts(texts, budget=budget) for texts in sets])
-    reference = _mean_over_sets([score_texts(human, budget=budget)])
-
-    names, size = (*MAUVE_NAMES, *NEIGHBOUR_NAMES), len(prompts)
+    human = _mean_over_sets([score_texts(human_texts[:size], budget=budget)])
     try:
         # two calls: the human texts are the same for every run, so their features come from the cache
-        people = reader.features(_human_texts([*prompts, *others]), max_tokens)
-        written = reader.features([text for texts in sets for text in _joined(prompts, texts)], max_tokens)
+        people = reader.features(_joined(everyone, human_texts), max_tokens)
+        written = reader.features(_joined(prompts, *sets), max_tokens)
     except InputError as error:
-        absent = _absent(str(error), "sets", *names)
-        return Evaluation(metrics | absent, reference | absent, reader.name)
+        absent = dict.fromkeys((*MAUVE_NAMES, *NEIGHBOUR_NAMES), Metric(why=str(error), over="sets"))
+        return Evaluation(metrics | absent, human | absent, reader.name)
     facts = {"reader": reader.name, "texts": size}
     pairs = [(people[:size], features) for features in np.split(written, len(sets))]
     metrics |= _feature_metrics(pairs, KMEANS_SEEDS, over="sets", **facts)
     if len(others) < size:
         why = f"human against human needs {size} more human texts; the corpus has {len(others)}"
-        return Evaluation(metrics, reference | _absent(why, "halvings", *names), reader.name)
-    random = np.random.default_rng(0)
-    orders = [random.permutation(len(people)) for _ in range(CEILING_SPLITS)]
-    halvings = [(people[order[:size]], people[order[size : 2 * size]]) for order in orders]
-    ceiling = _feature_metrics(halvings, KMEANS_SEEDS[:1], over="halvings", **facts)
-    return Evaluation(metrics, reference | ceiling, reader.name)
+        human |= dict.fromkeys((*MAUVE_NAMES, *NEIGHBOUR_NAMES), Metric(why=why, over="halvings"))
+    else:
+        random = np.random.default_rng(0)
+        orders = [random.permutation(len(people)) for _ in range(CEILING_SPLITS)]
+        halvings = [(people[order[:size]], people[order[size : 2 * size]]) for order in orders]
+        human |= _feature_metrics(halvings, KMEANS_SEEDS[:1], over="halvings", **facts)
+    return Evaluation(metrics, human, reader.name)
 
 
 def evaluate_with_models(
@@ -108,19 +105,17 @@ def evaluate_with_models(
     """
     beginnings = [prompt.text for prompt in prompts]
 
-    def measure_coherence(texts: Sequence[str], reader: Reader) -> Measured:
-        cosines = coherence(beginnings, texts, reader)
-        return bootstrap(cosines[~np.isnan(cosines)]), np.nan_to_num(cosines), ~np.isnan(cosines)
-
-    def measure_judge(texts: Sequence[str], reader: Reader) -> Measured:
+    def measure(metric: str, texts: Sequence[str], reader: Reader) -> tuple[Estimate, np.ndarray, np.ndarray]:
+        """The metric, and what every text adds to its numerator and to its denominator."""
+        if metric == "coherence":
+            cosines = coherence(beginnings, texts, reader)
+            defined = ~np.isnan(cosines)
+            return bootstrap(cosines[defined]), np.nan_to_num(cosines), defined
         result = judge_perplexity(texts, reader, judged=config.model, prompts=beginnings)
         return _perplexity(result.nll, result.tokens), result.nll, result.tokens
 
-    result = Evaluation({}, {})
-    for metric, parameter, measure in (
-        ("coherence", "coherence_reader", measure_coherence),
-        ("judge_perplexity", "judge", measure_judge),
-    ):
+    evaluation = Evaluation({}, {})
+    for metric, parameter in (("coherence", "coherence_reader"), ("judge_perplexity", "judge")):
         name = getattr(config, parameter)
         try:
             if not name:
@@ -129,37 +124,17 @@ def evaluate_with_models(
             if parameter == "judge" and lineage(name, config.study, store)[0] in ancestors:
                 raise InputError(f"judge {name!r} is the model that wrote the texts, or their model's start")
             reader = load_reader(name, study=config.study)
-            model_values = [measure(texts, reader) for texts in sets]
-            human_values = [measure([prompt.human for prompt in prompts], reader)]
+            model_values = [measure(metric, texts, reader) for texts in sets]
+            human_values = [measure(metric, [prompt.human for prompt in prompts], reader)]
         except InputError as error:
-            absent = _absent(str(error), "texts", metric)
-            result |= Evaluation(absent, absent)
+            evaluation.metrics[metric] = evaluation.human[metric] = Metric(why=str(error), over="texts")
             continue
-        both = []
-        for values in (model_values, human_values):
-            estimates = [{metric: estimate} for estimate, _, _ in values]
-            totals, weights = np.sum([v[1] for v in values], axis=0), np.sum([v[2] for v in values], axis=0)
-            by_prompt = [float(t / w) if w else None for t, w in zip(totals, weights, strict=True)]
-            both.append(_mean_over_sets(estimates, reader=name, prompts=by_prompt))
-        result |= Evaluation(both[0], both[1])
-    return result
-
-
-def evaluate_grammar(
-    prompts: Sequence[Prompt], sets: Sets, nats: Any, texts: Sequence[str], num_cut: int
-) -> Evaluation:
-    """What the story grammar says of the sets and of the human texts, with prompts.
-
-    nats: the model's nll of each of the test `texts`, for the forward KL. num_cut: texts that it read in part.
-    """
-    beginnings = [prompt.text for prompt in prompts]
-    written = [text for texts_of_set in sets for text in _joined(prompts, texts_of_set)]
-    scores = grammar.score_texts(written, beginnings * len(sets)) | grammar.coverage(nats, texts, cut=num_cut)
-    human = grammar.score_texts(_human_texts(prompts), beginnings)
-    return Evaluation(
-        {name: _metric(estimate, over="texts") for name, estimate in scores.items()},
-        {name: _metric(estimate, over="texts") for name, estimate in human.items()},
-    )
+        for metrics, values in ((evaluation.metrics, model_values), (evaluation.human, human_values)):
+            estimates, totals, weights = zip(*values, strict=True)
+            sums = zip(np.sum(totals, axis=0), np.sum(weights, axis=0), strict=True)
+            by_prompt = [float(total / weight) if weight else None for total, weight in sums]
+            metrics |= _mean_over_sets([{metric: estimate} for estimate in estimates], reader=name, prompts=by_prompt)
+    return evaluation
 
 
 def _feature_metrics(
@@ -172,31 +147,28 @@ def _feature_metrics(
         try:
             results = [metric(*pair) for pair in pairs]
         except InputError as error:
-            metrics |= _absent(str(error), over, *names)
+            metrics |= dict.fromkeys(names, Metric(why=str(error), over=over))
             continue
         for name in names:
             values = [getattr(result, name) for result in results]
             estimate = prediction_interval(values) if over == "halvings" else t_interval(values)
-            if estimate.low is not None and estimate.high is not None:  # Student's t does not know the metric's range
-                high = math.inf if name == "density" else 1.0
-                estimate = Estimate(estimate.value, max(0.0, estimate.low), min(high, estimate.high))
-            metrics[name] = _metric(estimate, over=over, sets=values, **facts)
+            if estimate.low is not None:  # Student's t does not know the metric's range
+                ends: Any = (estimate.low, estimate.high)
+                estimate = Estimate(estimate.value, *np.clip(ends, 0, np.inf if name == "density" else 1))
+            metrics[name] = _metric(estimate, over, sets=values, **facts)
     return metrics
 
 
 def _mean_over_sets(scores: Sequence[dict[str, Estimate]], **facts: Any) -> dict[str, Metric]:
+    """Means of the values and of the intervals' ends; absent, with the reason, where a set has none."""
     metrics = {}
     for name in scores[0]:
-        sets = [score[name] for score in scores]
-        values = [estimate.value for estimate in sets if estimate.value is not None]
-        ends = [(estimate.low, estimate.high) for estimate in sets if estimate.low is not None]
-        why = next((estimate.why for estimate in sets if estimate.low is None), None)
-        if len(values) < len(sets):
-            metrics |= _absent(next(e.why for e in sets if e.value is None) or "", "texts", name)
-            continue
-        low, high = (None, None) if why else np.mean(np.array(ends, dtype=float), axis=0)
-        estimate = Estimate(float(np.mean(values)), low, high, why)
-        metrics[name] = _metric(estimate, over="texts", sets=values, **facts)
+        estimates = [score[name] for score in scores]
+        numbers = np.array([(e.value, e.low, e.high) for e in estimates], dtype=float)  # None becomes nan
+        value, low, high = (None if np.isnan(mean) else float(mean) for mean in numbers.mean(axis=0))
+        why = next((e.why for e in estimates if e.why), None)
+        values = None if value is None else numbers[:, 0].tolist()
+        metrics[name] = _metric(Estimate(value, low, high, why), sets=values, **facts)
     return metrics
 
 
@@ -206,17 +178,9 @@ def _perplexity(nats: Any, tokens: Any) -> Estimate:
     return bootstrap(totals, lambda t: np.exp(t[..., 0] / t[..., 1]))
 
 
-def _joined(prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[str]:
-    return [prompt.text + text for prompt, text in zip(prompts, continuations, strict=True)]
+def _joined(prompts: Sequence[Prompt], *sets: Sequence[str]) -> list[str]:
+    return [prompt.text + text for texts in sets for prompt, text in zip(prompts, texts, strict=True)]
 
 
-def _human_texts(prompts: Sequence[Prompt]) -> list[str]:
-    return [prompt.text + prompt.human for prompt in prompts]
-
-
-def _absent(why: str, over: str, *names: str) -> dict[str, Metric]:
-    return {name: _metric(Estimate.absent(why), over=over) for name in names}
-
-
-def _metric(estimate: Estimate, **facts: Any) -> Metric:
-    return Metric(**asdict(estimate), **facts)
+def _metric(estimate: Estimate, over: str = "texts", **facts: Any) -> Metric:
+    return Metric(**asdict(estimate), over=over, **facts)

@@ -22,7 +22,7 @@ SIZES = ("corpus", "model", "train_texts", "epochs", "max_steps", "prompts")  # 
 
 
 class StudyFile(Settings):
-    """The content of a study file.
+    """A study file.
 
     parameters: settings of every run. base: settings of a run whose model the grid starts from. grid: a setting that is
     a list makes one run per value; several lists make their product. seeds: base and grid are repeated with each.
@@ -39,19 +39,26 @@ class StudyFile(Settings):
     decoding: list[dict[str, Any]] = Field([])
 
     @classmethod
-    def read(cls, path: Path) -> Self:
-        """Raises InputError for a file that is not YAML, has wrong keys, or has no runs."""
+    def read(cls, file: str | Path) -> Self:
+        """data/studies/<file>.yaml, or the file at a path that ends in .yaml. Raises InputError for a wrong file."""
+        path, known = Path(file), sorted(path.stem for path in STUDIES.glob("*.yaml"))
+        if path.suffix not in (".yaml", ".yml"):
+            if str(file) not in known:
+                raise unknown("study", str(file), [*known, "the path of a .yaml file"])
+            path = STUDIES / f"{file}.yaml"
         subject = f"study file {str(path)!r}"
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
-            if not isinstance(content, dict):
-                raise InputError(f"{subject} must be a mapping with the keys {', '.join(cls.model_fields)}")
-            file = cls.check(content)
+        except OSError:
+            raise InputError(f"{subject} does not exist") from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise InputError(f"{subject} is not YAML: {' '.join(str(error).split())}") from None
-        if not file.grid and file.base is None:
+        if not isinstance(content, dict):
+            raise InputError(f"{subject} must be a mapping with the keys {', '.join(cls.model_fields)}")
+        study_file = cls.check(content)
+        if not study_file.grid and study_file.base is None:
             raise InputError(f"{subject} has no runs: it has neither a grid nor a base")
-        return file
+        return study_file
 
 
 @dataclass(frozen=True)
@@ -74,19 +81,16 @@ class Study:
 
 
 def load_study(file: str | Path, overrides: Mapping[str, Any] | None = None, *, name: str = "") -> Study:
-    """The study of data/studies/<file>.yaml, or of a path that ends in .yaml. See StudyFile for its keys.
+    """The study of a study file (see StudyFile). Raises InputError for unknown names, wrong types and values.
 
     overrides: settings that replace the file's everywhere. `model` replaces the base run's if there is a base;
     `objective` replaces the grid's. name: by default the name of the file and the values of the overrides.
-    Raises InputError for unknown names, wrong types and values out of range.
     """
-    path, overrides = _study_file(file), _absolute(overrides or {})
-    RunConfig.check(overrides)
-    parts = [path.stem]
-    for key, value in overrides.items():
-        text = Path(value).stem if key == "corpus" else Path(str(value)).name
-        parts.append(re.sub(r"[^\w.-]+", "-", text))
-    return _expand(StudyFile.read(path), overrides, name or "-".join(parts))
+    parts = [Path(file).stem]
+    for key, value in (overrides or {}).items():
+        path = Path(str(value))
+        parts.append(re.sub(r"[^\w.-]+", "-", path.stem if key == "corpus" else path.name))
+    return _expand(StudyFile.read(file), overrides or {}, name or "-".join(parts))
 
 
 def load_sweep(config: SweepConfig) -> Study:
@@ -108,22 +112,16 @@ def sweep_content(config: SweepConfig) -> dict[str, Any]:
 
     Coefficients such as TaiLr's w_min come from the first entry of the base study's grid with the same objective.
     """
-    path = _study_file(config.base_study)
-    base_study = StudyFile.read(path)
+    base_study = StudyFile.read(config.base_study)
     replaced = {name: getattr(config, name) for name in SIZES if getattr(config, name)}
-    swept: dict[str, dict[str, Any]] = {
-        "mixce": {"eta": config.eta},
-        "tailr": {"gamma": config.gamma},
-        "sequencematch": config.model_dump(include={"alpha", "discount", "divergence", "noise_rate"}),
-        "mle-backspace": {"noise_rate": config.noise_rate},
-    }
     grid = []
     for name in dict.fromkeys(config.objectives):
         entry = next((entry for entry in base_study.grid if entry.get("objective") == name), {})
-        grid.append({**_without(entry, replaced), "objective": name, **swept.get(name, {})})
+        swept = {c.name for c in OBJECTIVES[name].coefficients} & SweepConfig.model_fields.keys()
+        grid.append({**_without(entry, replaced), "objective": name, **config.model_dump(include=swept)})
     labels = ", ".join(OBJECTIVES[entry["objective"]].label for entry in grid)
     return {
-        "about": f"{labels}; other settings as in {path.stem}.",
+        "about": f"{labels}; other settings as in {Path(config.base_study).stem}.",
         "parameters": {**base_study.parameters, **replaced},
         "base": None if base_study.base is None else _without(base_study.base, replaced),
         "grid": grid,
@@ -134,45 +132,40 @@ def sweep_content(config: SweepConfig) -> dict[str, Any]:
 
 def write_study(study: Study, store: RunStore) -> None:
     """Write study.yaml, the plan, into the study's folder. Raises InputError for a folder of an earlier mixkit."""
-    folder = store.root / study.name
-    if (folder / "study.yaml").is_file() and read_study(study.name, store) == study:
+    path = store.root / study.name / "study.yaml"
+    if path.is_file() and read_study(study.name, store) == study:
         return  # the time of the file tells whether the report is older than the plan
-    folder.mkdir(parents=True, exist_ok=True)
-    content = TypeAdapter(Study).dump_python(study)
-    write_atomically(folder / "study.yaml", yaml.safe_dump(content, sort_keys=False))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, yaml.safe_dump(TypeAdapter(Study).dump_python(study), sort_keys=False))
 
 
 def read_study(name: str, store: RunStore | None = None) -> Study:
     """The study in runs/<name>. Raises InputError if there is none, or if an earlier mixkit wrote it."""
-    store = store or RunStore()
-    path = store.root / name / "study.yaml"
-    if not path.is_file():
-        known = sorted(other.parent.name for other in store.root.glob("*/study.yaml"))
-        if known:
-            raise unknown("study under runs/", name, known)
-        raise InputError(
-            f"no study under {store.root} yet; `make study` (on Colab `!python -m mixkit study quick`) makes one"
-        )
+    root = (store or RunStore()).root
+    path = root / name / "study.yaml"
     try:
         return TypeAdapter(Study).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        known = sorted(other.parent.name for other in root.glob("*/study.yaml"))
+        if known:
+            raise unknown("study under runs/", name, known) from None
+        how = "`make study` (on Colab `!python -m mixkit study quick`) makes one"
+        raise InputError(f"no study under {root} yet; {how}") from None
     except (yaml.YAMLError, ValidationError):
-        raise InputError(
-            f"{path} was written by an earlier mixkit; run the study again under another name, or delete {path.parent}"
-        ) from None
+        hint = f"run the study again under another name, or delete {path.parent}"
+        raise InputError(f"{path} was written by an earlier mixkit; {hint}") from None
 
 
 def lineage(model: str, study: str, store: RunStore | None = None) -> list[str]:
     """The model that a run of `study` names, the model which that was trained from, and so on to the first.
 
-    For example ["run:quick/mle-f24d1833", "run:quick/base-bee46806", "tiny"]. The list ends early at a run without a
-    record.
+    For example ["run:quick/mle-f24d1833", "run:quick/base-bee46806", "tiny"].
     """
     store, names = store or RunStore(), [model]
     while names[-1].startswith("run:"):
         study, name = f"{study}/{names[-1].removeprefix('run:')}".split("/")[-2:]
         names[-1] = f"run:{study}/{name}"
-        record = store.read(study, name)
-        if record is None:
+        if (record := store.read(study, name)) is None:
             break
         names.append(record.config.model)
     return names
@@ -193,28 +186,30 @@ def _expand(file: StudyFile, overrides: Mapping[str, Any], name: str) -> Study:
         raise InputError(f"study is {name!r}; a folder's name has letters, digits, '.', '_' and '-' only")
     runs: dict[str, PlannedRun] = {}
 
-    def add(role: Role, depends_on: str | None, *layers: Mapping[str, Any]) -> PlannedRun:
-        values = {**file.parameters, "study": name}
-        for layer in layers:
-            values.update(layer)
-        config = RunConfig.check(_absolute(values))
+    def add(role: Role, depends_on: str | None, settings: dict[str, Any]) -> PlannedRun:
+        settings = {**file.parameters, "study": name, **settings}
+        for key, exists in (("corpus", os.path.isfile), ("model", os.path.isdir)):
+            value = settings.get(key)
+            if isinstance(value, str) and exists(value):
+                settings[key] = os.path.abspath(value)  # runs are executed in another folder
+        config = RunConfig.check(settings)
         return runs.setdefault(run_name(config), PlannedRun(run_name(config), role, config, depends_on))
 
     for seed in file.seeds:
-        replaced = {**overrides, "seed": overrides.get("seed", seed)}
-        start, depends_on = {}, None
+        replaced, start, depends_on = {"seed": seed, **overrides}, {}, None
         if file.base is not None:
-            depends_on = add("base", None, {"name": "base"}, file.base, _without(replaced, ("objective",))).name
+            base = {"name": "base", **file.base, **_without(replaced, ["objective"])}
+            depends_on = add("base", None, base).name
             reader = file.parameters.get("reader", RunConfig.model_fields["reader"].default)
             start = {"model": f"run:{depends_on}", "reader": _reader(reader, f"run:{depends_on}")}
             replaced.pop("model", None)
-        trained = [add("grid", depends_on, start, point, replaced) for point in _points(file.grid)]
+        trained = [add("grid", depends_on, start | point | replaced) for point in _points(file.grid)]
         mle = next((run for run in trained if run.config.objective == "mle"), None)
         if mle is not None:
             reader = _reader(mle.config.reader, mle.config.model)
             sampled = {"model": f"run:{mle.name}", "reader": reader, "epochs": 0.0, "keep_model": False}
             for point in _points(file.decoding):
-                add("decoding", mle.name, {"objective": "mle"}, replaced, sampled, point)
+                add("decoding", mle.name, {"objective": "mle", **replaced, **sampled, **point})
     return Study(name, file.about, list(runs.values()))
 
 
@@ -227,34 +222,11 @@ def _points(grid: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The settings of every run of a grid: of each entry, the product over its settings that are lists."""
     points = []
     for entry in grid:
-        for name, value in entry.items():
-            if value == []:
-                raise InputError(f"{name} is an empty list; a grid needs at least one value")
+        if empty := [name for name, value in entry.items() if value == []]:
+            raise InputError(f"{empty[0]} is an empty list; a grid needs at least one value")
         axes = [value if isinstance(value, list) else [value] for value in entry.values()]
         points += [dict(zip(entry, values, strict=True)) for values in itertools.product(*axes)]
     return points
-
-
-def _study_file(file: str | Path) -> Path:
-    path = Path(file)
-    if path.suffix not in (".yaml", ".yml"):
-        known = sorted(path.stem for path in STUDIES.glob("*.yaml"))
-        if str(file) not in known:
-            raise unknown("study", str(file), [*known, "the path of a .yaml file"])
-        path = STUDIES / f"{file}.yaml"
-    if not path.is_file():
-        raise InputError(f"study file {str(path)!r} does not exist")
-    return path
-
-
-def _absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with absolute paths for a corpus file and a model folder: runs are executed in another folder."""
-    settings = dict(settings)
-    for name, exists in (("corpus", os.path.isfile), ("model", os.path.isdir)):
-        value = settings.get(name)
-        if isinstance(value, str) and value and exists(value):
-            settings[name] = os.path.abspath(value)
-    return settings
 
 
 def _without(settings: Mapping[str, Any], names: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:

@@ -15,10 +15,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mixkit._common import RUNS, write_atomically
-from mixkit.losses.definitions import OBJECTIVES
-from mixkit.studies.config import RunConfig
+from mixkit.losses.definitions import COEFFICIENTS
+from mixkit.studies.config import RunConfig, short
 
 Role = Literal["base", "grid", "decoding"]
+PACKAGES = ("mixkit", "torch", "transformers", "numpy", "mauve-text")  # they can change results
 
 
 class Metric(BaseModel):
@@ -86,10 +87,6 @@ class RunRecord(BaseModel):
         """The run in a few words, such as "MixCE η=0.1"."""
         return self.config.label(self.role)
 
-    def value(self, metric: str) -> float | None:
-        """The metric's value, or None where it is absent."""
-        return self.metrics.get(metric, Metric()).value
-
 
 def run_hash(config: RunConfig) -> str:
     """First eight hexadecimal digits of the SHA-256 of everything that can change the outcome of the run.
@@ -108,19 +105,10 @@ def run_name(config: RunConfig) -> str:
     It contains the first coefficient of the objective, and the other coefficients where they are not the default.
     """
     parts = [config.name or config.objective]
-    if not config.name:
-        for i, c in enumerate(OBJECTIVES[config.objective].coefficients):
-            value = getattr(config, c.name)
-            if i == 0 or value != c.default:
-                parts.append(c.name.replace("_", "") + (value if c.choices else f"{value:g}"))
-    if config.temperature != 1:
-        parts.append(f"T{config.temperature:g}")
-    if config.top_p != 1:
-        parts.append(f"top-p{config.top_p:g}")
-    if config.top_k:
-        parts.append(f"top-k{config.top_k}")
-    if config.seed:
-        parts.append(f"seed{config.seed}")
+    for i, (name, value) in enumerate(config.coefficients().items()):
+        if not config.name and (i == 0 or value != COEFFICIENTS[name].default):
+            parts.append(name.replace("_", "") + short(value))
+    parts += [name.replace("temperature", "T") + value for name, value in config.unusual().items()]
     return "-".join([*parts, run_hash(config)])
 
 
@@ -139,27 +127,19 @@ class Run:
 
     def finish(self, metrics: Mapping[str, Metric], **facts: Any) -> RunRecord:
         """Write run.json with status "done", then delete the checkpoints. `facts` are further fields of RunRecord."""
-        record = self._write("done", metrics=dict(metrics), **facts)
+        record = self._write(status="done", metrics=dict(metrics), **facts)
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
         return record
 
     def fail(self, error: str) -> RunRecord:
         """Write run.json with status "failed" and the error's one line."""
-        return self._write("failed", error=error)
+        return self._write(status="failed", error=error)
 
-    def _write(self, status: Literal["done", "failed"], **facts: Any) -> RunRecord:
-        record = RunRecord(
-            name=self.name,
-            study=self.folder.parent.name,
-            status=status,
-            config=self.config,
-            versions=versions(),
-            began=self.began,
-            seconds=time.time() - self.began,
-            **facts,
-        )
-        content = record.model_dump_json(indent=1, exclude={"role"})
-        write_atomically(self.folder / "run.json", content)
+    def _write(self, **facts: Any) -> RunRecord:
+        versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+        facts |= {"name": self.name, "study": self.folder.parent.name, "config": self.config, "versions": versions}
+        record = RunRecord(**facts, began=self.began, seconds=time.time() - self.began)
+        write_atomically(self.folder / "run.json", record.model_dump_json(indent=1, exclude={"role"}))
         return record
 
 
@@ -176,15 +156,14 @@ class RunStore:
     def begin(self, config: RunConfig) -> Run:
         """Make the folder of the run with these settings."""
         name = run_name(config)
-        folder = self.folder(config.study, name)
-        folder.mkdir(parents=True, exist_ok=True)
-        return Run(folder, name, config)
+        run = Run(self.folder(config.study, name), name, config)
+        run.folder.mkdir(parents=True, exist_ok=True)
+        return run
 
     def read(self, study: str, name: str) -> RunRecord | None:
         """The run's record; None if run.json is missing, is not a record, or belongs to another run."""
         try:
-            content = (self.folder(study, name) / "run.json").read_bytes()
-            record = RunRecord.model_validate_json(content)
+            record = RunRecord.model_validate_json((self.folder(study, name) / "run.json").read_bytes())
         except (OSError, ValidationError):
             return None
         return record if record.name == name else None
@@ -192,13 +171,5 @@ class RunStore:
     def samples(self, study: str, name: str) -> list[Sample]:
         """The run's continuations; empty if there are none."""
         path = self.folder(study, name) / "samples.jsonl"
-        if not path.exists():
-            return []
-        with path.open(encoding="utf-8", newline="\n") as lines:  # splitlines would also split at U+2028
-            return [Sample.model_validate_json(line) for line in lines]
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that can change results."""
-    packages = ("mixkit", "torch", "transformers", "numpy", "mauve-text")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+        lines = path.read_bytes().splitlines() if path.exists() else []  # of str it would also split at U+2028
+        return [Sample.model_validate_json(line) for line in lines]

@@ -75,7 +75,7 @@ def test_a_study_survives_the_loss_of_a_node(cluster, tmp_path):
     done = run_study(study, store=store, executor="ray", notebook=notebook, check=False, log=lines.append)
     loser.join()
     assert lines[0].endswith("0 done, 2 at a time")
-    assert [record.value("eta") for record in done] == [0.0, 0.1, 0.2, 0.3]
+    assert [record.metrics["eta"].value for record in done] == [0.0, 0.1, 0.2, 0.3]
     times = [small.began(folder) for folder in folders]
     assert sorted(map(len, times)) == [1, 1, 1, 2], "only the lost run is executed again"
     assert {gpu for run in times for _, gpu, _ in run} == {"0"}  # of each node, its own

@@ -158,7 +158,7 @@ def test_a_run_is_done_if_its_record_is_whole_and_its_own(tmp_path):
     assert store.read("s", run.name) is None
     run.finish({"perplexity": Metric(value=2.0, low=1.0, high=3.0)})
     record = store.read("s", run.name)
-    assert record.status == "done" and record.value("perplexity") == 2.0 and record.value("mauve") is None
+    assert record.status == "done" and record.metrics["perplexity"].value == 2.0
     assert record.config == run.config and record.versions["torch"]
     path = run.folder / "run.json"
     whole = path.read_text()

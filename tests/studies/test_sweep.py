@@ -202,7 +202,7 @@ def test_a_study_runs_from_text_to_metrics(finished):
         for metric in ("perplexity", "mauve", "diversity"):
             estimate = record.metrics[metric]
             assert estimate.low <= estimate.value <= estimate.high
-        assert record.human["mauve"].value > record.value("mauve")
+        assert record.human["mauve"].value > record.metrics["mauve"].value
         folder = store.folder(study.name, record.name)
         samples = store.samples(study.name, record.name)
         assert len(samples) == 2 * 100
@@ -213,7 +213,7 @@ def test_a_study_runs_from_text_to_metrics(finished):
         notebook = json.loads((folder / "notebook.ipynb").read_text())
         assert not any(o["output_type"] == "error" for c in notebook["cells"] for o in c.get("outputs", []))
     assert {r.resolved["reader"] for r in done[1:]} == {f"run:{study.runs[0].name}"}
-    assert done[1].value("perplexity") < done[0].value("perplexity")
+    assert done[1].metrics["perplexity"].value < done[0].metrics["perplexity"].value
     frame = results(study, store)
     assert frame["run"].nunique() == 7 and frame["role"].unique().tolist() == ["base", "grid", "decoding", "human"]
 
