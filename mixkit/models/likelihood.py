@@ -83,8 +83,8 @@ def text_nll(
     only, the end token is left out, and `max_tokens` is the limit of prompt and text together. Prompt and text are
     tokenized apart. A text without tokens has the nll 0.
     Returns two float64 tensors on the CPU. Perplexity is exp(nll.sum() / tokens.sum()).
-    Raises InputError where max_tokens and the tokens around a text exceed the model's positions, where prompts and
-    texts differ in number, and where a prompt leaves no room for its text.
+    Raises InputError where texts may exceed the model's positions, where prompts and texts differ in number, and where
+    a prompt leaves no room for its text.
     """
     check_positions(model, "max_tokens", max_tokens, ENDS if prompts is None else 1)
     if prompts is None:

