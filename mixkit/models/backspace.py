@@ -2,18 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from mixkit._common import Bool, Float, InputError, Int
 from mixkit.losses.lm_head import TokenScores, token_scores
-from mixkit.models.likelihood import lm_head
+from mixkit.models.likelihood import Ids, lm_head
 
 BACKSPACE = "<backspace>"
+Mask = Bool[Tensor, "B T"]
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,9 @@ class PrefixTree:
     numbered in the order of their tokens, so the subtree of node j is j .. ends[j] - 1.
     """
 
-    ids: Int[Tensor, "B T"]  # start token, then actions, then padding
-    actions: Bool[Tensor, "B T"]  # True where the position is an action: neither start token nor padding
-    states: Int[Tensor, "B T"]  # the node on top of the stack after the position: the state that it leads to
+    ids: Ids  # start token, then actions, then padding
+    actions: Mask  # True where the position is an action: neither start token nor padding
+    states: Ids  # the node on top of the stack after the position: the state that it leads to
     tokens: Int[Tensor, "B N"]  # 0 where a row has fewer nodes
     depths: Int[Tensor, "B N"]  # position ids
     ends: Int[Tensor, "B N"]
@@ -37,21 +38,14 @@ class PrefixTree:
         node = torch.arange(self.tokens.shape[1], device=self.ends.device)
         return (node <= node[:, None]) & (node[:, None] < self.ends[:, None, :])
 
-    def attention_mask(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "B 1 N N"]:
-        """0 where a node attends (to itself and its ancestors), elsewhere the lowest number of the dtype."""
-        zero = torch.zeros((), dtype=dtype, device=self.ends.device)
-        return torch.where(self.ancestors(), zero, torch.finfo(dtype).min)[:, None]
 
-
-def prefix_tree(
-    ids: Int[Tensor, "B T"], backspace_id: int, *, mask: Int[Tensor, "B T"] | Bool[Tensor, "B T"] | None = None
-) -> PrefixTree:
+def prefix_tree(ids: Ids, backspace_id: int, *, mask: Ids | Mask | None = None) -> PrefixTree:
     """Build the tree of a batch of action sequences, in time linear in the number of actions.
 
-    ids: each row is a start token and its actions, padded on the right. mask: True where a row is not padding, by
-    default everywhere. There is no pad id, because GPT-2 pads with its end token.
-    Raises InputError (a ValueError) where a backspace has no token to delete (the start token cannot be deleted), for a
-    row without tokens, and where padding is not on the right.
+    ids: each row is a start token and its actions, padded on the right. mask: True (or 1) where a row is not padding,
+    by default everywhere.
+    Raises InputError where a backspace has no token to delete (the start token cannot be deleted), for a row without
+    tokens, and where padding is not on the right.
     """
     array = ids.cpu().numpy()
     real_ids = np.ones(ids.shape, dtype=bool) if mask is None else mask.bool().cpu().numpy()
@@ -75,11 +69,11 @@ def prefix_tree(
         states[:, t] = stack[rows, depth]
 
     count = latest_node[:, -1:] + 1
-    nodes = int(count.max())
-    real = np.arange(nodes) < count
-    tokens, depths = np.zeros((batch, nodes), dtype=np.int64), np.zeros((batch, nodes), dtype=np.int64)
+    nodes = np.arange(count.max())
+    real = nodes < count
+    tokens, depths = np.zeros(real.shape, dtype=np.int64), np.zeros(real.shape, dtype=np.int64)
     tokens[real], depths[real] = array[pushes], height[pushes]  # both in the order of rows, then time
-    ends = np.where(real, count, np.arange(1, nodes + 1))
+    ends = np.where(real, count, nodes + 1)
     popped_rows, times = pops.nonzero()
     ends[popped_rows, states[popped_rows, times - 1]] = latest_node[popped_rows, times] + 1
     actions = real_ids & (np.arange(length) > 0)
@@ -88,15 +82,11 @@ def prefix_tree(
 
 
 class ActionScores(NamedTuple):
-    """What SequenceMatch needs of a batch, aligned with the tree's ids, and 0 where the position is no action.
+    """Logit and log-partition of each action, and the log-partition of the state that it leads to; 0 elsewhere."""
 
-    scores: logit and log-partition of each action. following: log-partition of the state that the action leads to.
-    mask: True at actions.
-    """
-
-    scores: TokenScores
+    scores: TokenScores  # (B, T)
     following: Float[Tensor, "B T"]
-    mask: Bool[Tensor, "B T"]
+    mask: Mask  # True at actions
 
 
 def score_actions(model, tree: PrefixTree) -> ActionScores:
@@ -105,17 +95,14 @@ def score_actions(model, tree: PrefixTree) -> ActionScores:
     All prefixes are computed in one pass over the tree's nodes. Differentiable.
     model: a causal language model of transformers that takes a 4-D attention mask (see `check_tree_attention`).
     """
-    autocast = torch.is_autocast_enabled(tree.ids.device.type)
-    model_dtype = getattr(model, "module", model).dtype  # `module`: under DistributedDataParallel
-    output = model(
-        input_ids=tree.tokens,
-        attention_mask=tree.attention_mask(torch.get_autocast_dtype(tree.ids.device.type) if autocast else model_dtype),
-        position_ids=tree.depths,
-        output_hidden_states=True,
-        logits_to_keep=1,
-        use_cache=False,
-    )
-    before_action = torch.cat([tree.actions[:, 1:], torch.zeros_like(tree.actions[:, :1])], 1)
+    device = tree.ids.device.type
+    dtype = getattr(model, "module", model).dtype  # `module`: under DistributedDataParallel
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    mask = (~tree.ancestors()).to(dtype)[:, None] * torch.finfo(dtype).min  # (B, 1, N, N): 0 where a node attends
+    inputs = {"input_ids": tree.tokens, "attention_mask": mask, "position_ids": tree.depths}
+    output = model(**inputs, output_hidden_states=True, logits_to_keep=1, use_cache=False)
+    before_action = tree.actions.roll(-1, 1)  # the start token is no action, so the last column is False
     rows, times = (before_action | tree.actions).nonzero(as_tuple=True)  # P positions whose log-partition is needed
     hidden = output.hidden_states[-1][rows, tree.states[rows, times]]  # (P, D)
     targets = torch.where(before_action, tree.ids.roll(-1, 1), 0)[rows, times]
@@ -123,33 +110,29 @@ def score_actions(model, tree: PrefixTree) -> ActionScores:
     flat = token_scores(hidden, weight, targets, bias=bias)
     empty = flat.logit.new_zeros(tree.ids.shape)
     logit, log_partition = (empty.index_put((rows, times), x) for x in (flat.logit, flat.log_partition))
-    action_scores = TokenScores(*(torch.where(tree.actions, x.roll(1, 1), 0) for x in (logit, log_partition)))
-    return ActionScores(action_scores, torch.where(tree.actions, log_partition, 0), tree.actions)
+    scores = TokenScores(*(torch.where(tree.actions, x.roll(1, 1), 0) for x in (logit, log_partition)))
+    return ActionScores(scores, torch.where(tree.actions, log_partition, 0), tree.actions)
 
 
 @torch.no_grad()
 def check_tree_attention(model) -> None:
     """Raise InputError unless the model's scores of a small tree equal those of its prefixes one by one.
 
-    Call it before training. A model without attention, or one that ignores a 4-D mask, would learn from wrong states.
-    The tolerance is a thousandth of the largest logit, and two hundredths in bf16.
+    A model without attention, or one that ignores a 4-D mask, would learn from wrong states. The tolerance is a
+    thousandth of the largest logit, and two hundredths in bf16. The model is in evaluation mode afterwards.
     """
-    refusal = InputError(
-        f"{type(model).__name__} does not take a 4-D attention mask, so it cannot score the states after a backspace"
-    )
+    name = type(model).__name__
+    refusal = InputError(f"{name} does not take a 4-D attention mask, so it cannot score the states after a backspace")
     backspace_id = model.config.vocab_size - 1
-    ids = torch.randint(backspace_id, (1, 10), generator=torch.Generator().manual_seed(0)).to(model.device)
+    ids = torch.randint(backspace_id, (1, 10), generator=Generator().manual_seed(0)).to(model.device)
     ids[0, [4, 5, 8]] = backspace_id
     prefixes = [apply_backspaces(ids[0, :position].tolist(), backspace_id)[0] for position in range(1, 10)]
-    training = model.training
     model.eval()
     try:
         scores = score_actions(model, prefix_tree(ids, backspace_id)).scores
         logits = [model(torch.tensor([p], device=model.device), use_cache=False).logits[0, -1] for p in prefixes]
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, NotImplementedError) as error:
         raise refusal from error
-    finally:
-        model.train(training)
     expected = TokenScores.from_logits(torch.stack(logits), ids[0, 1:])
     errors = [scores.logit[0, 1:] - expected.logit, scores.log_partition[0, 1:] - expected.log_partition]
     tolerance = max(1e-3, 2.5 * torch.finfo(model.dtype).eps) * torch.stack(logits).abs().amax(1)
@@ -158,26 +141,14 @@ def check_tree_attention(model) -> None:
 
 
 def add_correction_noise(
-    actions: Int[Tensor, " N"],
-    rate: float,
-    *,
-    candidates: Int[Tensor, " C"],
-    backspace_id: int,
-    generator: torch.Generator,
+    actions: Int[Tensor, " N"], rate: float, *, candidates: Int[Tensor, " C"], backspace_id: int, generator: Generator
 ) -> tuple[Int[Tensor, " M"], Bool[Tensor, " M"]]:
     """Insert a random wrong token and the <backspace> that deletes it before each action, with probability `rate`.
 
-    actions: the token ids of a text. rate in [0, 0.5]: 0 leaves the text unchanged.
-    candidates: wrong tokens are drawn uniformly from these ids without the right token.
+    actions: the token ids of a text without <backspace>. rate in [0, 0.5]: 0 leaves the text unchanged.
+    candidates: wrong tokens are drawn uniformly from these ids (at least two) without the right token.
     Returns the longer actions and their labels, which are True except at wrong tokens: these are not learned.
-    Raises InputError (a ValueError) for a rate outside [0, 0.5], a text with a <backspace>, and under two candidates.
     """
-    if not 0 <= rate <= 0.5:
-        raise InputError(f"noise rate is {rate!r}; it must be a number in [0, 0.5]")
-    if (actions == backspace_id).any():
-        raise InputError("a data text contains <backspace>; correction noise needs texts without it")
-    if len(candidates) < 2:
-        raise InputError(f"there are {len(candidates)} candidates for wrong tokens; correction noise needs at least 2")
     noisy = torch.rand(len(actions), generator=generator) < rate
     places = noisy.nonzero()[:, 0]
     right = actions[places]
@@ -196,19 +167,15 @@ def add_correction_noise(
 
 def apply_backspaces(actions: Sequence[int], backspace_id: int | None) -> tuple[list[int], int]:
     """The token ids that an action sequence leaves, and the number of tokens that it deleted. Errors as `segments`."""
-    tokens, num_deleted = [], 0
-    for ids, remain in segments(actions, backspace_id):
-        if remain:
-            tokens += ids
-        else:
-            num_deleted += len(ids)
-    return tokens, num_deleted
+    runs = segments(actions, backspace_id)
+    tokens = list(chain.from_iterable(ids for ids, remain in runs if remain))
+    return tokens, sum(len(ids) for ids, _ in runs) - len(tokens)
 
 
 def segments(actions: Sequence[int], backspace_id: int | None) -> list[tuple[list[int], bool]]:
     """All token ids in the order of writing, as runs (ids, whether these tokens remain).
 
-    Raises InputError (a ValueError) where a <backspace> has no token to delete.
+    Raises InputError where a <backspace> has no token to delete.
     """
     tokens, remains, stack = [], [], []
     for position, action in enumerate(actions):
@@ -228,9 +195,9 @@ def add_backspace(model, tokenizer) -> int:
     """Add the <backspace> token to model and tokenizer. Returns its id. A second call changes nothing.
 
     Its embedding rows start at the mean of the others. The token is special: decoding with skip_special_tokens omits
-    it. The model's configuration stores the id as `backspace_token_id`, and its generation_config suppresses the token,
-    so plain `generate` never samples it. All of that is saved and loaded with the two.
-    Raises InputError (a ValueError) where the tokenizer or the model already has a different <backspace>.
+    it. `model.config.backspace_token_id` stores the id, and plain `generate` suppresses the token. All of that is
+    saved and loaded with model and tokenizer.
+    Raises InputError where the tokenizer or the model already has a different <backspace>.
     """
     known_id = getattr(model.config, "backspace_token_id", None)
     num_rows = model.get_input_embeddings().weight.shape[0]
@@ -247,10 +214,10 @@ def add_backspace(model, tokenizer) -> int:
         backspace_id = tokenizer.convert_tokens_to_ids(BACKSPACE)
     if backspace_id >= num_rows:
         model.resize_token_embeddings(backspace_id + 1, mean_resizing=False)
-    parameters = [model.get_input_embeddings().weight, *lm_head(model)]
     with torch.no_grad():
-        for parameter in {id(x): x for x in parameters if x is not None}.values():  # tied embeddings once
-            parameter[backspace_id] = parameter[:num_tokens].mean(0)
+        for parameter in (model.get_input_embeddings().weight, *lm_head(model)):
+            if parameter is not None:
+                parameter[backspace_id] = parameter[:num_tokens].mean(0)
     model.config.backspace_token_id = backspace_id
     suppressed = model.generation_config.suppress_tokens or []
     model.generation_config.suppress_tokens = sorted({*suppressed, backspace_id})

@@ -7,7 +7,8 @@ from torch import Tensor
 from transformers import LogitsProcessorList
 from transformers.cache_utils import Cache, DynamicLayer
 
-from mixkit._common import Float, InputError, Int
+from mixkit._common import Float, InputError
+from mixkit.models.likelihood import Ids
 from mixkit.models.loading import check_positions
 
 
@@ -23,32 +24,24 @@ def sample_with_backspace(
 ) -> list[list[int]]:
     """equals: at each step, sample an action from the model applied to prompt and remaining tokens, row by row
 
-    Returns the actions after each prompt: token ids, <backspace> and end token included. All rows are sampled in one
-    batch. A row stops at `end_id`, when it has `max_new_tokens` tokens after its prompt, or after 2 max_new_tokens
-    actions. A row without such tokens cannot draw <backspace>.
-    model: a causal language model of transformers that takes a 4-D attention mask. prompts: token ids, of any lengths.
+    Returns the actions after each prompt: token ids, <backspace> and end token included. A row stops at `end_id`, when
+    it has `max_new_tokens` tokens after its prompt, or after 2 max_new_tokens actions. A row without such tokens cannot
+    draw <backspace>.
+    model: a causal language model of transformers that takes a 4-D attention mask. prompts: at least one token id each.
     backspace_id: None where no token deletes. The same seed, batch and device give the same actions.
-    Raises InputError (a ValueError) for a <backspace> in a prompt, an empty prompt, max_new_tokens below 1, and where
-    prompt and new tokens exceed the model's positions.
+    Raises InputError for a <backspace> in a prompt, and where prompt and new tokens exceed the model's positions.
     """
-    if max_new_tokens < 1:
-        raise InputError(f"max_new_tokens is {max_new_tokens!r}; it must be at least 1")
-    for row, prompt in enumerate(prompts):
-        if len(prompt) == 0:
-            raise InputError(f"prompt {row} is empty; it needs a start token")
-        if backspace_id in prompt:
-            raise InputError(f"prompt {row} contains <backspace>; pass the text without it")
+    if any(backspace_id in prompt for prompt in prompts):
+        raise InputError("a prompt contains <backspace>; pass the text without it")
     check_positions(model, "max_new_tokens", max_new_tokens, max(map(len, prompts)))
     processors = logits_processor or LogitsProcessorList()
     actions: list[list[int]] = [[] for _ in prompts]
     training = model.training
     model.eval()
-    try:
-        for rows, _, action, active in _steps(model, prompts, backspace_id, end_id, max_new_tokens, processors, seed):
-            for row, row_action in zip(rows[active].tolist(), action[active].tolist(), strict=True):
-                actions[row].append(row_action)
-    finally:
-        model.train(training)
+    for rows, _, action, active in _steps(model, prompts, backspace_id, end_id, max_new_tokens, processors, seed):
+        for row, row_action in zip(rows[active].tolist(), action[active].tolist(), strict=True):
+            actions[row].append(row_action)
+    model.train(training)
     return actions
 
 
@@ -56,7 +49,7 @@ def sample_with_backspace(
 def _steps(
     model, prompts, backspace_id: int | None, end_id: int | None, max_new_tokens: int, processors, seed: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """The sampling loop. Each step feeds the last token of every row: a new one, or an old one after a backspace.
+    """Each step feeds the last token of every row: a new one, or an old one after a backspace.
 
     Yields the number of each row's prompt (B,), logits (B, V), actions (B,), and False where the row has stopped (B,).
     """
@@ -65,8 +58,8 @@ def _steps(
     longest = int(lengths.max())
     capacity = longest + max_new_tokens
     tokens = torch.zeros(len(prompts), capacity, dtype=torch.long, device=device)  # (B, C) the token at each depth
-    for row, prompt in enumerate(prompts):
-        tokens[row, : len(prompt)] = torch.tensor(prompt, device=device)
+    for i, prompt in enumerate(prompts):
+        tokens[i, : len(prompt)] = torch.tensor(prompt, device=device)
     row = torch.arange(len(prompts), device=device)
     depth = lengths - 1  # of the last token
     active = torch.ones_like(row, dtype=torch.bool)
@@ -84,13 +77,11 @@ def _steps(
         scores = processors(tokens, scores)  # none of them reads the tokens
         action = torch.multinomial(scores.softmax(-1), 1, generator=generator)[:, 0]
         yield row, logits, action, active
-        back = action == backspace_id if backspace_id is not None else torch.zeros_like(active)
+        back = action == (-1 if backspace_id is None else backspace_id)
         depth = torch.where(active, depth + 1 - 2 * back.long(), depth)
         last = torch.where(active & ~back, action, tokens.gather(1, depth[:, None])[:, 0])
         tokens.scatter_(1, depth[:, None], last[:, None])
-        active = active & (depth + 1 - lengths < max_new_tokens)
-        if end_id is not None:
-            active = active & (action != end_id)
+        active = active & (depth + 1 - lengths < max_new_tokens) & (action != (-1 if end_id is None else end_id))
         remaining = active.nonzero()[:, 0]
         if len(remaining) == 0:
             return
@@ -105,25 +96,16 @@ class RewindableCache(Cache):
     def __init__(self, layers: int, capacity: int):
         super().__init__(layers=[RewindableLayer(self, capacity) for _ in range(layers)])
 
-    def forward(
-        self, model, tokens: Int[Tensor, "B K"], depths: Int[Tensor, "B K"], width: int
-    ) -> Float[Tensor, "B V"]:
+    def forward(self, model, tokens: Ids, depths: Ids, width: int) -> Float[Tensor, "B V"]:
         """Feed tokens at these depths. Each attends to the depths up to its own. Returns the last token's logits.
 
         width: slots in use, above the largest depth.
         """
         self.depths, self.width = depths, width
         visible = torch.arange(width, device=depths.device) <= depths[:, :, None]  # (B, K, width)
-        zero = torch.zeros((), dtype=model.dtype, device=depths.device)
-        output = model(
-            input_ids=tokens,
-            position_ids=depths,
-            attention_mask=torch.where(visible, zero, torch.finfo(model.dtype).min)[:, None],
-            past_key_values=self,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits = output.logits[:, -1]
+        mask = (~visible).to(model.dtype)[:, None] * torch.finfo(model.dtype).min
+        inputs = {"input_ids": tokens, "position_ids": depths, "attention_mask": mask}
+        logits = model(**inputs, past_key_values=self, use_cache=True, logits_to_keep=1).logits[:, -1]
         return logits if logits.dtype == torch.float64 else logits.float()
 
 
@@ -136,8 +118,8 @@ class RewindableLayer(DynamicLayer):
 
     def lazy_initialization(self, key_states, value_states):
         self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
-        batch, heads, _, width = key_states.shape
-        self.keys: Tensor = key_states.new_zeros(batch, heads, self.capacity, width)
+        batch, heads = key_states.shape[:2]
+        self.keys: Tensor = key_states.new_zeros(batch, heads, self.capacity, key_states.shape[-1])
         self.values: Tensor = value_states.new_zeros(batch, heads, self.capacity, value_states.shape[-1])
 
     def update(self, key_states, value_states, *args, **kwargs):

@@ -1,9 +1,8 @@
 """Sample continuations of prompts. By default tokens are drawn from the model's own distribution."""
 
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import product
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -21,9 +20,9 @@ from mixkit.models.loading import check_positions, start_token
 class Sampler:
     """How tokens are drawn. The defaults draw from the model's own distribution.
 
-    temperature > 0 divides the logits: 1 changes nothing, and near 0 only the most probable token remains. top_p in
-    (0, 1] is the probability of the most probable tokens that remain: 1 leaves all. top_k >= 0 is their number: 0
-    leaves all. Raises InputError (a ValueError) for a value out of range.
+    temperature > 0 divides the logits. top_p in (0, 1]: the most probable tokens remain whose probability is top_p.
+    top_k >= 0: so many of the most probable tokens remain, and 0 leaves all.
+    Raises InputError (a ValueError) for a value out of range.
     """
 
     temperature: float = 1.0
@@ -69,13 +68,11 @@ class Continuation:
 
 def cut_prompts(tokenizer, texts: list[str], *, prompts: int, prompt_tokens: int, max_new_tokens: int) -> list[Prompt]:
     """Cut the first `prompts` texts of more than `prompt_tokens` tokens there. Human continuations: max_new_tokens."""
-    cut = []
-    for text in texts:
-        (ids,) = tokenize(tokenizer, [text])
-        if len(ids) > prompt_tokens and len(cut) < prompts:
-            head, rest = ids[:prompt_tokens], ids[prompt_tokens : prompt_tokens + max_new_tokens]
-            cut.append(Prompt([start_token(tokenizer), *head], tokenizer.decode(head), tokenizer.decode(rest)))
-    return cut
+    results = []
+    for ids in [ids for ids in tokenize(tokenizer, texts) if len(ids) > prompt_tokens][:prompts]:
+        head, rest = ids[:prompt_tokens], ids[prompt_tokens : prompt_tokens + max_new_tokens]
+        results.append(Prompt([start_token(tokenizer), *head], tokenizer.decode(head), tokenizer.decode(rest)))
+    return results
 
 
 @torch.no_grad()
@@ -92,33 +89,31 @@ def sample_continuations(
 ) -> list[list[Continuation]]:
     """Sample `sets` independent sets of continuations, one for each prompt in a set.
 
-    A text ends at the end token, which is left out, or after `max_new_tokens`. A model with <backspace> may delete
-    tokens; it takes at most 2 max_new_tokens actions.
+    A text ends at the end token, which is left out, or after `max_new_tokens`. A model with <backspace> takes at most
+    2 max_new_tokens actions.
     prompts: strings (the start token is put before them) or token ids (used unchanged). Prompts of one length share a
     batch, so there is no padding. The same seed, batch size and machine give the same texts.
-    Raises InputError without prompts, for a prompt without tokens, and where prompt and continuation exceed the
-    model's positions.
+    Raises InputError for no prompts, a prompt without tokens, and texts that exceed the model's positions.
     """
     rows = [p if isinstance(p, list) else [start_token(tokenizer), *tokenize(tokenizer, [p])[0]] for p in prompts]
     if not rows or min(map(len, rows)) == 0:
         raise InputError("there is nothing to continue: no prompts, or a prompt without tokens")
     check_positions(model, "max_new_tokens", max_new_tokens, max(map(len, rows)))
-    backspace_id = getattr(model.config, "backspace_token_id", None)
-    by_length: dict[int, list[tuple[int, int]]] = {}  # length of the prompt: places (set, prompt) in the results
-    for one_set, prompt in product(range(sets), range(len(rows))):
-        by_length.setdefault(len(rows[prompt]), []).append((one_set, prompt))
-    results = [[Continuation("")] * len(rows) for _ in range(sets)]
+    all_rows = rows * sets
+    results = [Continuation("")] * len(all_rows)
+    by_length = sorted(range(len(all_rows)), key=lambda i: len(all_rows[i]))
     gpus = [model.device] if model.device.type == "cuda" else []
-    with _default_generation_config(model), torch.random.fork_rng(gpus):
+    with torch.random.fork_rng(gpus):
         torch.manual_seed(seed)
-        for _, places in sorted(by_length.items()):
-            for first in range(0, len(places), batch_size):
-                batch = places[first : first + batch_size]
-                ids = [rows[prompt] for _, prompt in batch]
+        for _, group in groupby(by_length, key=lambda i: len(all_rows[i])):
+            indices = list(group)
+            for first in range(0, len(indices), batch_size):
+                batch = indices[first : first + batch_size]
+                ids = [all_rows[i] for i in batch]
                 actions = _sample_actions(model, ids, tokenizer.eos_token_id, max_new_tokens, sampler)
-                for (one_set, prompt), row_actions in zip(batch, actions, strict=True):
-                    results[one_set][prompt] = _decode(tokenizer, row_actions, backspace_id)
-    return results
+                for i, row_actions in zip(batch, actions, strict=True):
+                    results[i] = _decode(model, tokenizer, row_actions)
+    return [results[first : first + len(rows)] for first in range(0, len(results), len(rows))]
 
 
 def _sample_actions(model, prompts, end_id: int, max_new_tokens: int, sampler: Sampler) -> list[list[int]]:
@@ -130,25 +125,19 @@ def _sample_actions(model, prompts, end_id: int, max_new_tokens: int, sampler: S
         ids = {"backspace_id": backspace_id, "end_id": end_id}
         return sample_with_backspace(model, prompts, **ids, **settings, seed=batch_seed)
     prompt_ids = torch.tensor(prompts, device=model.device)
-    mask = torch.ones_like(prompt_ids)
-    ends = {"eos_token_id": end_id, "pad_token_id": end_id}
-    output = model.generate(prompt_ids, attention_mask=mask, do_sample=True, top_k=0, **ends, **settings)
-    return output[:, prompt_ids.shape[1] :].tolist()
+    settings |= {"attention_mask": torch.ones_like(prompt_ids), "eos_token_id": end_id, "pad_token_id": end_id}
+    # `generate` would apply the model's own settings too (repetition penalty and others)
+    model_config, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        return model.generate(prompt_ids, do_sample=True, top_k=0, **settings)[:, prompt_ids.shape[1] :].tolist()
+    finally:
+        model.generation_config = model_config
 
 
-def _decode(tokenizer, actions: list[int], backspace_id: int | None) -> Continuation:
+def _decode(model, tokenizer, actions: list[int]) -> Continuation:
     if tokenizer.eos_token_id in actions:
         actions = actions[: actions.index(tokenizer.eos_token_id)]
+    backspace_id = getattr(model.config, "backspace_token_id", None)
     tokens, num_deleted = apply_backspaces(actions, backspace_id)
     runs = [(tokenizer.decode(ids), remains) for ids, remains in segments(actions, backspace_id)]
     return Continuation(tokenizer.decode(tokens), num_deleted, tuple(runs))
-
-
-@contextmanager
-def _default_generation_config(model):
-    """Replace the model's own generation settings (repetition penalty and others), which `generate` would apply."""
-    model_config, model.generation_config = model.generation_config, GenerationConfig()
-    try:
-        yield
-    finally:
-        model.generation_config = model_config

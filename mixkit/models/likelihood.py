@@ -12,6 +12,7 @@ from mixkit.models.loading import check_positions, start_token
 
 IGNORED = -100
 ENDS = 2  # tokens that `encode` puts around a text
+Ids = Int[Tensor, "B T"]
 
 
 def tokenize(tokenizer, texts: list[str]) -> list[list[int]]:
@@ -24,16 +25,15 @@ def encode(tokenizer, texts: list[str], max_tokens: int) -> list[list[int]]:
     start, end = start_token(tokenizer), tokenizer.eos_token_id
     rows = []
     for ids in tokenize(tokenizer, texts):
-        ending = [end] if len(ids) <= max_tokens else []
-        rows.append([start, *ids[:max_tokens], *ending])
+        rows.append([start, *ids, end] if len(ids) <= max_tokens else [start, *ids[:max_tokens]])
     return rows
 
 
-def collate(rows: list[list[int]]) -> dict[str, Int[Tensor, "B T"]]:
-    """Pad rows of token ids on the right: input_ids, attention_mask and labels, each (B, T).
+def collate(rows: list[list[int]]) -> dict[str, Ids]:
+    """Pad rows of token ids on the right: input_ids, attention_mask and labels.
 
-    labels are -100 at padding and at the first token, which is never a target. transformers counts the labels of a
-    batch, and its versions differ in whether they count the first position.
+    labels are -100 at padding and at the first token, which is never a target. (transformers counts the labels of a
+    batch, and its versions differ in whether they count the first position.)
     """
     labels = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=IGNORED)
     mask = labels != IGNORED
@@ -48,7 +48,7 @@ def lm_head(model) -> tuple[Float[Tensor, "V D"], Float[Tensor, " V"] | None]:
     return head.weight, getattr(head, "bias", None)
 
 
-def last_hidden(model, input_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+def last_hidden(model, input_ids: Ids) -> Float[Tensor, "B T D"]:
     """The hidden states that the output embedding reads. Only the last position's logits are computed.
 
     Padding must be on the right. A causal model does not attend to it there, so no attention mask is needed.
@@ -57,23 +57,19 @@ def last_hidden(model, input_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
     return output.hidden_states[-1]
 
 
+@torch.no_grad()
 def check_head(model) -> None:
     """Raise InputError unless the model's logits are its last hidden states times its output embedding (plus bias).
 
-    The objectives are computed from these two, so a model that scales or caps its logits afterwards is refused.
+    The objectives are computed from these two. The model is in evaluation mode afterwards.
     """
     ids = torch.arange(1, 6, device=model.device)[None]
-    training = model.training
     model.eval()
-    with torch.no_grad():
-        logits = model(input_ids=ids, use_cache=False).logits[:, -1].float()
-        hidden = last_hidden(model, ids)[:, -1]
-        expected = torch.nn.functional.linear(hidden, *lm_head(model)).float()
-    model.train(training)
+    logits = model(input_ids=ids, use_cache=False).logits[:, -1].float()
+    expected = torch.nn.functional.linear(last_hidden(model, ids)[:, -1], *lm_head(model)).float()
     if not torch.allclose(logits, expected, rtol=1e-3, atol=1e-3):
-        raise InputError(
-            f"{type(model).__name__} changes its logits after the output embedding (scaling or capping): not supported"
-        )
+        name = type(model).__name__
+        raise InputError(f"{name} changes its logits after the output embedding (scaling or capping): not supported")
 
 
 @torch.no_grad()
@@ -87,17 +83,23 @@ def text_nll(
     only, the end token is left out, and `max_tokens` is the limit of prompt and text together. Prompt and text are
     tokenized apart. A text without tokens has the nll 0.
     Returns two float64 tensors on the CPU. Perplexity is exp(nll.sum() / tokens.sum()).
-    Raises InputError where max_tokens and the tokens around a text exceed the model's positions, where prompts and
-    texts differ in number, and where a prompt leaves no room for its text.
+    Raises InputError where texts may exceed the model's positions, where prompts and texts differ in number, and where
+    a prompt leaves no room for its text.
     """
+    check_positions(model, "max_tokens", max_tokens, ENDS if prompts is None else 1)
     if prompts is None:
-        check_positions(model, "max_tokens", max_tokens, ENDS)
-        rows = encode(tokenizer, texts, max_tokens)
-        context_lengths = [1] * len(rows)
+        rows, context_lengths = encode(tokenizer, texts, max_tokens), [1] * len(texts)
     else:
-        check_positions(model, "max_tokens", max_tokens, 1)
-        rows, context_lengths = _encode_with_prompts(tokenizer, prompts, texts, max_tokens)
-    nll, tokens = torch.zeros(len(rows), dtype=torch.float64), torch.zeros(len(rows), dtype=torch.float64)
+        if len(prompts) != len(texts):
+            raise InputError(f"{len(prompts)} prompts and {len(texts)} texts; pass one prompt for each text")
+        contexts = [[start_token(tokenizer), *ids] for ids in tokenize(tokenizer, prompts)]
+        context_lengths = [len(context) for context in contexts]
+        if too_long := sum(length > max_tokens for length in context_lengths):
+            room = f"leave no room for a text in max_tokens={max_tokens}"
+            raise InputError(f"{too_long} of {len(prompts)} prompts {room}")
+        pairs = zip(contexts, tokenize(tokenizer, texts), strict=True)
+        rows = [(context + ids)[: 1 + max_tokens] for context, ids in pairs]
+    nll, tokens = torch.zeros(2, len(rows), dtype=torch.float64)
     longest_first = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
     training = model.training
     model.eval()
@@ -121,19 +123,3 @@ def batch_nll(model, batch: Mapping[str, Tensor]) -> tuple[Float[Tensor, " B"], 
     scores = token_scores(hidden[mask], weight, labels[mask], bias=bias)
     nll = torch.zeros(mask.shape, dtype=scores.nll.dtype, device=mask.device).masked_scatter(mask, scores.nll)
     return nll.sum(1), mask.sum(1)
-
-
-def _encode_with_prompts(
-    tokenizer, prompts: list[str], texts: list[str], max_tokens: int
-) -> tuple[list[list[int]], list[int]]:
-    """Rows [start] + prompt + text, cut to 1 + max_tokens ids, and the number of context ids in each."""
-    if len(prompts) != len(texts):
-        raise InputError(f"{len(prompts)} prompts and {len(texts)} texts; pass one prompt for each text")
-    contexts = [[start_token(tokenizer), *ids] for ids in tokenize(tokenizer, prompts)]
-    too_long = sum(len(context) > max_tokens for context in contexts)
-    if too_long:
-        raise InputError(f"{too_long} of {len(prompts)} prompts leave no room for a text in max_tokens={max_tokens}")
-    rows = [
-        (context + ids)[: 1 + max_tokens] for context, ids in zip(contexts, tokenize(tokenizer, texts), strict=True)
-    ]
-    return rows, [len(context) for context in contexts]

@@ -1,7 +1,6 @@
 """Training with <backspace>: texts with correction noise, the replay buffer of model samples, the loss over both."""
 
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,45 +10,39 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from transformers import TrainerCallback
 
-from mixkit._common import Bool, Float, InputError, Int, write_atomically
+from mixkit._common import Bool, Float, Int, write_atomically
 from mixkit.losses.definitions import COEFFICIENTS
 from mixkit.losses.sequence_match import MLEWeightSchedule, SequenceMatch
 from mixkit.losses.token_weighted import MLE
 from mixkit.models.backspace import BACKSPACE, ActionScores, add_correction_noise, prefix_tree, score_actions
 from mixkit.models.backspace_generation import sample_with_backspace
-from mixkit.models.likelihood import IGNORED
+from mixkit.models.likelihood import IGNORED, Ids
 from mixkit.models.loading import start_token
 
+DEFAULTS: dict[str, Any] = {name: coefficient.default for name, coefficient in COEFFICIENTS.items()}
 REPLAY_FILE = "replay_buffer.json"
-
-
-def _default(name: str) -> Any:
-    return COEFFICIENTS[name].default
 
 
 @dataclass(frozen=True)
 class Backtracking:
     """Settings of training with <backspace>; their meanings and ranges are those of losses.definitions.COEFFICIENTS.
 
-    SequenceMatch uses all of them, MLE with <backspace> only the noise rate.
-    Raises InputError (a ValueError) for a value out of range.
+    SequenceMatch uses all of them, MLE only the noise rate. Raises InputError (a ValueError) for a value out of range.
     """
 
-    noise_rate: float = _default("noise_rate")
-    mle_warmup: float = _default("mle_warmup")
-    mle_decay: float = _default("mle_decay")
-    mle_minimum: float = _default("mle_minimum")
-    buffer_texts: int = _default("buffer_texts")
-    refill_texts: int = _default("refill_texts")
-    refill_every: int = _default("refill_every")
+    noise_rate: float = DEFAULTS["noise_rate"]
+    mle_warmup: float = DEFAULTS["mle_warmup"]
+    mle_decay: float = DEFAULTS["mle_decay"]
+    mle_minimum: float = DEFAULTS["mle_minimum"]
+    buffer_texts: int = DEFAULTS["buffer_texts"]
+    refill_texts: int = DEFAULTS["refill_texts"]
+    refill_every: int = DEFAULTS["refill_every"]
 
     def __post_init__(self):
         for name, value in vars(self).items():
-            low, high = COEFFICIENTS[name].low, COEFFICIENTS[name].high
-            if not low <= value <= high:
-                allowed = f"at least {low}" if high == float("inf") else f"in [{low}, {high}]"
-                raise InputError(f"{name} is {value!r}; it must be {allowed}")
+            COEFFICIENTS[name].check(value)
 
 
 def derive_seed(*parts: int) -> int:
@@ -57,8 +50,8 @@ def derive_seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
-class CorrectionNoiseDataset(torch.utils.data.Dataset):
-    """Encoded texts with correction noise, new in each `epoch`. Item i is (i, actions, labels).
+class CorrectionNoiseDataset(torch.utils.data.Dataset, TrainerCallback):
+    """Encoded texts with correction noise. Item i is (i, actions, labels). As a callback it has new noise each epoch.
 
     rows: [start, tokens ..., end or not]. labels: False at the start and at wrong tokens. tokenizer: with <backspace>.
     """
@@ -69,18 +62,17 @@ class CorrectionNoiseDataset(torch.utils.data.Dataset):
         special_ids = tokenizer.all_special_ids  # <backspace> is one of them
         self.candidates = torch.tensor([i for i in range(len(tokenizer)) if i not in special_ids])
 
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.epoch = int((state.epoch or 0) + 1e-6)
+
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, i: int):
         row = torch.tensor(self.rows[i])
-        actions, labels = add_correction_noise(
-            row[1:],
-            self.rate,
-            candidates=self.candidates,
-            backspace_id=self.backspace_id,
-            generator=torch.Generator().manual_seed(derive_seed(self.seed, self.epoch, i)),
-        )
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch, i))
+        ids = {"candidates": self.candidates, "backspace_id": self.backspace_id}
+        actions, labels = add_correction_noise(row[1:], self.rate, generator=generator, **ids)
         return i, torch.cat([row[:1], actions]), torch.cat([labels.new_zeros(1), labels])
 
 
@@ -107,34 +99,26 @@ class ReplayBuffer:
         self.backspace_id: int = tokenizer.convert_tokens_to_ids(BACKSPACE)
         self.texts: list[list[int]] = []  # actions after the start token, which is the first id
         self.refill_step = -1  # of the last refill
-        self.seconds = 0.0  # spent on sampling
 
     def refill(self, model, step: int) -> None:
         """Sample new texts if the buffer is empty or the last refill was `refill_every` or more steps ago."""
         if self.texts and step < self.refill_step + self.settings.refill_every:
             return
-        began = time.perf_counter()
         model = getattr(model, "module", model)  # under DistributedDataParallel
+        ids = {"backspace_id": self.backspace_id, "end_id": self.end_id}
+        settings: dict[str, Any] = {"max_new_tokens": self.max_tokens, "seed": derive_seed(self.seed, step)}
+        prompts = [[self.start_id]] * self.settings.refill_texts
         with torch.autocast(model.device.type, enabled=False):
-            new_texts = sample_with_backspace(
-                model,
-                [[self.start_id]] * self.settings.refill_texts,
-                backspace_id=self.backspace_id,
-                end_id=self.end_id,
-                max_new_tokens=self.max_tokens,
-                seed=derive_seed(self.seed, step),
-            )
+            new_texts = sample_with_backspace(model, prompts, **ids, **settings)
         self.texts += [[self.start_id, *actions] for actions in new_texts]
         self.texts = self.texts[-self.settings.buffer_texts :]
         self.refill_step = step
-        self.seconds += time.perf_counter() - began
 
     def sample(self, step: int, rows: list[int]) -> list[list[int]]:
         """One text for each data row. The choice depends on step and row number alone, not on the batches."""
         return [self.texts[derive_seed(self.seed, step, row) % len(self.texts)] for row in rows]
 
     def save(self, folder: Path) -> None:
-        """Write the buffer into the folder of a checkpoint."""
         write_atomically(folder / REPLAY_FILE, json.dumps({"refill_step": self.refill_step, "texts": self.texts}))
 
     def load(self, folder: Path) -> None:
@@ -173,37 +157,26 @@ class BacktrackingLoss:
         The model samples are as many as the data texts. Each side is one forward pass with its own padding.
         """
         share, learned = self.share(step), batch["labels"] != IGNORED
-        data = self._score(model, batch["input_ids"], batch["attention_mask"])
+        data, data_ended = self._score(model, batch["input_ids"], batch["attention_mask"])
         nll = data.scores.nll[learned].sum() / tokens
         if share == 1 or isinstance(self.objective, MLE):
             return nll, nll.detach()
         self.replay.refill(model, step)
         texts = self.replay.sample(step, batch["rows"].tolist())
-        sample_ids, sample_mask = (x.to(nll.device) for x in _pad([torch.tensor(text) for text in texts]))
-        samples = self._score(model, sample_ids, sample_mask)
-        sequence_match = self.objective(
-            data.scores,
-            data.following,
-            samples.scores,
-            samples.following,
-            data_mask=data.mask,
-            data_labels=learned,
-            data_ended=self._ended(batch["input_ids"], batch["attention_mask"]),
-            model_mask=samples.mask,
-            model_ended=self._ended(sample_ids, sample_mask),
-            denominator=discounted,
-        )
+        padded = _pad([torch.tensor(text) for text in texts])
+        samples, model_ended = self._score(model, *(x.to(nll.device) for x in padded))
+        masks = {"data_mask": data.mask, "data_labels": learned, "model_mask": samples.mask}
+        ended = {"data_ended": data_ended, "model_ended": model_ended}
+        sequence_match = self.objective(*data[:2], *samples[:2], **masks, **ended, denominator=discounted)
         return share * nll + (1 - share) * sequence_match, nll.detach()
 
-    def _score(self, model, ids: Tensor, mask: Tensor) -> ActionScores:
-        return score_actions(model, prefix_tree(ids, self.replay.backspace_id, mask=mask))
-
-    def _ended(self, ids: Int[Tensor, "B T"], mask: Int[Tensor, "B T"]) -> Bool[Tensor, " B"]:
-        last = mask.sum(1, keepdim=True) - 1
-        return ids.gather(1, last)[:, 0] == self.replay.end_id
+    def _score(self, model, ids: Ids, mask: Ids) -> tuple[ActionScores, Bool[Tensor, " B"]]:
+        """The scores of the actions, and True where the last action is the end token."""
+        last = ids.gather(1, mask.sum(1, keepdim=True) - 1)[:, 0]
+        return score_actions(model, prefix_tree(ids, self.replay.backspace_id, mask=mask)), last == self.replay.end_id
 
 
-def _pad(actions) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
+def _pad(actions) -> tuple[Ids, Ids]:
     """Rows padded on the right with 0, and their attention mask."""
     mask = [torch.ones_like(row) for row in actions]
     return pad_sequence(list(actions), batch_first=True), pad_sequence(mask, batch_first=True)

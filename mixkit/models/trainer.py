@@ -3,8 +3,8 @@
 import json
 import math
 import os
-import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,7 @@ LOGGED = ("step", "epoch", "loss", "nll", "tokens_per_second", "learning_rate", 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The record of one finetuning. Seconds exclude evaluations. validation_nll is in nats per token.
-
-    sampling_share: the share of `seconds` in which the replay buffer was sampled (SequenceMatch), in [0, 1].
-    """
+    """The record of one finetuning. Seconds exclude evaluations. validation_nll is in nats per token."""
 
     steps: int
     epochs: float
@@ -46,7 +43,6 @@ class TrainingResult:
     best_step: int
     validation_nll: float | None
     history: list[dict[str, float]]
-    sampling_share: float = 0.0
 
 
 def finetune(
@@ -73,11 +69,11 @@ def finetune(
     """Train `model` in place on the objective. It ends in evaluation mode with the weights of its best evaluation.
 
     The loss is the mean over all target tokens of the global batch: of all accumulated batches and all devices. The
-    optimizer is AdamW without weight decay, with a linear decay of the learning rate. The best evaluation has the
-    lowest plain nll, whatever the objective.
+    optimizer is AdamW without weight decay; the learning rate falls linearly to 0. The best evaluation has the lowest
+    plain nll, whatever the objective.
 
-    folder: for `training.jsonl` (one line for each log or evaluation) and `checkpoints/`. If it has checkpoints of an
-    interrupted training, the training resumes from the last complete one and ends with the same bits.
+    folder: for `training.jsonl` (one line for each log or evaluation) and `checkpoints/`. An interrupted training
+    resumes from its last complete checkpoint and ends with the same bits.
     epochs: passes over the texts. max_steps: optimizer steps in their place; -1 uses epochs.
     batch_size: texts in a batch on each device. accumulation: batches in an optimizer step.
     max_tokens: texts are cut after so many tokens.
@@ -86,10 +82,9 @@ def finetune(
     precision: `auto` (bf16 on a GPU that supports it, otherwise float32), `bf16` or `float32`.
     backtracking: required by SequenceMatch; with MLE the model learns <backspace> too. The token is added to model
     and tokenizer. Validation texts have no correction noise.
-    For several GPUs start the program with torchrun or accelerate launch; otherwise one GPU is used.
-    Raises InputError for a model whose logits are not hidden states times output embedding, and where max_tokens, start
-    and end exceed its positions; with backtracking, also for a model that takes no 4-D attention mask and for an
-    objective that does not use <backspace>.
+    One GPU is used; for several start the program with torchrun or accelerate launch.
+    Raises InputError where the logits are not hidden states times output embedding, and where texts may exceed the
+    positions; with backtracking, also for a model without 4-D attention masks and an objective without <backspace>.
     """
     check_head(model)
     check_positions(model, "max_tokens", max_tokens, ENDS)
@@ -98,74 +93,51 @@ def finetune(
     if backtracking is not None and not isinstance(objective, MLE | SequenceMatch):
         raise InputError(f"{objective} does not use <backspace>; backtracking is for SequenceMatch and MLE")
     folder = Path(folder)
-    rows, validation_rows = (encode(tokenizer, texts, max_tokens) for texts in (train_texts, validation_texts))
+    train, validation = (encode(tokenizer, texts, max_tokens) for texts in (train_texts, validation_texts))
     processes = int(os.environ.get("WORLD_SIZE", 1))  # of torchrun; torch.distributed is not initialized yet
-    batches = math.ceil(len(rows) / (batch_size * processes))
+    batches = math.ceil(len(train) / (batch_size * processes))
     steps = max_steps if max_steps > 0 else math.ceil(math.ceil(batches / accumulation) * epochs)
     interval = max(1, math.ceil(steps / max(1, evaluations)))
     callbacks: list[TrainerCallback] = [TrainingLog(folder / "training.jsonl", progress)]
 
-    checkpoint = _last_checkpoint(folder / "checkpoints")
+    last = _last_checkpoint(folder / "checkpoints")
+    checkpoint = folder / f"checkpoints/checkpoint-{last.global_step}" if last else None
     if patience:
         stopping = EarlyStoppingCallback(patience)
         callbacks.append(stopping)
-        if checkpoint:
+        if last:
             # not restore_callback_states_from_checkpoint: a training that had stopped would go on for one interval
-            stopping.early_stopping_patience_counter = _evaluations_without_gain(checkpoint)
+            saved: Any = last.stateful_callbacks
+            vars(stopping).update(saved["EarlyStoppingCallback"]["attributes"])
             if stopping.early_stopping_patience_counter >= patience:
-                max_steps = _step(checkpoint)
+                max_steps = last.global_step
 
-    datasets, collator, loss = (rows, validation_rows), collate, None
+    data: dict[str, Any] = {"train_dataset": train, "eval_dataset": validation, "data_collator": collate}
+    loss = None
     if backtracking is not None:
         add_backspace(model, tokenizer)
         check_tree_attention(model)
         replay = ReplayBuffer(backtracking, tokenizer, max_tokens=max_tokens, seed=seed)
         loss = BacktrackingLoss(objective, replay, steps)
-        noisy = CorrectionNoiseDataset(rows, backtracking.noise_rate, tokenizer, seed=seed)
-        datasets, collator = (noisy, CorrectionNoiseDataset(validation_rows, 0, tokenizer)), collate_actions
-        callbacks.append(SetEpoch(noisy))
+        noisy = CorrectionNoiseDataset(train, backtracking.noise_rate, tokenizer, seed=seed)
+        clean = CorrectionNoiseDataset(validation, 0, tokenizer)
+        data = {"train_dataset": noisy, "eval_dataset": clean, "data_collator": collate_actions}
+        callbacks.append(noisy)
         if checkpoint:
             replay.load(checkpoint)
 
     gpu = torch.cuda.is_available()
     bf16 = precision == "bf16" or (precision == "auto" and gpu and torch.cuda.is_bf16_supported())
-    arguments = TrainingArguments(
-        output_dir=str(folder / "checkpoints"),
-        num_train_epochs=epochs,
-        max_steps=max_steps,
-        per_device_train_batch_size=batch_size,
-        per_device_eval_batch_size=batch_size,
-        gradient_accumulation_steps=accumulation,
-        learning_rate=learning_rate,
-        bf16=bf16,
-        use_cpu=not gpu,
-        eval_strategy="steps",
-        eval_steps=interval,
-        save_strategy="steps",
-        save_steps=interval,
-        save_total_limit=1,
-        load_best_model_at_end=True,
-        metric_for_best_model="eval_nll",
-        greater_is_better=False,
-        logging_steps=max(1, min(interval, steps // 50)),
-        logging_nan_inf_filter=False,
-        remove_unused_columns=False,
-        dataloader_pin_memory=gpu,
-        disable_tqdm=True,
-        report_to="none",
-        seed=seed,
-    )
-    trainer = ObjectiveTrainer(
-        objective=objective,
-        backtracking=loss,
-        model=model,
-        args=arguments,
-        train_dataset=datasets[0],
-        eval_dataset=datasets[1],
-        data_collator=collator,
-        compute_metrics=lambda p: {"nll": float(p.predictions.sum() / p.label_ids.sum())},
-        callbacks=callbacks,
-    )
+    device = {"bf16": bf16, "use_cpu": not gpu, "dataloader_pin_memory": gpu}
+    length = {"num_train_epochs": epochs, "max_steps": max_steps, "gradient_accumulation_steps": accumulation}
+    batch_sizes = {"per_device_train_batch_size": batch_size, "per_device_eval_batch_size": batch_size}
+    intervals = {"eval_strategy": "steps", "eval_steps": interval, "save_strategy": "steps", "save_steps": interval}
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_nll", "greater_is_better": False}
+    logs = {"logging_steps": max(1, min(interval, steps // 50)), "logging_nan_inf_filter": False, "disable_tqdm": True}
+    settings: dict[str, Any] = device | length | batch_sizes | intervals | best | logs
+    settings |= {"learning_rate": learning_rate, "seed": seed, "save_total_limit": 1, "remove_unused_columns": False}
+    arguments = TrainingArguments(str(folder / "checkpoints"), report_to="none", **settings)
+    trainer = ObjectiveTrainer(objective, loss, model=model, args=arguments, callbacks=callbacks, **data)
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     model.eval()
@@ -178,15 +150,15 @@ def finetune(
         best_step=state.best_global_step or state.global_step,
         validation_nll=state.best_metric,
         history=history(state),
-        sampling_share=loss.replay.seconds / seconds if loss and seconds else 0.0,
     )
 
 
 class ObjectiveTrainer(Trainer):
     """transformers' Trainer. Its training loss is `objective`; its evaluation is the plain nll over all tokens."""
 
-    def __init__(self, *, objective, backtracking: BacktrackingLoss | None = None, **kwargs):
+    def __init__(self, objective, backtracking: BacktrackingLoss | None, **kwargs):
         kwargs["args"]._n_gpu = min(1, kwargs["args"].n_gpu)  # several GPUs: torchrun, never nn.DataParallel
+        kwargs["compute_metrics"] = lambda p: {"nll": float(p.predictions.sum() / p.label_ids.sum())}
         super().__init__(**kwargs)
         self.objective, self.backtracking = objective, backtracking
         self.model_accepts_loss_kwargs = True  # then Trainer counts the target tokens of all accumulated batches
@@ -231,9 +203,9 @@ class ObjectiveTrainer(Trainer):
         self.seconds += time.perf_counter() - began
         return loss
 
+    @torch.no_grad()
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        with torch.no_grad():
-            nll, tokens = batch_nll(model, self._prepare_inputs(inputs))
+        nll, tokens = batch_nll(model, self._prepare_inputs(inputs))
         return None, nll.double(), tokens
 
     def log(self, logs, *args, **kwargs):
@@ -246,45 +218,28 @@ class ObjectiveTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
 
-class SetEpoch(TrainerCallback):
-    """Tell the dataset the epoch, so that it draws new correction noise."""
-
-    def __init__(self, dataset: CorrectionNoiseDataset):
-        self.dataset = dataset
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.dataset.epoch = int((state.epoch or 0) + 1e-6)
-
-
 class TrainingLog(TrainerCallback):
     """Write training.jsonl from the trainer's history, steps before a resume included. Show a progress bar."""
 
     def __init__(self, path: Path, progress: bool):
-        self.path, self.progress, self.bar = path, progress, None
+        self.path, self.progress = path, progress
 
     def on_train_begin(self, args, state, control, **kwargs):
-        if state.is_world_process_zero and self.progress:
-            total = state.max_steps
-            self.bar = tqdm(total=total, initial=state.global_step, unit="step", desc="training", mininterval=2)
+        hidden = not (self.progress and state.is_world_process_zero)
+        steps = {"total": state.max_steps, "initial": state.global_step, "unit": "step"}
+        self.bar = tqdm(**steps, desc="training", mininterval=2, disable=hidden)
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % args.save_steps == 0:
             control.should_log = True  # the sums of a log must not cross a checkpoint: a resumed training has none
-        if self.bar is not None:
-            self.bar.update(state.global_step - self.bar.n)
+        self.bar.update(state.global_step - self.bar.n)
 
     def on_log(self, args, state, control, **kwargs):
-        if not state.is_world_process_zero:
-            return
-        records = history(state)
-        if self.bar is not None and records:
-            shown = {k: f"{v:.3g}" for k, v in records[-1].items() if k in ("loss", "validation_nll")}
-            self.bar.set_postfix(shown, refresh=False)
-        write_atomically(self.path, "".join(json.dumps(record) + "\n" for record in records))
+        if state.is_world_process_zero:
+            write_atomically(self.path, "".join(json.dumps(record) + "\n" for record in history(state)))
 
     def on_train_end(self, args, state, control, **kwargs):
-        if self.bar is not None:
-            self.bar.close()
+        self.bar.close()
 
 
 def history(state: TrainerState) -> list[dict[str, float]]:
@@ -296,27 +251,14 @@ def history(state: TrainerState) -> list[dict[str, float]]:
     return records
 
 
-def _last_checkpoint(folder: Path) -> Path | None:
-    """The last complete checkpoint. Incomplete ones are removed, because Trainer would resume from them.
+def _last_checkpoint(folder: Path) -> TrainerState | None:
+    """The state of the last complete checkpoint.
 
-    Trainer writes trainer_state.json last. A checkpoint that it was deleting has the state but lacks other files.
+    Trainer writes trainer_state.json last. A checkpoint that it was deleting may have that file but lacks others.
     """
-    complete = []
-    for checkpoint in folder.glob("checkpoint-*"):
-        try:
-            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            shutil.rmtree(checkpoint, ignore_errors=True)
-            continue
-        if (checkpoint / "optimizer.pt").is_file() and any(checkpoint.glob("model*.safetensors*")):
-            complete.append(checkpoint)
-    return max(complete, key=_step, default=None)
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("checkpoint-"))
-
-
-def _evaluations_without_gain(checkpoint: Path) -> int:
-    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    return state["stateful_callbacks"]["EarlyStoppingCallback"]["attributes"]["early_stopping_patience_counter"]
+    states = []
+    for path in folder.glob("checkpoint-*/trainer_state.json"):
+        if (path.parent / "optimizer.pt").is_file() and any(path.parent.glob("model*.safetensors*")):
+            with suppress(ValueError):  # an incomplete file
+                states.append(TrainerState.load_from_json(str(path)))
+    return max(states, key=lambda state: state.global_step, default=None)

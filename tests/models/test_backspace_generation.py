@@ -153,9 +153,7 @@ def test_training_mode_is_restored_in_float32():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"prompts": [[1], [2, BACKSPACE]]}, "prompt 1 contains <backspace>"),
-        ({"prompts": [[]]}, "prompt 0 is empty"),
-        ({"max_new_tokens": 0}, "max_new_tokens is 0; it must be at least 1"),
+        ({"prompts": [[1], [2, BACKSPACE]]}, "a prompt contains <backspace>"),
         ({"max_new_tokens": 64}, "beside 2 other tokens the model's 64 positions have room for 62"),
     ],
 )

@@ -117,7 +117,6 @@ def test_one_step_is_the_gradient_of_the_mix(toy, tmp_path):
     torch.optim.AdamW(reference.parameters(), lr=SMALL["learning_rate"], weight_decay=0.0).step()
     assert done.history[0]["loss"] == pytest.approx(loss.item(), rel=1e-5)
     torch.testing.assert_close(parameters(trained), parameters(reference), rtol=0, atol=1e-6)
-    assert 0 < done.sampling_share < 1
 
 
 def test_mle_with_backspace_is_mle_over_the_actions(toy, tmp_path):
@@ -133,7 +132,7 @@ def test_mle_with_backspace_is_mle_over_the_actions(toy, tmp_path):
             logits = model(torch.tensor([prefix])).logits[0, -1]
             nats.append(TokenScores.from_logits(logits, torch.tensor(actions[t])).nll.item())
     assert done.history[0]["nll"] == pytest.approx(sum(nats) / len(nats), rel=1e-5)
-    assert done.sampling_share == 0 and trained.config.backspace_token_id == backspace_id
+    assert trained.config.backspace_token_id == backspace_id
 
 
 def test_accumulation_does_not_change_the_training(toy, tmp_path):
@@ -178,7 +177,7 @@ def test_the_buffer_drops_its_oldest_and_is_saved(toy, tmp_path):
     replay = ReplayBuffer(SETTINGS, tokenizer, max_tokens=5)
     replay.refill(model, 4)
     first = list(replay.texts)
-    assert len(first) == 4 and replay.seconds > 0
+    assert len(first) == 4
     replay.refill(model, 5)
     assert replay.texts == first
     replay.refill(model, 6)
@@ -222,9 +221,9 @@ def test_refused_settings(toy, tmp_path):
     with pytest.raises(ValueError, match="does not use <backspace>"):
         train(toy, tmp_path, MixCE(0.5), max_steps=1)
     for bad, message in (
-        ({"noise_rate": 0.6}, r"noise_rate is 0.6; it must be in \[0, 0.5\]"),
-        ({"mle_minimum": -1}, r"mle_minimum is -1; it must be in \[0, 1\]"),
-        ({"refill_every": 0}, "refill_every is 0; it must be at least 1"),
+        ({"noise_rate": 0.6}, r"noise_rate is 0.6; it must be a number in \[0, 0.5\]"),
+        ({"mle_minimum": -1}, r"mle_minimum is -1; it must be a number in \[0, 1\]"),
+        ({"refill_every": 0}, r"refill_every is 0; it must be a number in \[1, inf\]"),
     ):
         with pytest.raises(ValueError, match=message):
             Backtracking(**bad)
