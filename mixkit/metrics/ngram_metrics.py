@@ -1,12 +1,9 @@
 """Metrics of diversity and repetition, computed from the texts alone.
 
-Texts are strings, which `tokenize` splits (at white space by default), or lists of tokens (int or str), or the
-NgramCounts of either, which several metrics can share. Compare only texts that were tokenized alike. Wrong input raises
-InputError. Undefined, a subclass of it, is raised where the texts do not define the metric, as no text has n tokens.
+Texts are strings, split at white space, or lists of tokens (int or str), or the NgramCounts of either, which several
+metrics can share. Wrong input raises InputError. Undefined, a subclass of it, is raised where the texts do not define
+the metric, as no text has n tokens.
 """
-# numpy and scipy are typed in part only
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false, reportMissingTypeStubs=false, reportMissingTypeArgument=false
 
 import math
 import zlib
@@ -18,90 +15,87 @@ import numpy as np
 from scipy import stats
 
 from mixkit._common import InputError
-from mixkit.metrics.ngram_counts import NgramCounts, Ngrams, Texts, Tokenize, count_ngrams
+from mixkit.metrics.ngram_counts import NgramCounts, Ngrams, Texts, count_ngrams
 from mixkit.metrics.statistics import Estimate, bootstrap, jackknife, wilson_interval
 
 CountStatistic = Callable[[np.ndarray], float]  # of the counts of the distinct n-grams
 JACKKNIFE_GROUPS = 20
+ZIPF_TOKENS = 5000  # the most frequent ones
 
 
 class Undefined(InputError):
     """The texts do not define the metric. `score_texts` reports it as absent with this reason."""
 
 
-def rep_n(texts: Texts, n: int, *, tokenize: Tokenize = str.split) -> float:
+def rep_n(texts: Texts, n: int) -> float:
     """1 - sum_i |distinct n-grams of text i| / sum_i |n-grams of text i|
 
-    Repetition within texts, in [0, 1]; 0 where no text repeats an n-gram. Source: SimCTG (Su et al. 2022), whose code
-    omits the last n-gram of each text. Welleck et al. 2020 average over texts instead (see `text_values`).
+    In [0, 1]; 0 where no text repeats an n-gram. Source: SimCTG (Su et al. 2022), whose code omits the last n-gram of
+    each text. Welleck et al. 2020 average over texts instead (see `text_values`).
     """
-    distinct, total = _repeats(count_ngrams(texts, tokenize), n)
+    distinct, total = _repeats(count_ngrams(texts), n)
     return float(1 - distinct.sum() / total.sum())
 
 
-def diversity(texts: Texts, *, tokenize: Tokenize = str.split) -> float:
-    """prod_{n=2..4} (1 - rep_n)
-
-    In [0, 1]; 1 where no text repeats a bigram. It ignores repetition between texts. Source: Su et al. 2022.
-    """
-    corpus = count_ngrams(texts, tokenize)
+def diversity(texts: Texts) -> float:
+    """prod_{n=2..4} (1 - rep_n), in [0, 1]; 1 where no text repeats a bigram. Source: Su et al. 2022."""
+    corpus = count_ngrams(texts)
     return math.prod(1 - rep_n(corpus, n) for n in (2, 3, 4))
 
 
-def pooled_diversity(texts: Texts, *, tokenize: Tokenize = str.split) -> float:
+def pooled_diversity(texts: Texts) -> float:
     """mean over texts of |distinct| / |all| n-grams, n = 1..4 together, without one token repeated n > 2 times
 
     In (0, 1]. Longer texts score lower: compare equal lengths. Empty texts are left out; the paper's code counts them
     as 0. Source: the "diversity" of Zhang et al. 2023 (MixCE).
     """
-    return float(_pooled(count_ngrams(texts, tokenize))[1].mean())
+    return float(_pooled(count_ngrams(texts)).mean())
 
 
-def distinct_n(texts: Texts, n: int, *, budget: int | None = None, tokenize: Tokenize = str.split) -> float:
+def distinct_n(texts: Texts, n: int, *, budget: int | None = None) -> float:
     """|distinct n-grams| / |n-grams| of the whole corpus
 
     In (0, 1]; 1 where no n-gram occurs twice. The ratio falls as any corpus grows, so compare models under one
-    `budget`: only that many tokens are read, from the first text on. None reads all. Undefined where the texts have
-    fewer tokens. Source: Li et al. 2016.
+    `budget`: only the first that many tokens are read. Undefined where there are fewer. Source: Li et al. 2016.
     """
-    return _of_corpus(_distinct, count_ngrams(texts, tokenize), n, budget)
+    return _of_corpus(_distinct, count_ngrams(texts), n, budget)
 
 
-def ngram_entropy(texts: Texts, n: int, *, budget: int | None = None, tokenize: Tokenize = str.split) -> float:
+def ngram_entropy(texts: Texts, n: int, *, budget: int | None = None) -> float:
     """-sum_g p(g) log p(g) in nats, where p(g) is the share of n-gram g in the whole corpus
 
-    From 0 to log |n-grams|. This plug-in estimate grows with the corpus: compare under one `budget`, as in
-    `distinct_n`. Source: Zhang et al. 2018, Ent-n.
+    From 0 to log |n-grams|. It grows with the corpus: compare under one `budget`, as in `distinct_n`.
+    Source: Zhang et al. 2018, Ent-n.
     """
-    return _of_corpus(_entropy, count_ngrams(texts, tokenize), n, budget)
+    return _of_corpus(_entropy, count_ngrams(texts), n, budget)
 
 
-def zipf_coefficient(texts: Texts, *, top: int = 5000, tokenize: Tokenize = str.split) -> float:
-    """s of frequency ~ rank^-s. equals: -scipy.stats.linregress(log(ranks), log(counts)).slope of the top tokens
+def zipf_coefficient(texts: Texts) -> float:
+    """s of frequency ~ rank^-s. equals: -scipy.stats.linregress(log(ranks), log(counts)).slope of the top 5,000 tokens
 
-    Least squares over the `top` most frequent tokens. Human English is near 1; equal frequencies give 0. Undefined
-    with fewer than two different tokens. Source: Holtzman et al. 2020.
+    Human English is near 1; equal frequencies give 0. Undefined with fewer than two different tokens.
+    Source: Holtzman et al. 2020.
     """
-    return _of_corpus(partial(_zipf, top=top), count_ngrams(texts, tokenize), 1)
+    return _of_corpus(_zipf, count_ngrams(texts), 1)
 
 
-def repetition_loops(texts: Texts, *, tokenize: Tokenize = str.split) -> float:
+def repetition_loops(texts: Texts) -> float:
     """share of texts whose last 3 m tokens are a phrase of m tokens three times, for some m >= 1
 
-    In [0, 1]. The text may end within the phrase: "a b c a b c a b c a" ends in "b c a" three times. Holtzman et al.
-    2020 require phrases of 3 to 90 tokens twice, or shorter ones 51 times.
+    In [0, 1]. The text may end within the phrase: "a b c a b c a b c a" ends in "b c a" three times.
+    Holtzman et al. 2020 require phrases of 3 to 90 tokens twice, or shorter ones 51 times.
     """
-    return float(_loops(count_ngrams(texts, tokenize)).mean())
+    return float(_loops(count_ngrams(texts)).mean())
 
 
-def self_bleu(texts: Texts, n: int = 4, *, tokenize: Tokenize = str.split) -> float:
+def self_bleu(texts: Texts, n: int = 4) -> float:
     """mean over i of nltk sentence_bleu(all texts but i, text i, weights=[1/n] * n, SmoothingFunction().method1)
 
     In [0, 1]; 1 where all texts are equal; lower is more diverse. A count of 0 is smoothed to 0.1. A text that shares
     no token with the others scores 0. More texts score higher: compare equal numbers of them. Undefined for one text.
     Source: Zhu et al. 2018 (Texygen).
     """
-    value = _self_bleu(count_ngrams(texts, tokenize), n)
+    value = _self_bleu(count_ngrams(texts), n)
     if math.isnan(value):
         raise Undefined("self-BLEU needs at least two texts")
     return value
@@ -119,28 +113,26 @@ def compression_ratio(texts: Texts) -> float:
     return float(np.divide(*_sizes(raw)))
 
 
-def score_texts(texts: Texts, *, budget: int | None = None, tokenize: Tokenize = str.split) -> dict[str, Estimate]:
+def score_texts(texts: Texts, *, budget: int | None = None) -> dict[str, Estimate]:
     """All metrics of this module for one sample set, with intervals over texts. Undefined metrics are absent.
 
     Statistics of totals over texts (rep_n, diversity, pooled_diversity, length) have bootstrap intervals, and the share
     of loops has Wilson's. Those of the whole corpus (the others) have a jackknife over 20 groups of neighbouring texts.
     `budget` is that of distinct_n and ngram_entropy.
     """
-    corpus = count_ngrams(texts, tokenize)
+    corpus = count_ngrams(texts)
     groups = _groups(len(corpus.texts))
 
     def of_totals(orders: tuple[int, ...], statistic: Callable[[np.ndarray], Any]) -> Estimate:
         columns = [column for n in orders for column in _repeats(corpus, n)]
         return bootstrap(np.column_stack(columns), statistic)
 
-    def of_corpus(statistic: CountStatistic, n: int, budget: int | None, high: float) -> Estimate:
+    def of_corpus(statistic: CountStatistic, n: int, budget: int | None, high: float = math.inf) -> Estimate:
         left_out = [statistic(counts) for counts in _counts_without_groups(corpus, n, budget)]
-        value = _of_corpus(statistic, corpus, n, budget)
-        return jackknife(value, left_out, bounds=(0.0, high))
+        return jackknife(_of_corpus(statistic, corpus, n, budget), left_out, bounds=(0.0, high))
 
-    def self_bleu_4() -> Estimate:
-        left_out = [_self_bleu(corpus, 4, group) for group in groups]
-        return jackknife(self_bleu(corpus), left_out, bounds=(0.0, 1.0))
+    def bleu() -> Estimate:
+        return jackknife(self_bleu(corpus), [_self_bleu(corpus, 4, group) for group in groups], bounds=(0.0, 1.0))
 
     def compression() -> Estimate:
         value, raw = compression_ratio(corpus), _encoded(corpus)
@@ -149,20 +141,18 @@ def score_texts(texts: Texts, *, budget: int | None = None, tokenize: Tokenize =
             left_out = np.divide(*(sizes.sum(0) - sizes).T)
         return jackknife(value, left_out, bounds=(0.0, math.inf))
 
-    metrics: dict[str, Callable[[], Estimate]] = {}
-    for n in (2, 3, 4):
-        metrics[f"rep_{n}"] = partial(of_totals, (n,), lambda sums: 1 - sums[..., 0] / sums[..., 1])
-    metrics["diversity"] = partial(of_totals, (2, 3, 4), lambda sums: (sums[..., ::2] / sums[..., 1::2]).prod(-1))
-    metrics["pooled_diversity"] = lambda: bootstrap(_pooled(corpus)[1])
-    for n in (1, 2, 3, 4):
-        metrics[f"distinct_{n}"] = partial(of_corpus, _distinct, n, budget, 1.0)
-    for n in (1, 2, 3, 4):
-        metrics[f"ngram_entropy_{n}"] = partial(of_corpus, _entropy, n, budget, math.inf)
-    metrics["zipf_coefficient"] = partial(of_corpus, _zipf, 1, None, math.inf)
-    metrics["self_bleu_4"] = self_bleu_4
-    metrics["repetition_loops"] = lambda: wilson_interval(int(_loops(corpus).sum()), len(corpus.texts))
-    metrics["compression_ratio"] = compression
-    metrics["length"] = lambda: bootstrap(corpus.lengths)
+    metrics: dict[str, Callable[[], Estimate]] = {
+        **{f"rep_{n}": partial(of_totals, (n,), lambda sums: 1 - sums[..., 0] / sums[..., 1]) for n in (2, 3, 4)},
+        "diversity": partial(of_totals, (2, 3, 4), lambda sums: (sums[..., ::2] / sums[..., 1::2]).prod(-1)),
+        "pooled_diversity": lambda: bootstrap(_pooled(corpus)),
+        **{f"distinct_{n}": partial(of_corpus, _distinct, n, budget, high=1.0) for n in (1, 2, 3, 4)},
+        **{f"ngram_entropy_{n}": partial(of_corpus, _entropy, n, budget) for n in (1, 2, 3, 4)},
+        "zipf_coefficient": partial(of_corpus, _zipf, 1, None),
+        "self_bleu_4": bleu,
+        "repetition_loops": lambda: wilson_interval(int(_loops(corpus).sum()), len(corpus.texts)),
+        "compression_ratio": compression,
+        "length": lambda: bootstrap(corpus.lengths),
+    }
     scores: dict[str, Estimate] = {}
     for name, metric in metrics.items():
         try:
@@ -172,13 +162,9 @@ def score_texts(texts: Texts, *, budget: int | None = None, tokenize: Tokenize =
     return scores
 
 
-def text_values(texts: Texts, *, tokenize: Tokenize = str.split) -> dict[str, list[float | None]]:
-    """One value a text for `compare`, None where the text is too short for one.
-
-    rep_n = 1 - |distinct| / |all| n-grams of the text, n = 2..4 (Welleck et al. 2020); diversity, their product of
-    1 - rep_n; length.
-    """
-    corpus = count_ngrams(texts, tokenize)
+def text_values(texts: Texts) -> dict[str, list[float | None]]:
+    """rep_2 to rep_4 (Welleck et al. 2020), diversity and length of each text; None where the text is too short."""
+    corpus = count_ngrams(texts)
     values: dict[str, np.ndarray] = {}
     with np.errstate(invalid="ignore"):
         for n in (2, 3, 4):
@@ -201,10 +187,10 @@ def _repeats(corpus: NgramCounts, n: int) -> tuple[np.ndarray, np.ndarray]:
     return distinct, total
 
 
-def _pooled(corpus: NgramCounts) -> tuple[np.ndarray, np.ndarray]:
-    """The texts that are not empty, and the distinct share of the pooled n-grams of each of them."""
-    texts, not_empty = len(corpus.texts), np.flatnonzero(corpus.lengths)
-    if not len(not_empty):
+def _pooled(corpus: NgramCounts) -> np.ndarray:
+    """The distinct share of the pooled n-grams of each text that is not empty."""
+    texts, not_empty = len(corpus.texts), corpus.lengths > 0
+    if not not_empty.any():
         raise Undefined("all texts are empty")
     distinct, total = np.zeros(texts), np.zeros(texts)
     for n in (1, 2, 3, 4):
@@ -212,7 +198,7 @@ def _pooled(corpus: NgramCounts) -> tuple[np.ndarray, np.ndarray]:
         counted = ~grams.constant[grams.ngram] | (n <= 2)
         distinct += np.bincount(grams.text[counted], minlength=texts)
         total += np.bincount(grams.text[counted], grams.count[counted], minlength=texts)
-    return not_empty, distinct[not_empty] / total[not_empty]
+    return distinct[not_empty] / total[not_empty]
 
 
 def _groups(texts: int) -> list[slice]:
@@ -224,15 +210,14 @@ def _groups(texts: int) -> list[slice]:
 def _within_budget(corpus: NgramCounts, n: int, budget: int | None) -> np.ndarray:
     """The numbers of the n-grams within the first `budget` tokens, in order."""
     grams, tokens = corpus.ngrams(n), len(corpus.tokens)
-    if budget is None:
-        budget = tokens
-    elif budget < 1:
+    if budget is not None and budget < 1:
         raise InputError(f"budget is {budget}; allowed: a number of tokens from 1")
-    if budget > tokens:
+    if budget is not None and budget > tokens:
         raise Undefined(f"the texts have {tokens} tokens, fewer than the budget of {budget}")
-    numbers = grams.number[: np.searchsorted(grams.start, budget - n, side="right")]
+    first_tokens = tokens if budget is None else budget
+    numbers = grams.number[: np.searchsorted(grams.start, first_tokens - n, side="right")]
     if not len(numbers):
-        raise Undefined(f"no text has a {n}-gram within the first {budget} tokens")
+        raise Undefined(f"no text has a {n}-gram within the first {first_tokens} tokens")
     return numbers
 
 
@@ -264,8 +249,8 @@ def _entropy(counts: np.ndarray) -> float:
     return float(stats.entropy(counts)) if counts.any() else math.nan
 
 
-def _zipf(counts: np.ndarray, top: int = 5000) -> float:
-    counts = np.sort(counts[counts > 0])[::-1][:top]
+def _zipf(counts: np.ndarray) -> float:
+    counts = np.sort(counts[counts > 0])[::-1][:ZIPF_TOKENS]
     if len(counts) < 2:
         return math.nan
     fit: Any = stats.linregress(np.log(np.arange(1, len(counts) + 1)), np.log(counts))
@@ -286,20 +271,17 @@ def _loops(corpus: NgramCounts) -> np.ndarray:
 
 
 def _self_bleu(corpus: NgramCounts, n: int, without: slice = slice(0)) -> float:
-    """Self-BLEU of the corpus, without some of its texts; nan where fewer than two are left."""
-    rest = np.ones(len(corpus.texts), dtype=bool)
-    rest[without] = False
-    return float(_bleu_scores(corpus, n, rest)[rest].mean()) if rest.sum() > 1 else math.nan
-
-
-def _bleu_scores(corpus: NgramCounts, n: int, references: np.ndarray) -> np.ndarray:
-    """BLEU-n of every text against all `references` (N,) but itself, (N,).
+    """Self-BLEU of the corpus, without some of its texts; nan where fewer than two are left.
 
     A text's n-gram counts up to its highest count in a reference. Where that reference is the text itself, the next
     reference's count is the limit.
     """
     corpus.ngrams(n)  # counts all orders up to n, and refuses a wrong n
     lengths, texts = corpus.lengths, len(corpus.texts)
+    references = np.ones(texts, dtype=bool)
+    references[without] = False
+    if references.sum() < 2:
+        return math.nan
     shares_a_token, log_precision = np.zeros(texts, dtype=bool), np.zeros(texts)
     for order in range(1, n + 1):
         grams = corpus.ngrams(order)
@@ -315,14 +297,15 @@ def _bleu_scores(corpus: NgramCounts, n: int, references: np.ndarray) -> np.ndar
     below, above = ordered[place - 1], ordered[place + references]  # a reference skips itself
     closest = np.where(lengths - below <= above - lengths, below, above)
     brevity = np.minimum(0, 1 - closest / np.maximum(1, lengths))
-    return np.where(shares_a_token, np.exp(log_precision + brevity), 0.0)
+    scores = np.where(shares_a_token, np.exp(log_precision + brevity), 0.0)
+    return float(scores[references].mean())
 
 
 def _two_most(grams: Ngrams, references: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of each n-gram: its highest count in a reference, that reference (or -1), and the next reference's count."""
-    order, size = grams.by_count[references[grams.text[grams.by_count]]], len(grams.constant)
-    ngram, text, count = grams.ngram[order], grams.text[order], grams.count[order]
-    last = np.flatnonzero(np.diff(ngram, append=size))  # each n-gram's references lie together, by count
+    inside, size = references[grams.text], len(grams.constant)
+    ngram, text, count = grams.ngram[inside], grams.text[inside], grams.count[inside]
+    last = np.flatnonzero(np.diff(ngram, append=size))  # the reference with the highest count of each n-gram
     most, holder, second = np.zeros(size, np.int64), np.full(size, -1), np.zeros(size, np.int64)
     most[ngram[last]], holder[ngram[last]] = count[last], text[last]
     shared = last[(last > 0) & (ngram[last - 1] == ngram[last])]

@@ -1,7 +1,4 @@
 """Metrics for which a model reads the texts: MAUVE, precision and recall, coherence and judge perplexity."""
-# faiss, scikit-learn and mauve-text have no types
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false, reportMissingTypeStubs=false, reportMissingTypeArgument=false
 
 import warnings
 from collections.abc import Sequence
@@ -14,11 +11,11 @@ import numpy as np
 import torch
 
 from mixkit._common import Float, InputError, Int
-from mixkit.metrics.definitions import METRICS
 from mixkit.metrics.features import Reader, check_texts
 from mixkit.models.likelihood import check_head, text_nll
 
 KMEANS_SEEDS = (25, 26, 27, 28, 29)  # the first is mauve-text's default
+MIN_TEXTS, ADVISED_TEXTS = 100, 2000  # of MAUVE, on either side
 
 
 class SmallSampleWarning(UserWarning):
@@ -51,8 +48,8 @@ def mauve(
     Pass prompt + continuation as the texts of both sides. Compare only scores with equal readers, max_tokens and
     numbers of texts. Raises InputError for empty texts.
     """
-    features = reader.features(human, max_tokens), reader.features(generated, max_tokens)
-    return mauve_of_features(*features, kmeans_seeds=kmeans_seeds)
+    human_features, generated_features = (reader.features(texts, max_tokens) for texts in (human, generated))
+    return mauve_of_features(human_features, generated_features, kmeans_seeds=kmeans_seeds)
 
 
 def mauve_of_features(
@@ -61,53 +58,43 @@ def mauve_of_features(
     """equals: mauve.compute_mauve(p_features=human, q_features=generated, seed=s), averaged over the seeds s
 
     The settings are the published ones: scaling factor 5, and a tenth of the smaller number of texts as the number of
-    clusters. Equal generated texts mean a collapsed model and score near 0. Fewer than 2,000 texts bias MAUVE upward
-    and give a SmallSampleWarning.
-
+    clusters. Equal generated texts mean a collapsed model and score near 0. Fewer than 2,000 texts on a side bias MAUVE
+    upward and give a SmallSampleWarning.
     Raises InputError for fewer than 100 texts on a side, features that are not finite, or equal human features.
     Source: Pillutla et al., NeurIPS 2021. The code is mauve-text, which is licensed GPL-3.
     """
-    _check_sample_size(len(human), len(generated))
+    texts = min(len(human), len(generated))
+    if texts < MIN_TEXTS:
+        sizes = f"{len(human)} human and {len(generated)} generated texts"
+        raise InputError(f"MAUVE of {sizes}; allowed: at least {MIN_TEXTS} each")
+    if texts < ADVISED_TEXTS:
+        advice = f"compare only equal numbers of texts, {ADVISED_TEXTS} or more if possible"
+        warnings.warn(f"MAUVE of {texts} texts is biased upward; {advice}", SmallSampleWarning, stacklevel=2)
     for side, features in (("human", human), ("generated", generated)):
         if not np.isfinite(features).all():
             raise InputError(f"the {side} features contain nan or inf")
     if (human == human[0]).all():
         raise InputError(f"all {len(human)} human texts have the same features; take another reader")
-    if len(kmeans_seeds) == 0:
-        raise InputError("kmeans_seeds is empty; at least one seed is needed")
     import faiss
     from mauve import compute_mauve  # takes seconds to import
     from threadpoolctl import threadpool_limits
 
-    n_clusters = max(2, round(min(len(human), len(generated)) / 10))
     # faiss wants 39 points a cluster and MAUVE's rule gives it 20. A bound of 1 only silences faiss's advice on stderr.
     quiet_kmeans = partial(faiss.Kmeans, min_points_per_centroid=1)
-    settings: dict[str, Any] = {"num_buckets": n_clusters, "mauve_scaling_factor": 5}
+    settings: dict[str, Any] = {"num_buckets": max(2, round(texts / 10)), "mauve_scaling_factor": 5}
+    results: list[Any] = []
     with mock.patch.object(faiss, "Kmeans", quiet_kmeans), threadpool_limits(torch.get_num_threads()):
-        results = [
-            compute_mauve(p_features=human, q_features=generated, seed=int(seed), **settings) for seed in kmeans_seeds
-        ]
-    return MauveResult(
-        mauve=float(np.mean([result.mauve for result in results])),
-        mauve_star=float(np.mean([result.mauve_star for result in results])),
-        frontier_integral=float(np.mean([result.frontier_integral for result in results])),
-    )
-
-
-def _check_sample_size(n_human: int, n_generated: int) -> None:
-    n, least, advised = min(n_human, n_generated), METRICS["mauve"].min_texts, METRICS["mauve"].advised_texts
-    if n < least:
-        raise InputError(f"MAUVE of {n_human} human and {n_generated} generated texts; allowed: at least {least} each")
-    if n < advised:
-        advice = f"compare only equal numbers of texts, {advised} or more if possible"
-        warnings.warn(f"MAUVE of {n} texts is biased upward; {advice}", SmallSampleWarning, stacklevel=3)
+        for seed in kmeans_seeds:
+            results.append(compute_mauve(p_features=human, q_features=generated, seed=int(seed), **settings))
+    names = ("mauve", "mauve_star", "frontier_integral")
+    return MauveResult(**{name: float(np.mean([getattr(result, name) for result in results])) for name in names})
 
 
 @dataclass(frozen=True)
 class PrecisionRecall:
     """k-NN precision, recall, density and coverage of generated texts against human texts.
 
-    precision, recall, coverage: in [0, 1]. density: from 0, around 1 where the sets are alike.
+    In [0, 1], but density is from 0 and around 1 where the sets are alike.
     """
 
     precision: float
@@ -157,12 +144,8 @@ def precision_recall_of_features(
         covered += int(inside.any(1).sum())
         recalled += int((distances < generated_radii).any(1).sum())
         start += len(distances)
-    return PrecisionRecall(
-        precision=float((balls > 0).mean()),
-        recall=recalled / len(human),
-        density=float(balls.mean() / k),
-        coverage=covered / len(human),
-    )
+    precision, density = float((balls > 0).mean()), float(balls.mean() / k)
+    return PrecisionRecall(precision, recalled / len(human), density, covered / len(human))
 
 
 def coherence(
@@ -171,7 +154,7 @@ def coherence(
     """equals: [cosine(reader.features([p]), reader.features([c])) for p, c in zip(prompts, continuations)]
 
     In [-1, 1]; nan where prompt or continuation is empty. A model that repeats the prompt scores highest: compare with
-    the human continuations' value. Use an encoder, such as `minilm`; the MixCE paper uses SimCSE.
+    the human value. Use an encoder, such as `minilm`; the MixCE paper uses SimCSE.
     Raises InputError for lists of different lengths, or where every pair has an empty side.
     """
     check_texts(prompts, "prompts")
@@ -224,13 +207,11 @@ def judge_perplexity(
         raise InputError(f"judge {judge.name!r} is the model that wrote the texts; allowed: any other causal LM")
     if judge.is_encoder or judge.model.get_output_embeddings() is None:
         raise InputError(f"judge {judge.name!r} gives no next-token probabilities; allowed: a causal LM with its head")
-    check_head(judge.model)
-    contexts = list(prompts) if prompts is not None else [""] * len(texts)
+    check_head(judge.model)  # also refuses a model that has diverged
+    contexts = [""] * len(texts) if prompts is None else list(prompts)
     limit = judge.limit(max_tokens) - 1  # without the start token
     with judge.autocast():
         nll, tokens = text_nll(judge.model, judge.tokenizer, list(texts), prompts=contexts, max_tokens=limit)
     if not tokens.any():
         raise InputError(f"none of {len(texts)} texts has a token that judge {judge.name!r} can score")
-    if not nll.isfinite().all():
-        raise InputError(f"the probabilities of judge {judge.name!r} are not finite: its model has diverged")
     return JudgePerplexity(nll.numpy(), tokens.long().numpy())

@@ -1,7 +1,4 @@
 """Estimates with intervals, and paired comparisons of two runs."""
-# scipy has no types
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false, reportMissingTypeStubs=false, reportMissingTypeArgument=false
 
 import math
 import warnings
@@ -48,18 +45,13 @@ class Estimate:
 
 
 def bootstrap(
-    values: Numbers,
-    statistic: Callable[[np.ndarray], Any] | None = None,
-    *,
-    replicates: int = 1000,
-    seed: int = 0,
+    values: Numbers, statistic: Callable[[np.ndarray], Any] | None = None, *, replicates: int = 1000, seed: int = 0
 ) -> Estimate:
     """equals: statistic(values.sum(0)), with the percentiles of statistic(values[rng.integers(N, size=N)].sum(0))
 
     values: (N,) or (N, k), what each of N texts adds to k totals. statistic: maps totals (..., k) to (...). Without it
     the estimate is the mean of values (N,). There is no interval for one text, nor where the statistic is undefined on
-    a resample. Do not use it where repetition in the corpus is counted (distinct-n, entropy, Zipf, compression): the
-    copies of texts in a resample would count as repetition. Use `jackknife` there.
+    a resample. Where repetition in the corpus is counted, use `jackknife`: copies of texts would count as repetition.
     Raises InputError on empty or non-finite values. Source: Efron and Tibshirani 1993, chapter 13.
     """
     values = _finite(values, "values")
@@ -102,8 +94,7 @@ def jackknife(value: float, left_out: Numbers, *, bounds: tuple[float, float] = 
 def wilson_interval(hits: int, trials: int) -> Estimate:
     """equals: hits / trials, with scipy.stats.binomtest(hits, trials).proportion_ci(method="wilson")
 
-    The interval has a positive width at 0 and at `trials` hits too. Source: Wilson 1927.
-    Raises InputError unless 0 <= hits <= trials and trials > 0.
+    Raises InputError unless 0 <= hits <= trials and trials > 0. Source: Wilson 1927.
     """
     if not 0 <= hits <= trials or trials == 0:
         raise InputError(f"{hits} hits of {trials}; allowed: at least one trial and 0 to {trials} hits")
@@ -114,8 +105,7 @@ def wilson_interval(hits: int, trials: int) -> Estimate:
 def t_interval(values: Numbers, *, variance_factor: float = 0.0) -> Estimate:
     """equals: mean(values), with mean +- t std(values, ddof=1) sqrt(variance_factor + 1 / k), t of k - 1 degrees
 
-    values: (k,), one number a sample set or seed. The interval covers the spread over sample sets or training runs,
-    while that of `bootstrap` covers the texts of one set. There is no interval for one value.
+    values: (k,), one number a sample set or seed, whose spread the interval covers. One value has no interval.
     Raises InputError on empty or non-finite values.
     """
     values = _finite(values, "values")
@@ -130,7 +120,7 @@ def t_interval(values: Numbers, *, variance_factor: float = 0.0) -> Estimate:
 def prediction_interval(values: Numbers) -> Estimate:
     """equals: t_interval(values, variance_factor=1), which covers one more value
 
-    For values that share their data, such as scores of random halves of one set of texts. More halves do not make
+    For values that share their data, such as scores of random halves of one set of texts: more halves do not make
     their mean better known, so an interval that shrinks with k would be too narrow.
     """
     return t_interval(values, variance_factor=1.0)
@@ -170,28 +160,22 @@ def compare(
         effect_size = Estimate(0.0)
     else:
         effect_size = Estimate.absent("all differences are equal")
-    return Comparison(
-        difference=bootstrap(differences, replicates=replicates, seed=seed),
-        effect_size=effect_size,
-        p_value=_sign_flip_p_value(differences, replicates, seed),
-        pairs=len(pairs),
-    )
+    p_value = _sign_flip_p_value(differences, replicates, seed)
+    return Comparison(bootstrap(differences, replicates=replicates, seed=seed), effect_size, p_value, len(pairs))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's corrected p-values, in the given order: max over the i smallest of min(1, (m - i + 1) p_(i))
 
-    They bound the chance of any false discovery among m comparisons.
     Raises InputError on an empty list or a p-value outside [0, 1]. Source: Holm 1979.
     """
     values = _finite(p_values, "p_values")
     if values.min() < 0 or values.max() > 1:
         raise InputError(f"p_values range from {values.min()} to {values.max()}; allowed: 0 to 1")
     order = np.argsort(values, kind="stable")
-    steps = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
     corrected = np.empty_like(values)
-    corrected[order] = np.minimum(1, steps)
-    return corrected.tolist()
+    corrected[order] = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
+    return np.minimum(1, corrected).tolist()
 
 
 def _sign_flip_p_value(differences: np.ndarray, replicates: int, seed: int) -> float:
@@ -213,7 +197,7 @@ def _sign_flip_p_value(differences: np.ndarray, replicates: int, seed: int) -> f
 
 def _finite(values: object, name: str) -> np.ndarray:
     array = np.asarray(values, dtype=float)
-    if array.size == 0 or array.ndim == 0:
+    if array.size == 0:
         raise InputError(f"{name} is empty; at least one number is needed")
     if not np.isfinite(array).all():
         raise InputError(f"{name} contains nan or inf; leave it out, or report it as absent")

@@ -11,6 +11,7 @@ from mixkit.metrics.definitions import METRICS
 from mixkit.metrics.features import Reader, load_reader
 from mixkit.metrics.ngram_metrics import score_texts
 from mixkit.metrics.quality import (
+    MIN_TEXTS,
     SmallSampleWarning,
     coherence,
     judge_perplexity,
@@ -115,6 +116,6 @@ def _against(others: np.ndarray, features: np.ndarray) -> dict[str, Estimate]:
     draws = [[side[random.permutation(len(side))[:size]] for side in (others, features)] for _ in range(SPLITS)]
     neighbours = [precision_recall_of_features(*draw) for draw in draws]
     found = {name: prediction_interval([getattr(n, name) for n in neighbours]) for name in ("precision", "recall")}
-    if size >= METRICS["mauve"].min_texts:
+    if size >= MIN_TEXTS:
         found["mauve"] = prediction_interval([mauve_of_features(*draw, kmeans_seeds=(25,)).mauve for draw in draws])
     return found
