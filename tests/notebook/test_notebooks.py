@@ -8,10 +8,24 @@ from pathlib import Path
 import pytest
 from papermill.inspection import inspect_notebook
 
-from mixkit.studies.config import RunConfig, SweepConfig, TradeoffConfig
+from mixkit.studies.config import (
+    BacktrackingConfig,
+    KnownTruthConfig,
+    RunConfig,
+    SweepConfig,
+    TradeoffConfig,
+    WeightsConfig,
+)
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
-CONFIGS = {"3_finetune": RunConfig, "5_sweep": SweepConfig, "6_tradeoff": TradeoffConfig}
+CONFIGS = {
+    "1_objectives": WeightsConfig,
+    "2_known_truth": KnownTruthConfig,
+    "3_finetune": RunConfig,
+    "4_backtracking": BacktrackingConfig,
+    "5_sweep": SweepConfig,
+    "6_tradeoff": TradeoffConfig,
+}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
