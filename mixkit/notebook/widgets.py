@@ -18,8 +18,8 @@ from mixkit.models.backspace import apply_backspaces, prefix_tree
 from mixkit.models.generation import Continuation, Prompt
 from mixkit.notebook import tables
 from mixkit.notebook.charts import frame_rows, measured_metrics
-from mixkit.notebook.toy_charts import occupancies, tree_and_mask, tree_picture
 from mixkit.notebook.tables import SampleCard
+from mixkit.notebook.toy_charts import occupancies, tree_and_mask, tree_picture
 from mixkit.studies.store import RunRecord, Sample
 from mixkit.toys.mdp import World, fit, occupancy, policy_and_value, total_variation
 
