@@ -19,7 +19,7 @@ from mixkit.models.generation import Continuation, Prompt
 from mixkit.notebook import tables
 from mixkit.notebook.charts import frame_rows, measured_metrics
 from mixkit.notebook.tables import SampleCard
-from mixkit.notebook.toy_charts import occupancies, tree_and_mask, tree_picture
+from mixkit.notebook.toy_charts import occupancies, tree_and_mask
 from mixkit.studies.store import RunRecord, Sample
 from mixkit.toys.mdp import World, fit, occupancy, policy_and_value, total_variation
 
@@ -161,7 +161,7 @@ def edit_actions(actions: str) -> widgets.VBox:
             fill(output, str(error))
             return
         remaining = " ".join(vocabulary[i] for i in apply_backspaces(ids[1:], 0)[0])
-        figure = tree_and_mask(tree_picture(tree, 0, lambda i: as_html(vocabulary[i])))
+        figure = tree_and_mask(tree, lambda i: as_html(vocabulary[i]))
         fill(output, figure, f"{len(words)} actions, {len(tree.tokens[0])} nodes; remaining text: {remaining}")
 
     _observe([line], redraw)

@@ -115,7 +115,7 @@ def test_each_seed_has_its_own_curve_against_the_coefficient():
     assert [(trace.showlegend, trace.y) for trace in figure.data] == [(True, (0.51, 0.59)), (False, (0.71, 0.79))]
     assert figure.data[0].x == ("η=0.1", "η=0.9")
     assert [line.y0 for line in figure.layout.shapes] == [0.55, 0.75]
-    assert [note.text for note in figure.layout.annotations] == ["MLE"]
+    assert [note.text for note in figure.layout.annotations] == ["MLE", "MLE"]
 
 
 def test_parallel_coordinates_have_the_metrics_of_all_runs():

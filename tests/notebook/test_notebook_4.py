@@ -12,7 +12,7 @@ from mixkit.metrics.statistics import Estimate
 from mixkit.models.backspace import prefix_tree
 from mixkit.models.generation import Continuation
 from mixkit.notebook import widgets as controls
-from mixkit.notebook.toy_charts import accuracies, tree_and_mask, tree_picture
+from mixkit.notebook.toy_charts import accuracies, tree_and_mask
 from mixkit.toys.mdp import build_world, policy_and_value
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "4_backtracking.ipynb"
@@ -48,8 +48,7 @@ def test_the_tree_follows_the_line():
 
 def test_the_mask_and_the_tree_of_a_sequence():
     words = ["<", "start", "x1", "x2", "n", "x3"]
-    picture = tree_picture(prefix_tree(torch.tensor([[1, 2, 3, 4, 0, 5]]), 0), 0, words.__getitem__)
-    figure = tree_and_mask(picture)
+    figure = tree_and_mask(prefix_tree(torch.tensor([[1, 2, 3, 4, 0, 5]]), 0), words.__getitem__)
     (mask,) = figure.select_traces({"type": "heatmap"})
     causal = [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 0, 1]]
     assert [list(row) for row in mask.z] == causal
@@ -84,4 +83,5 @@ def test_what_was_written_is_shown_as_text():
 
 def test_accuracies_have_one_bar_per_objective():
     figure = accuracies({"mle": Estimate(0.5, 0.4, 0.6), "sequencematch": Estimate(0.7, 0.5, 0.8)})
-    assert [bar.x[0] for bar in figure.data] == ["MLE", "SequenceMatch"]
+    (bars,) = figure.data
+    assert bars.x == ("MLE", "SequenceMatch") and bars.error_y.array == pytest.approx([0.1, 0.1])
