@@ -1,7 +1,6 @@
 """Plotly figures of a study's results and of training curves."""
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from textwrap import wrap
 from typing import Any, Literal, NamedTuple
 
@@ -16,16 +15,18 @@ from mixkit.studies.compare import decoding_curves, pareto_front
 from mixkit.studies.plan import PlannedRun
 from mixkit.studies.records import HUMAN
 
-AXIS = {
-    **{"automargin": True, "title": {"standoff": 15}, "zerolinewidth": 2},
-    **dict.fromkeys(("gridcolor", "linecolor", "zerolinecolor"), "#EBF0F8"),
-}
-WHITE = {"paper_bgcolor": "white", "plot_bgcolor": "white", "hovermode": "closest", "hoverlabel": {"align": "left"}}
-FONT = {"family": "system-ui, sans-serif", "size": 13, "color": "#2a3f5f"}
-LEGEND = {"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0}
-MARGIN = {"l": 70, "r": 20, "t": 70, "b": 60}
 # A small template: plotly_white would be most of a small figure, and is copied at each redraw.
-LAYOUT = {**WHITE, "xaxis": AXIS, "yaxis": AXIS, "font": FONT, "legend": LEGEND, "margin": MARGIN}
+AXIS = {"automargin": True, "gridcolor": "#EBF0F8", "linecolor": "#EBF0F8", "zerolinecolor": "#EBF0F8"}
+LAYOUT = {
+    "plot_bgcolor": "white",
+    "hovermode": "closest",
+    "hoverlabel": {"align": "left"},
+    "xaxis": AXIS,
+    "yaxis": AXIS,
+    "font": {"family": "system-ui, sans-serif", "size": 13, "color": "#2a3f5f"},
+    "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0},
+    "margin": {"l": 70, "r": 20, "t": 70, "b": 60},
+}
 pio.templates["mixkit"] = go.layout.Template(layout=LAYOUT)
 pio.templates.default = "mixkit"
 
@@ -105,7 +106,7 @@ def frontier(frame: pd.DataFrame, quality: str = "mauve", diversity: str = "dive
         line = {"color": COLORS["mle"], "width": 1.5, "dash": dash}
         curve = _xy([points[name] for name in names if name in points])
         traces.append({**curve, "mode": "lines", "line": line, **legend, "hoverinfo": "skip"})
-    sides = _label_sides(list(points.values()), traces)
+    sides = _label_sides(list(points.values()))
     best = _xy([points[name] for name in pareto_front(frame, quality, diversity)])
     legend = {"name": "no run is better on both axes", "hoverinfo": "skip"}
     traces.append({**best, "mode": "markers", "marker": RING, **legend})
@@ -155,14 +156,14 @@ def against_coefficient(frame: pd.DataFrame, metric: str) -> go.Figure:
     return figure
 
 
-def parallel_coordinates(frame: pd.DataFrame, metrics: Sequence[str] = PARALLEL_METRICS) -> go.Figure:
-    """One line per trained run through its value on each axis, in its objective's colour.
+def parallel_coordinates(frame: pd.DataFrame) -> go.Figure:
+    """One line per trained run through its value of each of PARALLEL_METRICS, in its objective's colour.
 
     A metric that some run lacks has no axis. frame: results(study).
     """
     trained = frame.loc[frame["role"].isin(["grid", "decoding"])]
     runs = trained.drop_duplicates("run").set_index("run")
-    values = trained.pivot(index="run", columns="metric", values="value").reindex(columns=list(metrics))
+    values = trained.pivot(index="run", columns="metric", values="value").reindex(columns=list(PARALLEL_METRICS))
     values = values.dropna(axis="columns").loc[runs.index]
     names = list(OBJECTIVES)
     scale = [(i / (len(names) - 1), COLORS[name]) for i, name in enumerate(names)]
@@ -192,37 +193,36 @@ def training_curve(history: Sequence[Mapping[str, float]]) -> go.Figure:
     return figure
 
 
-def training_curves(
-    runs: Sequence[PlannedRun], histories: Mapping[str, Sequence[Mapping[str, float]]], key: str = "nll"
-) -> go.Figure:
-    """The training curves of several runs, in the colours of their objectives.
+def training_curves(runs: Sequence[PlannedRun], histories: Mapping[str, Sequence[Mapping[str, float]]]) -> go.Figure:
+    """The nll in training of several runs, in the colours of their objectives.
 
     The base run is left out as soon as another run has a line. Neighbouring steps are averaged to MAX_POINTS points.
-    histories: by run name, the lines of its training.jsonl so far. key: "nll", or "loss" for the objective itself.
+    histories: by run name, the lines of its training.jsonl so far.
     """
-    title = f"{'objective' if key == 'loss' else key} in training, nats per token"
-    layout = {"height": 380, "margin": {"r": 70}, "uirevision": "training"}
-    figure = go.Figure(layout={**layout, "xaxis_title": "optimizer step", "yaxis_title": title})
-    started = [run for run in runs if any(key in line for line in histories.get(run.name, ()))]
+    titles = {"xaxis_title": "optimizer step", "yaxis_title": "nll in training, nats per token"}
+    figure = go.Figure(layout={"height": 380, "margin": {"r": 70}, "uirevision": "training", **titles})
+    started = [run for run in runs if any("nll" in line for line in histories.get(run.name, ()))]
+    before: list[str] = []
     for run in [run for run in started if run.role != "base"] or started:
         objective = run.config.objective
-        coefficients = list(run.config.coefficients().values())
-        count = sum(trace.legendgroup == objective for trace in figure.data)
-        lines = np.array([(line["step"], line[key]) for line in histories[run.name] if key in line])
+        count = before.count(objective)
+        before.append(objective)
+        lines = [(line["step"], line["nll"]) for line in histories[run.name] if "nll" in line]
         bins = np.array_split(lines, min(len(lines), MAX_POINTS))
         x, y = np.transpose([part.mean(axis=0) for part in bins]).tolist()
+        label = _coefficient_text(objective, *[*run.config.coefficients().values()][:1])
         figure.add_scatter(
             x=x,
             y=y,
             mode="lines+text",
-            text=[*[""] * (len(x) - 1), f" {_coefficient_text(objective, *coefficients[:1])}"],
+            text=[*[""] * (len(x) - 1), f" {label}"],
             textposition="middle right",
             textfont={"size": 11, "color": COLORS[objective]},
             cliponaxis=False,
             line={"color": COLORS[objective], "width": 1.8, "dash": DASHES[count % len(DASHES)]},
             name=OBJECTIVES[objective].label,
             legendgroup=objective,
-            showlegend=not count,
+            showlegend=count == 0,
             hovertemplate=f"{run.config.label(run.role)}<br>step %{{x:.0f}}: %{{y:.3f}}<extra></extra>",
         )
     return figure
@@ -292,26 +292,17 @@ def _error_bars(rows: Sequence[Any], color: str) -> dict[str, Any]:
     return {"symmetric": False, "array": above, "arrayminus": below, "color": color, "thickness": 1, "width": 3}
 
 
-def _label_sides(points: Sequence[Point], curves: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """By run, the textposition where its label covers the fewest obstacles.
-
-    Obstacles are samples of the intervals, of the curves and of the labels placed before.
-    """
-    segments = []
-    for x, y, _ in points:
-        segments += [(end, y.value) for end in _interval(x)], [(x.value, end) for end in _interval(y)]
-    for curve in curves:
-        segments += pairwise(zip(curve["x"], curve["y"], strict=True))
-    ends = np.reshape(segments or np.zeros((1, 2, 2)), (-1, 2, 2))
-    scale = (1000, 430) / np.maximum(np.ptp(ends, axis=(0, 1)), 1e-9)  # about the size of the plot in pixels
-    obstacles = np.linspace(ends[:, 0], ends[:, 1], 21).reshape(-1, 2) * scale
+def _label_sides(points: Sequence[Point]) -> dict[str, str]:
+    """By run, the textposition where its label covers the fewest markers and labels placed before."""
+    places = np.array([(point.x.value, point.y.value) for point in points]).reshape(-1, 2)
+    if len(points):
+        places *= (1000, 430) / np.maximum(np.ptp(places, axis=0), 1e-9)  # about the size of the plot in pixels
+    obstacles = places
     sides: dict[str, str] = {}
-    for point in points:
+    for point, place in zip(points, places, strict=True):
         half = np.array([LETTER * len(point.text) / 2, LINE / 2])
-        center = np.array([point.x.value, point.y.value]) * scale
-        boxes = {side: center + (half + MARKER) * where for side, where in SIDES.items()}
+        boxes = {side: place + (half + MARKER) * where for side, where in SIDES.items()}
         covered = {side: (np.abs(obstacles - box) < half).all(1).sum() for side, box in boxes.items()}
         side = sides[point.x.run] = min(SIDES, key=covered.__getitem__)
-        letters = boxes[side] + np.linspace(-half, half, 21) * (1, 0)
-        obstacles = np.concatenate([obstacles, letters])
+        obstacles = np.concatenate([obstacles, boxes[side] + np.linspace(-half, half, 21) * (1, 0)])
     return sides

@@ -110,9 +110,9 @@ def bigram_tradeoff(table: pd.DataFrame, published: pd.DataFrame, chosen: float 
             name=f"{LABELS[name]} ({estimator})" if estimator else LABELS[name],
         )
     if len(published):
-        color = published["objective"].map(BIGRAM_COLORS)
+        color = [BIGRAM_COLORS[name] for name in published["objective"]]
         marker = {"symbol": "diamond-open", "size": 12, "color": color, "line": {"width": 2}}
-        text = published["objective"].map(LABELS) + published["eta"].map(" {:g}".format).replace(" nan", "")
+        text = published["objective"].replace(LABELS) + published["eta"].map(" {:g}".format).replace(" nan", "")
         points = {"x": published["avg_js"], "y": published["avg_0s"], "hovertext": text}
         figure.add_scatter(**points, mode="markers", marker=marker, name="released script, seed 7")
     figure.update_xaxes(type="log", exponentformat="power", dtick=1, title="avg. js: distance of Q from P")
@@ -185,7 +185,8 @@ def occupancies(names: Sequence[str], data: Sequence[float], model: Sequence[flo
 
 def accuracies(estimates: Mapping[str, Estimate]) -> go.Figure:
     """One bar with its interval per objective name."""
-    value, low, high = np.transpose([(estimate.value, estimate.low, estimate.high) for estimate in estimates.values()])
+    values = [(estimate.value, estimate.low, estimate.high) for estimate in estimates.values()]
+    value, low, high = np.array(values, dtype=float).T
     bars = {"x": [LABELS[name] for name in estimates], "y": value, "text": [f"{share:.2f}" for share in value]}
     error = {"symmetric": False, "array": high - value, "arrayminus": value - low}
     figure = go.Figure(go.Bar(**bars, error_y=error, marker_color=[COLORS[name] for name in estimates]))

@@ -39,7 +39,7 @@ def errors(output) -> list[str]:
 
 def test_the_tree_follows_the_line():
     panel = controls.edit_actions("the cat sat < ran")
-    line, output = panel.children
+    (line,), output = panel.children[0].children, panel.children[2]
     assert not errors(output)
     line.value = "a b < < c <script>"
     line.value = "< a"  # nothing to take back: said, not raised
@@ -61,7 +61,7 @@ def test_the_occupancies_follow_the_sliders():
     world = build_world(1, 1)
     taste = torch.randn(world.allowed.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     panel = controls.match_occupancies(world, policy_and_value(world, taste)[0], 0.1, 0.5)
-    sliders, output = panel.children
+    sliders, _, output = panel.children
     for slider, value in zip(sliders.children, (1.0, 0.75), strict=True):
         slider.value = value
     assert not errors(output)
