@@ -5,10 +5,9 @@ import gzip
 import json
 import random
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import plotly.graph_objects as go
 import plotly.io as pio
 from markupsafe import Markup
@@ -51,20 +50,22 @@ def report_html(study: Study, done: Sequence[RunRecord], samples: Mapping[str, S
     frame = results_frame(done)
     compared = compare_with_mle(done, samples)
     verdict_table = verdicts(done, compared)
-    quality, diversity = default_axes(frame)
+    chosen = default_axes(frame)
     sets = tables.first_sets(done, samples)
     count = min([len(texts) for _, texts in sets], default=0)
     prompts = sorted(random.Random(0).sample(range(count), min(NUM_PROMPTS, count)))
     objectives = {record.config.objective for record in done}
+    axes = {"up": measured_metrics(frame, "quality"), "right": measured_metrics(frame, "diversity")}
+    pairs = {}  # the frontier of every pair of metrics, without the template that all figures share
+    for up, right in product(*axes.values()):
+        figure = frontier(frame, up, right).update_layout(template=None)
+        pairs[f"{up} {right}"] = json.loads(str(pio.to_json(figure)))
     return tables.TEMPLATES.get_template("report.html.jinja").render(
         study=study,
         done=done,
         corpus=Path(done[-1].config.corpus).name if done else "",
-        axes={
-            "up": [(name, axis_title(name), name == quality) for name in measured_metrics(frame, "quality")],
-            "right": [(name, axis_title(name), name == diversity) for name in measured_metrics(frame, "diversity")],
-        },
-        frontier=_figure(frontier(frame, quality, diversity)),
+        axes={axis: [(name, axis_title(name), name in chosen) for name in names] for axis, names in axes.items()},
+        frontier=_figure(frontier(frame, *chosen)),
         verdicts=tables.frame_html(verdict_table),
         conclusion=conclusion(verdict_table),
         results=tables.results_html(frame, sortable=True),
@@ -76,19 +77,9 @@ def report_html(study: Study, done: Sequence[RunRecord], samples: Mapping[str, S
         coefficients=[(metric, _figure(against_coefficient(frame, metric))) for metric in COEFFICIENT_METRICS],
         sets=[record for record, _ in sets],
         prompts=[(sets[0][1][i].prompt[:60], tables.prompt_cards(sets, i)) for i in prompts],
-        pairs=_packed(json.dumps(_pairs(frame), separators=(",", ":"))),
+        pairs=_packed(json.dumps(pairs, separators=(",", ":"))),
         plotly=_packed(get_plotlyjs()),
     )
-
-
-def _pairs(frame: pd.DataFrame) -> dict[str, Any]:
-    """The frontier of every quality against every diversity, without the template that all figures share."""
-    figures = {}
-    for quality in measured_metrics(frame, "quality"):
-        for diversity in measured_metrics(frame, "diversity"):
-            figure = frontier(frame, quality, diversity).update_layout(template=None)
-            figures[f"{quality} {diversity}"] = json.loads(str(pio.to_json(figure)))
-    return figures
 
 
 def _packed(text: str) -> str:

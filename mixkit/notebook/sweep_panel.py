@@ -7,24 +7,22 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from math import log10
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import ipywidgets as widgets
 import numpy as np
-import pandas as pd
 import psutil
 from pydantic.fields import FieldInfo
 
 from mixkit._common import CLONE, InputError, write_atomically
-from mixkit.losses.definitions import OBJECTIVES
+from mixkit.losses.definitions import COEFFICIENTS, OBJECTIVES
 from mixkit.notebook.charts import default_axes, frontier, measured_metrics, training_curves
 from mixkit.notebook.tables import MACROS, results_html
-from mixkit.notebook.widgets import fill
+from mixkit.notebook.widgets import choose_axes, fill
 from mixkit.studies.config import SweepConfig, bounds
 from mixkit.studies.executors import local_workers
 from mixkit.studies.plan import STUDIES, SWEEP_FILE, Study, load_sweep, read_study, write_sweep
@@ -54,8 +52,7 @@ def sweep(config: SweepConfig, store: RunStore | None = None) -> widgets.VBox:
     return panel.box
 
 
-@dataclass(frozen=True)
-class FieldInput:
+class FieldInput(NamedTuple):
     """The widgets of one setting, and the function that reads its value from them."""
 
     widgets: list[Any]
@@ -69,54 +66,50 @@ class SweepForm:
     """
 
     def __init__(self, config: SweepConfig):
-        fields = {name: info for name, info in SweepConfig.model_fields.items() if name != "run_now"}
-        self.inputs = {name: field_input(name, info, getattr(config, name)) for name, info in fields.items()}
+        self.inputs: dict[str, FieldInput] = {}
         self.rows: dict[str, widgets.HBox] = {}
-        for name, info in fields.items():
-            help_text = widgets.HTML(MACROS.faint(info.description))
-            self.rows[name] = widgets.HBox([*self.inputs[name].widgets, help_text], layout={"flex_flow": "row wrap"})
+        for name, info in SweepConfig.model_fields.items():
+            if name != "run_now":
+                self.inputs[name] = field_input(name, info, getattr(config, name))
+                row = [*self.inputs[name].widgets, widgets.HTML(MACROS.faint(info.description))]
+                self.rows[name] = widgets.HBox(row, layout={"flex_flow": "row wrap"})
         self.box = widgets.VBox(list(self.rows.values()))
         self.observe(self._show_rows)
         self._show_rows()
 
     def observe(self, callback: Callable[[], object]) -> None:
         """Call `callback` when a setting changes."""
-        for widget in (widget for entry in self.inputs.values() for widget in entry.widgets):
-            widget.observe(lambda change: callback(), "value")
+        for entry in self.inputs.values():
+            for widget in entry.widgets:
+                widget.observe(lambda change: callback(), "value")
 
     def config(self) -> SweepConfig:
         """The settings in the form. Raises InputError for a wrong value."""
         return SweepConfig.check({name: entry.value() for name, entry in self.inputs.items()})
 
     def _show_rows(self) -> None:
-        chosen = self.inputs["objectives"].value()
+        chosen = [c.name for name in self.inputs["objectives"].value() for c in OBJECTIVES[name].coefficients]
         for name, row in self.rows.items():
-            owners = [key for key, objective in OBJECTIVES.items() if name in {c.name for c in objective.coefficients}]
-            _set_visible(row, not owners or any(owner in chosen for owner in owners))
+            row.layout.display = None if name in chosen or name not in COEFFICIENTS else "none"
 
 
 def field_input(name: str, info: FieldInfo, value: Any) -> FieldInput:
     """The widgets for a field of a settings model, showing this value."""
     kind: Any = info.annotation
-    low, high = bounds(info)
-    element = get_args(kind)[0] if get_origin(kind) is list else None
-    if get_origin(element) is Literal:
-        keys = get_args(element)
-        style = {"indent": False, "layout": {"width": "max-content", "margin": "2px 8px 2px 14px"}}
-        boxes = [widgets.Checkbox(key in value, description=OBJECTIVES[key].label, **style) for key in keys]
-        return FieldInput(boxes, lambda: [key for key, box in zip(keys, boxes, strict=True) if box.value])
     settings: dict[str, Any] = {"description": name.replace("_", " "), "layout": {"width": "330px"}}
     settings["style"] = {"description_width": "90px"}
-    if element is not None:
-        return _list_input(name, *bounds(get_args(element)[1]), value, settings)
     if get_origin(kind) is Literal:
         widget = widgets.Dropdown(options=get_args(kind), value=value, **settings)
         return FieldInput([widget], lambda: widget.value)
     settings["continuous_update"] = False  # each value makes a new plan, which reads every finished run
+    if get_origin(kind) is list:
+        (element,) = get_args(kind)
+        if get_origin(element) is Literal:
+            return _checkboxes(get_args(element), value)
+        return _list_input(name, *bounds(get_args(element)[1]), value, settings)
+    low, high = bounds(info)
     if kind is str:
-        hint = "" if info.default else "as in the base study"
-        options = SUGGESTIONS.get(name, ())
-        widget = widgets.Combobox(value=value, options=options, placeholder=hint, ensure_option=False, **settings)
+        widget = widgets.Combobox(value=value, options=SUGGESTIONS.get(name, ()), **settings)
     elif kind is int:
         widget = widgets.BoundedIntText(value, min=int(low), max=int(min(high, 1e9)), **settings)
     else:
@@ -124,15 +117,20 @@ def field_input(name: str, info: FieldInfo, value: Any) -> FieldInput:
     return FieldInput([widget], lambda: widget.value)
 
 
+def _checkboxes(objectives: Sequence[str], chosen: Sequence[str]) -> FieldInput:
+    style = {"indent": False, "layout": {"width": "max-content", "margin": "2px 8px 2px 14px"}}
+    boxes = {name: widgets.Checkbox(name in chosen, description=OBJECTIVES[name].label, **style) for name in objectives}
+    return FieldInput(list(boxes.values()), lambda: [name for name, box in boxes.items() if box.value])
+
+
 def _list_input(name: str, low: float, high: float, values: list[float], settings: dict[str, Any]) -> FieldInput:
     """A range slider and the number of values. As long as neither is moved, the list itself is the value."""
-    ends = [min(values, default=low), max(values, default=high)]
-    step = 0.01
+    ends, step = [min(values, default=low), max(values, default=high)], 0.01
     if name in LOGARITHMIC:
         low, high, step = LOGARITHMIC[name], log10(high), 0.25
         ends = [log10(max(end, 10**low)) for end in ends]
         settings["description"] += ", 10^"
-    slider = widgets.FloatRangeSlider(value=ends, min=low, max=high, step=step, continuous_update=False, **settings)
+    slider = widgets.FloatRangeSlider(value=ends, min=low, max=high, step=step, **settings)
     count = widgets.BoundedIntText(len(values), min=1, max=50, description="values", layout={"width": "120px"})
     count.style.description_width = "50px"
     initial = (slider.value, count.value)
@@ -143,7 +141,7 @@ def _list_input(name: str, low: float, high: float, values: list[float], setting
         spaced = np.linspace(*slider.value, count.value).round(4).tolist()
         if name in LOGARITHMIC:
             spaced = [float(f"{10**exponent:.3g}") for exponent in spaced]
-        return list(dict.fromkeys(spaced))
+        return sorted(set(spaced))
 
     return FieldInput([slider, count], read)
 
@@ -157,16 +155,11 @@ def start(study: str, store: RunStore, *, retry: bool = False) -> None:
         raise InputError(f"a sweep of {study!r} is running already; stop it first")
     folder = store.root / study
     command = [sys.executable, "-m", "mixkit", "study", str(folder / SWEEP_FILE), "--name", study]
+    command += ["--retry"] * retry
+    environment = {**os.environ, "MIXKIT_RUNS": str(store.root)}
+    options: dict[str, Any] = {"cwd": CLONE, "env": environment, "stdin": subprocess.DEVNULL, "start_new_session": True}
     with open(folder / "sweep.log", "w", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            [*command, "--retry"] if retry else command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            cwd=CLONE,
-            env={**os.environ, "MIXKIT_RUNS": str(store.root)},
-            start_new_session=True,
-        )
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, **options)
     _children.append(process)
     write_atomically(folder / "sweep.pid", f"{process.pid} {psutil.Process(process.pid).create_time()!r}\n")
 
@@ -182,21 +175,7 @@ def find(study: str, store: RunStore) -> psutil.Process | None:
         return None
 
 
-def stop(study: str, store: RunStore) -> None:
-    """Send SIGTERM to the study's process; it then ends its runs. Not SIGINT: a kernel's children ignore that."""
-    if process := find(study, store):
-        process.terminate()
-
-
-def last_line(study: str, store: RunStore) -> str:
-    """The last line of the study's log, or ""."""
-    path = store.root / study / "sweep.log"
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
-
-
-@dataclass(frozen=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """The state of a study. running: its process is running on this machine. message: the last line of its log.
 
     resumable: it has a study file. histories: by run name, the lines of its training.jsonl so far.
@@ -206,9 +185,9 @@ class Snapshot:
     message: str
     resumable: bool
     study: Study | None = None
-    states: list[RunState] = field(default_factory=list)
-    histories: dict[str, list[dict[str, float]]] = field(default_factory=dict)
-    done: list[RunRecord] = field(default_factory=list)
+    states: Sequence[RunState] = ()
+    histories: Mapping[str, list[dict[str, float]]] = {}
+    done: Sequence[RunRecord] = ()
 
 
 class SweepPanel:
@@ -221,24 +200,21 @@ class SweepPanel:
     def __init__(self, config: SweepConfig, store: RunStore):
         self.store, self.form = store, SweepForm(config)
         self.plan, self.error, self.progress, self.numbers = (widgets.HTML() for _ in range(4))
-        self.curves, self.picture = widgets.Output(), widgets.Output()
-        self.curve: Any = widgets.ToggleButtons(options=["nll", "loss"])
-        self.axes: list[Any] = [widgets.Dropdown(description=text) for text in ("up", "right")]
+        self.curves, self.picture = widgets.Output(), widgets.VBox()
         self.run = widgets.Button(description="Run", icon="play", button_style="primary")
         self.stop = widgets.Button(description="Stop", icon="stop")
         self.resume = widgets.Button(description="Resume", icon="repeat")
         self.running = self.running_here = self.resumable = self.valid = False
         self.wake: Callable[[], object] = lambda: None  # replaced by `follow`
         self.task: asyncio.Task | None = None
-        self._drawn: dict[str, object] = {}
+        self._shown: dict[str, object] = {}
         self.form.observe(self.preview)
-        for widget in (*self.form.inputs["study"].widgets, self.curve, *self.axes):
-            widget.observe(lambda change: self.wake(), "value")
+        self.form.inputs["study"].widgets[0].observe(lambda change: self.wake(), "value")
         self.run.on_click(lambda button: self.begin())
         self.resume.on_click(lambda button: self.begin(resume=True))
-        self.stop.on_click(lambda button: stop(self.name, self.store))
-        buttons, axes = widgets.HBox([self.run, self.stop, self.resume]), widgets.HBox(self.axes)
-        study = [self.error, self.progress, self.curve, self.curves, axes, self.picture, self.numbers]
+        self.stop.on_click(lambda button: self.terminate())
+        buttons = widgets.HBox([self.run, self.stop, self.resume])
+        study = [self.error, self.progress, self.curves, self.picture, self.numbers]
         self.box = widgets.VBox([self.form.box, self.plan, buttons, *study])
         self.preview()
 
@@ -260,17 +236,20 @@ class SweepPanel:
 
     def begin(self, *, resume: bool = False) -> None:
         """Start the sweep with the form's settings. resume: with the settings of last time, failed runs included."""
-        self.running = self.running_here = True
-        self._enable()
         try:
             if not resume:
                 write_sweep(self.form.config(), self.store)
             start(self.name, self.store, retry=resume)
+            self.running = self.running_here = True
         except (InputError, OSError) as error:
-            self.running = self.running_here = False
             self.plan.value = MACROS.error(error)
-            self._enable()
+        self._enable()
         self.wake()
+
+    def terminate(self) -> None:
+        """Send SIGTERM to the study's process; it then ends its runs. Not SIGINT: a kernel's children ignore that."""
+        if process := find(self.name, self.store):
+            process.terminate()
 
     async def follow(self) -> None:
         """Show the study every second while it runs, every three seconds otherwise, and at once after `wake`."""
@@ -288,7 +267,10 @@ class SweepPanel:
     def snapshot(self) -> Snapshot:
         """The state of the study. Sets no widget, so it may run on any thread."""
         name, store, folder = self.name, self.store, self.store.root / self.name
-        process = (find(name, store) is not None, last_line(name, store), (folder / SWEEP_FILE).is_file())
+        log = folder / "sweep.log"
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
+        message = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        process = (find(name, store) is not None, message, (folder / SWEEP_FILE).is_file())
         if not name or not (folder / "study.yaml").is_file():
             return Snapshot(*process)
         study = read_study(name, store)
@@ -307,30 +289,19 @@ class SweepPanel:
         report = self.store.root / self.name / "report.html"
         self.progress.value = MACROS.progress(now, report if report.is_file() and not now.running else None)
         lengths = {name: len(lines) for name, lines in now.histories.items() if lines}
-        _set_visible(self.curve, bool(lengths))
-        if self._changed("curves", (lengths, self.curve.value)):
-            runs = now.study.runs if now.study and lengths else []
-            fill(self.curves, *[training_curves(runs, now.histories, self.curve.value)] * bool(runs))
-        frame = results_frame(now.done)
-        self._offer_axes(frame)
-        axes = [menu.value for menu in self.axes]
-        if self._changed("picture", ([(record.name, record.began) for record in now.done], axes)):
-            fill(self.picture, *[frontier(frame, *axes)] if all(axes) else [])
+        if self._changed("curves", lengths):
+            fill(self.curves, *[training_curves(now.study.runs, now.histories)] if now.study and lengths else [])
+        if self._changed("done", [(record.name, record.began) for record in now.done]):
+            frame = results_frame(now.done)
+            menus: Any = [menu for panel in self.picture.children for menu in panel.children[0].children]
+            axes = [menu.value for menu in menus] or default_axes(frame)
+            draw = partial(frontier, frame)
+            self.picture.children = [choose_axes(draw, frame, *axes)] if measured_metrics(frame) else []
             self.numbers.value = MACROS.styled(results_html(frame)) if now.done else ""
             self.preview()
 
-    def _offer_axes(self, frame: pd.DataFrame) -> None:
-        names = measured_metrics(frame)
-        for menu, preferred in zip(self.axes, default_axes(frame), strict=True):
-            _set_visible(menu, bool(names))
-            if list(menu.options) != names:
-                wanted = menu.value or preferred
-                menu.options = names  # chooses the first
-                if wanted in names:
-                    menu.value = wanted
-
     def _changed(self, part: str, now: object) -> bool:
-        before, self._drawn[part] = self._drawn.get(part), now
+        before, self._shown[part] = self._shown.get(part), now
         return before != now
 
     def _enable(self) -> None:
@@ -343,7 +314,3 @@ class SweepPanel:
 def _history(file: Path, modified: int) -> list[dict[str, float]]:
     """The lines of a training.jsonl. modified: the file's time, because the cache must not outlive a change."""
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-
-
-def _set_visible(widget: Any, visible: bool) -> None:
-    widget.layout.display = None if visible else "none"

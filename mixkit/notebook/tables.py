@@ -2,9 +2,8 @@
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -32,8 +31,7 @@ TEMPLATES.filters["base64"] = lambda text: base64.b64encode(text.encode()).decod
 MACROS: Any = TEMPLATES.get_template("macros.html.jinja").module
 
 
-@dataclass(frozen=True)
-class SampleCard:
+class SampleCard(NamedTuple):
     """A continuation of a prompt, with a title and in the colour of an objective.
 
     segments: everything that was written, in order, as (text, whether it is still there at the end). run, role: where
@@ -49,24 +47,15 @@ class SampleCard:
 
 
 def results_table(frame: pd.DataFrame) -> str:
-    """The main metrics of every run as plain text, each value with its interval.
-
-    frame: results(study).
-    """
+    """The main metrics of every run as plain text, each value with its interval. frame: results(study)."""
     metrics = ["perplexity", "mauve", "diversity", "distinct_2"]
-    if "valid_prefix_rate" in set(frame["metric"]):
-        metrics.append("valid_prefix_rate")
-    rows = [["run", *metrics]]
-    for run in _runs(frame).values():
-        rows.append([run["label"], *(number(run["numbers"].get(metric)) for metric in metrics)])
-    return aligned(rows)
+    metrics += ["valid_prefix_rate"] * ("valid_prefix_rate" in set(frame["metric"]))
+    rows = [[run["label"], *(number(run["numbers"].get(name)) for name in metrics)] for run in _runs(frame).values()]
+    return aligned([["run", *metrics], *rows])
 
 
 def results_csv(frame: pd.DataFrame) -> str:
-    """Every number as CSV: one row per run, and per metric the columns value, low and high. The human texts come last.
-
-    frame: results(study).
-    """
+    """Every number of results(study): one row per run, and per metric the columns value, low and high."""
     wide = frame.pivot(index=["run", "role"], columns="metric", values=["value", "low", "high"])
     order = [(end, metric) for metric in frame["metric"].unique() for end in ("value", "low", "high")]
     wide = wide.loc[frame["run"].unique(), order]
@@ -107,24 +96,13 @@ def frame_html(frame: pd.DataFrame) -> Markup:
     return Markup(visible(html))  # pandas escapes markup, not control characters
 
 
-def cards_html(cards: Sequence[SampleCard], *, hide_decoding: bool = False) -> Markup:
-    """The cards side by side; deleted text is struck through.
-
-    hide_decoding: cards of runs that only sample MLE's model in another way are hidden until a script shows them.
-    """
-    return MACROS.cards(cards, hide_decoding)
-
-
 def first_sets(
     done: Sequence[RunRecord], samples: Mapping[str, Sequence[Sample]]
 ) -> list[tuple[RunRecord, list[Sample]]]:
     """The trained runs that have samples, each with its first sample set. samples: by run name."""
-    sets = []
-    for record in done:
-        first = [sample for sample in samples.get(record.name, ()) if sample.set == 0]
-        if first and record.role != "base":
-            sets.append((record, first))
-    return sets
+    trained = [record for record in done if record.role != "base"]
+    sets = [(run, [sample for sample in samples.get(run.name, ()) if sample.set == 0]) for run in trained]
+    return [(run, first) for run, first in sets if first]
 
 
 def prompt_cards(sets: Sequence[tuple[RunRecord, Sequence[Sample]]], prompt: int) -> list[SampleCard]:

@@ -1,7 +1,7 @@
 """Figures of objectives' weights, Gaussian fits, bigram chains, prefix trees, occupancies and accuracies."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,16 +37,9 @@ def weight_curves(objectives: Mapping[str, TokenWeighted]) -> go.Figure:
         previous.append(name)
         weight = objective.weight(q)
         for quantity, y, width in (("w(q)", weight, 3), ("w(q) (1 − q)", weight * (1 - q), 1)):
-            figure.add_scatter(
-                x=q.numpy(),
-                y=y.numpy(),
-                name=label,
-                line=line | {"width": width},
-                mode="lines",
-                showlegend=width > 1,
-                legendgroup=label,
-                hovertemplate=f"q = %{{x:.2g}}<br>{quantity} = %{{y:.3g}}",
-            )
+            style = {"mode": "lines", "line": line | {"width": width}, "legendgroup": label, "showlegend": width > 1}
+            hover = f"q = %{{x:.2g}}<br>{quantity} = %{{y:.3g}}"
+            figure.add_scatter(x=q.numpy(), y=y.numpy(), name=label, hovertemplate=hover, **style)
     ticks = {"tickvals": [1e-9, 1e-6, 1e-3, 0.1, 1], "ticktext": ["10⁻⁹", "10⁻⁶", "0.001", "0.1", "1"]}
     figure.update_xaxes(**ticks, type="log", range=[-9.1, 0.1], title="q, the model's probability of the token")
     figure.update_yaxes(title="weight w(q)<br>thin: gradient in its logit, w(q) (1 − q)", range=[-0.03, 1.05])
@@ -71,16 +64,9 @@ def transitions(chain: MarkovChain, learned: MarkovChain, name: str) -> go.Figur
     """Heat maps of the transitions of P and of the learned Q, two single chains. A cross: P is exactly 0."""
     tokens = [str(token) for token in range(chain.vocab - 1)]
     probs = np.stack([chain.probs.detach().numpy(), learned.probs.detach().numpy()])
-    figure = px.imshow(
-        np.log10(np.maximum(probs, SMALLEST)),
-        facet_col=0,
-        x=[*tokens, "end"],
-        y=["start", *tokens],
-        zmin=np.log10(SMALLEST),
-        zmax=0,
-        color_continuous_scale="Viridis",
-        aspect="auto",
-    )
+    logs, lowest = np.log10(np.maximum(probs, SMALLEST)), np.log10(SMALLEST)
+    axes = {"x": [*tokens, "end"], "y": ["start", *tokens], "aspect": "auto"}
+    figure = px.imshow(logs, facet_col=0, **axes, zmin=lowest, zmax=0, color_continuous_scale="Viridis")
     traces: Any = figure.data
     for trace, values in zip(traces, probs, strict=True):
         trace.update(customdata=values, hovertemplate="%{y} → %{x}: %{customdata:.2e}<extra></extra>")
@@ -90,11 +76,11 @@ def transitions(chain: MarkovChain, learned: MarkovChain, name: str) -> go.Figur
         left, right, top, bottom = x - 0.2, x + 0.2, y - 0.2, y + 0.2
         crosses += f"M{left:.1f},{top:.1f}L{right:.1f},{bottom:.1f}M{left:.1f},{bottom:.1f}L{right:.1f},{top:.1f}"
     if crosses:
-        for axis, color in (("", "#888888"), ("2", "#ffffff")):
-            figure.add_shape(type="path", path=crosses, xref=f"x{axis}", yref=f"y{axis}", line_color=color)
-    figure.update_xaxes(type="category", tickfont_size=9, dtick=max(1, chain.vocab // 20), title="next token")
-    figure.update_yaxes(type="category", tickfont_size=9, dtick=max(1, chain.vocab // 20))
-    figure.update_yaxes(title="previous token", col=1)
+        figure.add_shape(type="path", path=crosses, xref="x", yref="y", line_color="#888888")
+        figure.add_shape(type="path", path=crosses, xref="x2", yref="y2", line_color="#ffffff")
+    ticks = {"type": "category", "tickfont_size": 9, "dtick": max(1, chain.vocab // 20)}
+    figure.update_xaxes(**ticks, title="next token")
+    figure.update_yaxes(**ticks).update_yaxes(title="previous token", col=1)
     for annotation, text in zip(figure.layout.annotations, ("P, the truth", f"Q, learned by {name}"), strict=True):
         annotation.text = f"{text}; × forbidden" if crosses else text
     bar = {"title": "probability", "tickvals": [-6, -4, -2, 0], "ticktext": ["≤ 10⁻⁶", "10⁻⁴", "0.01", "1"]}
@@ -111,7 +97,6 @@ def bigram_tradeoff(table: pd.DataFrame, published: pd.DataFrame, chosen: float 
     figure = go.Figure()
     for (name, estimator), group in groups:
         values = group["eta"].fillna(group["gamma"])
-        labels = [f"{value:g}" if value < 0.99 else "" for value in values]  # the others lie beside MLE
         figure.add_scatter(
             x=group["avg_js"],
             y=group["avg_0s"],
@@ -119,110 +104,90 @@ def bigram_tradeoff(table: pd.DataFrame, published: pd.DataFrame, chosen: float 
             error_y={"array": group["avg_0s_std"].fillna(0), "thickness": 1, "width": 2},
             mode="lines+markers+text",
             line={"color": BIGRAM_COLORS[name], "width": 1, "dash": "dot" if estimator == "gumbel" else "solid"},
-            marker={"symbol": BIGRAM_SYMBOLS[name], "size": [16 if value == chosen else 8 for value in values]},
-            text=labels,
+            marker={"symbol": BIGRAM_SYMBOLS[name], "size": np.where(values == chosen, 16, 8)},
+            text=[f"{value:g}" if value < 0.99 else "" for value in values],  # the others lie beside MLE
             textposition="top center",
             name=f"{LABELS[name]} ({estimator})" if estimator else LABELS[name],
         )
     if len(published):
         color = [BIGRAM_COLORS[name] for name in published["objective"]]
         marker = {"symbol": "diamond-open", "size": 12, "color": color, "line": {"width": 2}}
-        etas = [f" {eta:g}" if eta == eta else "" for eta in published["eta"]]  # nan for MLE
-        text = [LABELS[name] + eta for name, eta in zip(published["objective"], etas, strict=True)]
-        label = "released script, seed 7"
-        values = {"x": published["avg_js"], "y": published["avg_0s"], "hovertext": text}
-        figure.add_scatter(**values, mode="markers", marker=marker, name=label)
+        text = published["objective"].replace(LABELS) + published["eta"].map(" {:g}".format).replace(" nan", "")
+        points = {"x": published["avg_js"], "y": published["avg_0s"], "hovertext": text}
+        figure.add_scatter(**points, mode="markers", marker=marker, name="released script, seed 7")
     figure.update_xaxes(type="log", exponentformat="power", dtick=1, title="avg. js: distance of Q from P")
     figure.update_yaxes(type="log", exponentformat="power", dtick=1, title="avg. 0s: probability of the forbidden")
     return figure.update_layout(height=460)
 
 
-class TreePicture(NamedTuple):
-    """One row of a prefix tree as plain lists, its nodes in the order of writing."""
+def tree_and_mask(tree: PrefixTree, label: Callable[[int], str]) -> go.Figure:
+    """Left: the first row's tree of prefixes by position id. Right: its attention mask, one row per attending node.
 
-    labels: list[str]
-    parents: list[int]  # -1 at the first node
-    depths: list[int]
-    mask: list[list[bool]]  # mask[i][j]: node i attends to node j
-    kept: list[bool]  # whether the node is part of the final text
-
-
-def tree_picture(tree: PrefixTree, row: int, label: Callable[[int], str]) -> TreePicture:
-    """The tree of one row. label: from a token id to the text beside its node."""
-    real = tree.real[row]
-    mask = tree.ancestors()[row][real][:, real]
-    labels = [label(token) for token in tree.tokens[row][real].tolist()]
+    label: from a token id to the text beside its node.
+    """
+    real = tree.real[0]
+    mask = tree.ancestors()[0][real][:, real]
+    labels = [label(token) for token in tree.tokens[0][real].tolist()]
     parents = [max(ancestors.nonzero()[:, 0].tolist(), default=-1) for ancestors in mask.tril(-1)]
-    depths = tree.depths[row][real].tolist()
-    return TreePicture(labels, parents, depths, mask.tolist(), mask[tree.states[row, -1]].tolist())
-
-
-def tree_and_mask(picture: TreePicture) -> go.Figure:
-    """Left: the tree of prefixes by position id. Right: the attention mask, one row per attending node."""
-    labels, parents, depths, mask, kept = picture
-    heights = _heights(picture)
+    depths = tree.depths[0][real].tolist()
+    is_final = mask[tree.states[0, -1]].tolist()  # whether the node is part of the final text
+    heights = _heights(parents, is_final)
     figure = make_subplots(1, 2, column_widths=[0.62, 0.38], subplot_titles=("tree of prefixes", "attention mask"))
-    for node, parent in enumerate(parents):
-        if parent >= 0:
-            line = {"color": FINAL, "width": 2} if kept[node] else {"color": DELETED, "width": 2, "dash": "dot"}
-            x, y = [depths[parent], depths[node]], [heights[parent], heights[node]]
-            figure.add_scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False, row=1, col=1)
-    for is_kept, color, name in ((True, FINAL, "final text"), (False, DELETED, "deleted")):
-        nodes = [node for node in range(len(labels)) if kept[node] == is_kept]
+    for node, parent in enumerate(parents[1:], 1):
+        line = {"color": FINAL, "width": 2} if is_final[node] else {"color": DELETED, "width": 2, "dash": "dot"}
+        x, y = [depths[parent], depths[node]], [heights[parent], heights[node]]
+        figure.add_scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False)
+    for final, color, symbol, name in ((True, FINAL, "circle", "final text"), (False, DELETED, "x", "deleted")):
+        nodes = [node for node in range(len(labels)) if is_final[node] == final]
         if nodes:
             figure.add_scatter(
                 x=[depths[node] for node in nodes],
                 y=[heights[node] for node in nodes],
                 mode="markers+text",
-                text=[labels[node] if is_kept else f"<s>{labels[node]}</s>" for node in nodes],
+                text=[labels[node] if final else f"<s>{labels[node]}</s>" for node in nodes],
                 textposition="top center",
-                marker={"color": color, "size": 15, "symbol": "circle" if is_kept else "x"},
+                marker={"color": color, "size": 15, "symbol": symbol},
                 name=name,
                 hovertext=[f"{labels[node]}: node {node}, position id {depths[node]}" for node in nodes],
                 hoverinfo="text",
-                row=1,
-                col=1,
             )
     ticks = [f"{node} {label}" for node, label in enumerate(labels)]
-    cells = {"z": np.array(mask, int).tolist(), "x": ticks, "y": ticks, "zmin": 0, "zmax": 1, "xgap": 2, "ygap": 2}
-    hover = "%{y} attends to %{x}: %{z}<extra></extra>"
-    colors = [[0, PALE], [1, FINAL]]
-    figure.add_heatmap(**cells, colorscale=colors, showscale=False, hovertemplate=hover, row=1, col=2)
-    figure.update_xaxes(title="position id", dtick=1, zeroline=False, row=1, col=1)
-    figure.update_yaxes(visible=False, range=[min(heights) - 0.7, 0.9], row=1, col=1)
-    figure.update_xaxes(tickangle=-60, row=1, col=2)
-    figure.update_yaxes(autorange="reversed", row=1, col=2)
+    cells = {"z": mask.int().tolist(), "x": ticks, "y": ticks, "zmin": 0, "zmax": 1, "xgap": 2, "ygap": 2}
+    style = {"colorscale": [PALE, FINAL], "showscale": False}
+    figure.add_heatmap(**cells, **style, hovertemplate="%{y} attends to %{x}: %{z}<extra></extra>", row=1, col=2)
+    depth = {"title": "position id", "dtick": 1, "zeroline": False}
+    height = {"visible": False, "range": [min(heights) - 0.7, 0.9]}
+    figure.update_layout(xaxis=depth, yaxis=height, xaxis2_tickangle=-60, yaxis2_autorange="reversed")
     return figure.update_layout(height=360, legend_y=1.08)  # above the titles of the subplots
 
 
-def _heights(picture: TreePicture) -> list[int]:
+def _heights(parents: Sequence[int], is_final: Sequence[bool]) -> list[int]:
     """The height of every node: 0 for the final text. Each deleted branch has its own height below 0."""
     heights: list[int] = []
-    for node, parent in enumerate(picture.parents):
-        continues = parent >= 0 and not picture.kept[parent] and parent not in picture.parents[:node]
-        if picture.kept[node]:
+    for node, parent in enumerate(parents):
+        if is_final[node]:
             heights.append(0)
+        elif is_final[parent] or parent in parents[:node]:
+            heights.append(min(heights) - 1)
         else:
-            heights.append(heights[parent] if continues else min(heights) - 1)
+            heights.append(heights[parent])
     return heights
 
 
 def occupancies(names: Sequence[str], data: Sequence[float], model: Sequence[float], bars: int = 14) -> go.Figure:
     """rho(s, a) of the data and of the model side by side, for the `bars` pairs that the data visit most."""
-    order = sorted(range(len(names)), key=lambda i: -data[i])[:bars]
-    figure = go.Figure()
-    for label, values, color in (("data", data, COLORS["human"]), ("model", model, COLORS["sequencematch"])):
-        figure.add_bar(x=[names[i] for i in order], y=[values[i] for i in order], name=label, marker_color=color)
-    figure.update_traces(hovertemplate="%{x}: %{y:.4f}<extra></extra>")
-    return figure.update_layout(height=380, xaxis={"title": "text → action", "tickangle": -45}, yaxis_title="occupancy")
+    table = pd.DataFrame({"data": data, "model": model}, index=list(names)).nlargest(bars, "data")
+    colors = {"data": COLORS["human"], "model": COLORS["sequencematch"]}
+    titles = {"index": "text → action", "value": "occupancy", "variable": ""}
+    figure = px.bar(table, barmode="group", color_discrete_map=colors, labels=titles, height=380)
+    return figure.update_xaxes(tickangle=-45)
 
 
 def accuracies(estimates: Mapping[str, Estimate]) -> go.Figure:
     """One bar with its interval per objective name."""
-    figure = go.Figure()
-    for name, estimate in estimates.items():
-        value, low, high = estimate.value or 0.0, estimate.low or 0.0, estimate.high or 0.0
-        error = {"symmetric": False, "array": [high - value], "arrayminus": [value - low]}
-        bar = {"x": [LABELS[name]], "y": [value], "text": [f"{value:.2f}"], "marker_color": COLORS[name]}
-        figure.add_bar(**bar, error_y=error, showlegend=False)
+    values = [(estimate.value, estimate.low, estimate.high) for estimate in estimates.values()]
+    value, low, high = np.array(values, dtype=float).T
+    bars = {"x": [LABELS[name] for name in estimates], "y": value, "text": [f"{share:.2f}" for share in value]}
+    error = {"symmetric": False, "array": high - value, "arrayminus": value - low}
+    figure = go.Figure(go.Bar(**bars, error_y=error, marker_color=[COLORS[name] for name in estimates]))
     return figure.update_layout(height=340, yaxis={"title": "right answers", "range": [0, 1]})

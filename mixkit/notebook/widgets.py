@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import ceil, floor, log10
+from math import ceil, floor, isclose, log10
 from typing import Any
 
 import ipywidgets as widgets
@@ -19,15 +19,15 @@ from mixkit.models.generation import Continuation, Prompt
 from mixkit.notebook import tables
 from mixkit.notebook.charts import frame_rows, measured_metrics
 from mixkit.notebook.tables import SampleCard
-from mixkit.notebook.toy_charts import occupancies, tree_and_mask, tree_picture
+from mixkit.notebook.toy_charts import occupancies, tree_and_mask
 from mixkit.studies.store import RunRecord, Sample
 from mixkit.toys.mdp import World, fit, occupancy, policy_and_value, total_variation
 
 # plotly's default renderer would write its 5 MB of JavaScript into every notebook.
 pio.renderers.default = "colab" if "google.colab" in sys.modules else "plotly_mimetype"
 
-# JupyterLab has plotly draw each figure a second time, as the PNG of a saved notebook. That is a third of the time
-# between slider and chart, and a figure in an Output is never saved. A figure whose box has no height gets no PNG.
+# JupyterLab also has plotly draw each figure as the PNG of a saved notebook: a third of the time from slider to chart.
+# A figure in an Output is never saved. A figure whose box has no height gets no PNG.
 WITHOUT_PNG = """<style>
 .mixkit-figure :is(.jp-OutputArea, .jp-OutputArea-child, .jp-RenderedPlotly) { overflow: visible !important }
 .mixkit-figure .jp-RenderedPlotly { height: 0 !important }
@@ -47,18 +47,19 @@ def fill(output: widgets.Output, *contents: go.Figure | str) -> None:
     )
 
 
-def explore(draw: Callable[..., go.Figure], **inputs: Any) -> widgets.VBox:
+def explore(draw: Callable[..., go.Figure | tuple[go.Figure, str]], **inputs: Any) -> widgets.VBox:
     """The widgets in a row, and below them draw(**their values), which is drawn again at each change.
 
-    All figures must have the same height, and state it.
+    draw: returns a figure, or a figure and a text. All figures must have the same height, and state it.
     """
     output = widgets.Output()
     output.add_class("mixkit-figure")
 
     def redraw() -> None:
-        figure = draw(**{name: widget.value for name, widget in inputs.items()})
+        contents = draw(**{name: widget.value for name, widget in inputs.items()})
+        figure, *texts = contents if isinstance(contents, tuple) else (contents,)
         output.layout.min_height = f"{figure.layout.height}px"
-        fill(output, figure)
+        fill(output, figure, *texts)
 
     for widget in inputs.values():
         widget.style.description_width = "initial"
@@ -69,15 +70,14 @@ def explore(draw: Callable[..., go.Figure], **inputs: Any) -> widgets.VBox:
 
 
 def choose_axes(draw: Callable[..., go.Figure], frame: pd.DataFrame, quality: str, diversity: str) -> widgets.VBox:
-    """Two menus over the metrics of the frame, and draw(quality, diversity), which is drawn again at each choice."""
+    """Two menus over the metrics of the frame, and draw(quality=..., diversity=...), drawn again at each choice."""
     names = measured_metrics(frame) or [quality, diversity]
-    menus = [
-        widgets.Dropdown(options=names, value=value if value in names else names[0], description=description)
-        for description, value in (("up", quality), ("right", diversity))
-    ]
-    output = widgets.Output()
-    _observe(menus, lambda: fill(output, draw(*(menu.value for menu in menus))))
-    return widgets.VBox([widgets.HBox(menus), output])
+    up, right = (name if name in names else names[0] for name in (quality, diversity))
+    menus = {
+        "quality": widgets.Dropdown(options=names, value=up, description="up"),
+        "diversity": widgets.Dropdown(options=names, value=right, description="right"),
+    }
+    return explore(draw, **menus)
 
 
 def check_metrics(frame: pd.DataFrame, *names: str) -> None:
@@ -124,7 +124,7 @@ def show_continuations(prompts: Sequence[str], continuations: Sequence[Continuat
     """Prompts and their continuations; what the model deleted is struck through."""
     pairs = zip(prompts, continuations, strict=True)
     cards = [SampleCard("", prompt, continuation.segments, "sequencematch") for prompt, continuation in pairs]
-    return widgets.HTML(tables.MACROS.styled(tables.cards_html(cards)))
+    return widgets.HTML(tables.MACROS.styled(tables.MACROS.cards(cards)))
 
 
 def compare_samples(done: Sequence[RunRecord], samples: Mapping[str, Sequence[Sample]]) -> widgets.VBox:
@@ -148,24 +148,21 @@ def compare_samples(done: Sequence[RunRecord], samples: Mapping[str, Sequence[Sa
 
 def edit_actions(actions: str) -> widgets.VBox:
     """A line to edit, with words and `<` for <backspace>; below it the tree of visited prefixes and its mask."""
-    line = widgets.Text(actions, description="actions", continuous_update=False, layout={"width": "95%"})
-    output = widgets.Output()
 
-    def redraw() -> None:
-        words = line.value.split()
+    def draw(actions: str) -> tuple[go.Figure, str]:
+        words = actions.split()
         vocabulary = ["<", "start", *sorted(set(words) - {"<", "start"})]
         ids = [1, *map(vocabulary.index, words)]
         try:
             tree = prefix_tree(torch.tensor([ids]), 0)
         except InputError as error:
-            fill(output, str(error))
-            return
+            return go.Figure(layout={"height": 360}), str(error)
         remaining = " ".join(vocabulary[i] for i in apply_backspaces(ids[1:], 0)[0])
-        figure = tree_and_mask(tree_picture(tree, 0, lambda i: as_html(vocabulary[i])))
-        fill(output, figure, f"{len(words)} actions, {len(tree.tokens[0])} nodes; remaining text: {remaining}")
+        text = f"{len(words)} actions, {len(tree.tokens[0])} nodes; remaining text: {remaining}"
+        return tree_and_mask(tree, lambda i: as_html(vocabulary[i])), text
 
-    _observe([line], redraw)
-    return widgets.VBox([line, output])
+    line = widgets.Text(actions, description="actions", continuous_update=False, layout={"width": "95%"})
+    return explore(draw, actions=line)
 
 
 def match_occupancies(world: World, policy: torch.Tensor, alpha: float, discount: float) -> widgets.VBox:
@@ -173,23 +170,20 @@ def match_occupancies(world: World, policy: torch.Tensor, alpha: float, discount
 
     The ranges include the given values, because a slider would clamp a value outside without a message.
     """
+    names = [f"{world.state_name(state)} → {world.action_name(a)}" for state, a in world.allowed.nonzero().tolist()]
+
+    def draw(alpha: float, discount: float) -> tuple[go.Figure, str]:
+        objective = SequenceMatch(alpha, discount)
+        data = occupancy(world, policy, discount)
+        model = occupancy(world, policy_and_value(world, fit(world, objective, data))[0], discount)
+        figure = occupancies(names, data[world.allowed].tolist(), model[world.allowed].tolist())
+        return figure, f"total variation between the two: {total_variation(data, model):.4f}"
+
     ends = {"min": min(-2, floor(log10(alpha))), "max": max(1, ceil(log10(alpha)))}
     log_slider = widgets.FloatLogSlider(alpha, **ends, step=0.25, description="alpha", continuous_update=False)
     ends = {"min": min(0.5, discount), "max": max(0.95, discount), "readout_format": ".3g"}
     slider = widgets.FloatSlider(discount, **ends, step=0.05, description="discount", continuous_update=False)
-    sliders: list[Any] = [log_slider, slider]
-    names = [f"{world.state_name(state)} → {world.action_name(a)}" for state, a in world.allowed.nonzero().tolist()]
-    output = widgets.Output()
-
-    def redraw() -> None:
-        objective = SequenceMatch(*(slider.value for slider in sliders))
-        data = occupancy(world, policy, objective.discount)
-        model = occupancy(world, policy_and_value(world, fit(world, objective, data))[0], objective.discount)
-        figure = occupancies(names, data[world.allowed].tolist(), model[world.allowed].tolist())
-        fill(output, figure, f"total variation between the two: {total_variation(data, model):.4f}")
-
-    _observe(sliders, redraw)
-    return widgets.VBox([widgets.HBox(sliders), output])
+    return explore(draw, alpha=log_slider, discount=slider)
 
 
 def check_answer(answer: object, solution: Callable[[], object], hint: str) -> None:
@@ -198,11 +192,10 @@ def check_answer(answer: object, solution: Callable[[], object], hint: str) -> N
         print(f"Set `answer`. Hint: {hint}.")
         return
     right = solution()
+    is_near = False
     if isinstance(right, float) and isinstance(answer, int | float):
-        correct = abs(answer - right) <= 1e-3 * max(1.0, abs(right))
-    else:
-        correct = answer == right
-    print("Right." if correct else f"Not yet. Hint: {hint}.")
+        is_near = isclose(answer, right, rel_tol=1e-3, abs_tol=1e-3)
+    print("Right." if is_near or answer == right else f"Not yet. Hint: {hint}.")
 
 
 def _observe(inputs: Iterable[Any], redraw: Callable[[], None]) -> None:
@@ -218,7 +211,7 @@ def _browse(count: int, cards: Callable[[int], list[SampleCard]], *menus: widget
     view = widgets.HTML()
 
     def redraw() -> None:
-        view.value = tables.MACROS.styled(tables.cards_html(cards(slider.value)))
+        view.value = tables.MACROS.styled(tables.MACROS.cards(cards(slider.value)))
 
     _observe([slider, *menus], redraw)
     return widgets.VBox([widgets.HBox([slider, *menus]), view])

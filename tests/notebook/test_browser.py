@@ -160,7 +160,7 @@ def test_a_slider_turns_the_curves_of_the_objectives(page_of):
     assert after[2]["name"] == "MixCE η=0.11"
     plot = view.locator(PLOT).first
     assert plot.evaluate("plot => plot.offsetHeight") == 0  # so that plotly makes no picture of it to be saved
-    figure, room = (x.bounding_box() for x in (plot.locator(".main-svg").first, view.locator(".mixkit-unsaved").first))
+    figure, room = (x.bounding_box() for x in (plot.locator(".main-svg").first, view.locator(".mixkit-figure").first))
     assert figure["height"] == room["height"] == 400 and figure["y"] == room["y"]
 
 

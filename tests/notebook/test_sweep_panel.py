@@ -130,23 +130,26 @@ def test_a_finished_study_is_shown(finished, tiny):
     assert "2 done" in panel.progress.value and panel.progress.value.count('aria-valuenow="100"') == 2
     assert "report.html" not in panel.progress.value  # it does not exist yet
     assert panel.resume.disabled and panel.error.value == ""
-    assert [menu.value for menu in panel.axes] == ["mauve", "distinct_2"]
-    for output, names in ((panel.curves, {"MLE", "MixCE"}), (panel.picture, {"MLE", "MixCE", "human texts"})):
+    menus, _, picture = panel.picture.children[0].children
+    assert [menu.value for menu in menus.children] == ["mauve", "distinct_2"]
+    for output, names in ((panel.curves, {"MLE", "MixCE"}), (picture, {"MLE", "MixCE", "human texts"})):
         (figure,) = (o["data"]["application/vnd.plotly.v1+json"] for o in output.outputs)
         assert names <= {trace["name"] for trace in figure["data"]}
-    before = panel.picture.outputs
+    before = picture.outputs
     panel.show(panel.snapshot())
-    assert panel.picture.outputs is before  # what has not changed is not drawn again
-    panel.axes[0].value = "perplexity"
-    panel.show(panel.snapshot())
-    assert panel.picture.outputs != before and "0.7" in panel.numbers.value
+    assert panel.picture.children[0].children[2].outputs is before  # what has not changed is not drawn again
+    menus.children[0].value = "perplexity"
+    assert picture.outputs != before and "0.7" in panel.numbers.value
+    now = panel.snapshot()
+    panel.show(now._replace(done=now.done[:1]))
+    assert panel.picture.children[0].children[0].children[0].value == "perplexity"  # the choice stays
 
 
 def test_another_name_clears_the_curves(finished, tiny):
     panel = shown_panel(tiny, finished)
     widgets_of(panel.form, "study")[0].value = "other"
     panel.show(panel.snapshot())
-    assert not panel.curves.outputs and not panel.picture.outputs and "Nothing was run" in panel.progress.value
+    assert not panel.curves.outputs and not panel.picture.children and "Nothing was run" in panel.progress.value
 
 
 def test_an_error_while_following_is_shown_and_following_goes_on(finished, tiny):

@@ -70,10 +70,10 @@ def test_cards_have_their_own_prompts_and_deleted_text():
     assert [run.name for run, _ in sets] == [run.name for run in DONE[1:]]
     cards = tables.prompt_cards(sets, 3)
     assert [card.prompt for card in cards[:4]] == ["Once 3", "Once 3", "Once 3", "There was"]
-    shown = tables.cards_html(cards, hide_decoding=True)
+    shown = tables.MACROS.cards(cards, hide_decoding=True)
     assert "There was</span>It &lt;was&gt; <s>dark</s>light</div>" in shown
     assert shown.count(' data-role="decoding" hidden') == 3 and shown.count(" hidden") == 3
-    assert "hidden" not in tables.cards_html(cards)
+    assert "hidden" not in tables.MACROS.cards(cards)
 
 
 def test_only_the_first_set_of_trained_runs_is_shown():

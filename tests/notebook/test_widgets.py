@@ -23,7 +23,12 @@ def test_a_figure_is_drawn_again_when_a_widget_changes():
 
 def test_the_menus_choose_the_axes():
     drawn = []
-    panel = widgets.choose_axes(lambda *axes: drawn.append(axes) or charts.frontier(FRAME, *axes), FRAME, "mauve", "?")
+
+    def draw(quality, diversity):
+        drawn.append((quality, diversity))
+        return charts.frontier(FRAME, quality, diversity)
+
+    panel = widgets.choose_axes(draw, FRAME, "mauve", "?")
     up, right = panel.children[0].children
     assert "coherence" not in up.options and right.value == up.options[0]
     right.value = "diversity"
