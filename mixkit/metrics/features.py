@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from mixkit._common import CACHE, Float, InputError
+from mixkit.models import loading
 
 MAX_TOKENS = 512  # the MixCE paper's length; a reader with a shorter context reads what fits
 SHARD_TEXTS = 1024  # texts a cache file: what an interruption can lose
@@ -158,10 +159,16 @@ def load_reader(name: str, *, study: str = "", cache: Path | None = CACHE) -> Re
     tokens. All other names are those of `load_model`, such as gpt2-large, MAUVE's published reader.
     Raises InputError for a model that is not on this machine and cannot be fetched.
     """
-    from mixkit.models.loading import load_model
+    from transformers import AutoModel, AutoTokenizer
 
-    model, tokenizer = _load_minilm() if name == "minilm" else load_model(name, study=study)
-    return Reader(name, model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer, cache)
+    if name == "minilm":
+        folder = _minilm_folder()
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, model_max_length=256)
+        model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    else:
+        model, tokenizer = loading.load_model(name, study=study)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Reader(name, model.to(device), tokenizer, cache)  # pyright: ignore[reportArgumentType]
 
 
 def choose_reader(names: str, *, start: str, study: str, trained: Reader) -> Reader:
@@ -176,24 +183,20 @@ def choose_reader(names: str, *, start: str, study: str, trained: Reader) -> Rea
 
 def check_reader(names: str, *, start: str) -> None:
     """Raise InputError if choose_reader would find no reader. Weights are not loaded, nor a run's model looked up."""
-    from mixkit.models.loading import check_model
-
     name = _choose_name(names, start)
     if name == "minilm":
         _minilm_folder()
     elif not name.startswith("run:"):
         try:
-            check_model(name)
+            loading.check_model(name)
         except InputError as error:
             raise InputError(f"reader {names!r}: {error}") from error
 
 
 def _choose_name(names: str, start: str) -> str:
-    from mixkit.models.loading import is_here
-
     options = [start if name == "start" else name for name in names.split("|")]
     for name in options:
-        if name in ("tiny", "minilm", "smollm2-135m") or name.startswith("run:") or is_here(name):
+        if name in ("tiny", "minilm", "smollm2-135m") or name.startswith("run:") or loading.is_here(name):
             return name
     return options[-1]
 
@@ -205,14 +208,6 @@ def check_texts(texts: Sequence[str], what: str = "texts") -> None:
     for text in texts:
         if not isinstance(text, str):
             raise InputError(f"{what} contains {text!r}; allowed: strings")
-
-
-def _load_minilm() -> tuple[Any, Any]:
-    from transformers import AutoModel, AutoTokenizer
-
-    folder = _minilm_folder()
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, model_max_length=256)
-    return AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True), tokenizer
 
 
 def _minilm_folder() -> Path:

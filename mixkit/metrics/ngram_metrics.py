@@ -64,8 +64,7 @@ def distinct_n(texts: Texts, n: int, *, budget: int | None = None) -> float:
 def ngram_entropy(texts: Texts, n: int, *, budget: int | None = None) -> float:
     """-sum_g p(g) log p(g) in nats, where p(g) is the share of n-gram g in the whole corpus
 
-    From 0 to log |n-grams|. It grows with the corpus: compare under one `budget`, as in `distinct_n`.
-    Source: Zhang et al. 2018, Ent-n.
+    It grows with the corpus: compare under one `budget`, as in `distinct_n`. Source: Zhang et al. 2018, Ent-n.
     """
     return _of_corpus(_entropy, count_ngrams(texts), n, budget)
 

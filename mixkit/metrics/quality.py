@@ -26,8 +26,8 @@ class SmallSampleWarning(UserWarning):
 class MauveResult:
     """MAUVE and related measures between human and generated texts, means over k-means seeds.
 
-    mauve, mauve_star: in (0, 1]; 1 where the two sets fill the same clusters alike. mauve_star smooths the cluster
-    counts by 1/2 (Pillutla et al., JMLR 2023). frontier_integral: in [0, 1]; 0 where the sets are alike.
+    mauve, mauve_star: in (0, 1]; 1 where the two sets are alike. mauve_star smooths the cluster counts by 1/2 (Pillutla
+    et al., JMLR 2023). frontier_integral: in [0, 1]; 0 where the sets are alike.
     """
 
     mauve: float

@@ -12,6 +12,8 @@ from scipy import stats
 from mixkit._common import Float, InputError, Int
 
 Numbers = Sequence[float] | Float[np.ndarray, "N ..."] | Int[np.ndarray, "N ..."]
+Statistic = Callable[[np.ndarray], Any]  # of totals
+SEED = 0  # of all resamples
 CONFIDENCE = 0.95  # of every interval
 BATCH_NUMBERS = 4_000_000  # numbers in a batch of resamples
 
@@ -44,9 +46,7 @@ class Estimate:
         return cls(None, why=reason)
 
 
-def bootstrap(
-    values: Numbers, statistic: Callable[[np.ndarray], Any] | None = None, *, replicates: int = 1000, seed: int = 0
-) -> Estimate:
+def bootstrap(values: Numbers, statistic: Statistic | None = None, *, replicates: int = 1000) -> Estimate:
     """equals: statistic(values.sum(0)), with the percentiles of statistic(values[rng.integers(N, size=N)].sum(0))
 
     values: (N,) or (N, k), what each of N texts adds to k totals. statistic: maps totals (..., k) to (...). Without it
@@ -69,7 +69,7 @@ def bootstrap(
     options: dict[str, Any] = {"n_resamples": replicates, "confidence_level": CONFIDENCE, "method": "percentile"}
     batch = max(1, BATCH_NUMBERS // texts)
     with warnings.catch_warnings(action="ignore"):  # 0 / 0 on a resample is reported below
-        result = stats.bootstrap(columns, of_sample, paired=True, vectorized=True, batch=batch, rng=seed, **options)
+        result = stats.bootstrap(columns, of_sample, paired=True, vectorized=True, batch=batch, rng=SEED, **options)
     if not np.isfinite(result.bootstrap_distribution).all():
         return Estimate(value, why="no interval: undefined on some resamples, too few texts have what is counted")
     return Estimate(value, *result.confidence_interval)
@@ -136,9 +136,7 @@ class Comparison:
     pairs: int
 
 
-def compare(
-    a: Sequence[float | None], b: Sequence[float | None], *, replicates: int = 10_000, seed: int = 0
-) -> Comparison:
+def compare(a: Sequence[float | None], b: Sequence[float | None], *, replicates: int = 10_000) -> Comparison:
     """mean(a - b) with its bootstrap interval, d_z = mean(a - b) / std(a - b, ddof=1), and a sign-flip p-value
 
     a[i] and b[i] are the two runs' values on prompt i. Pairs with a None are left out. The two-sided p-value is the
@@ -160,8 +158,8 @@ def compare(
         effect_size = Estimate(0.0)
     else:
         effect_size = Estimate.absent("all differences are equal")
-    p_value = _sign_flip_p_value(differences, replicates, seed)
-    return Comparison(bootstrap(differences, replicates=replicates, seed=seed), effect_size, p_value, len(pairs))
+    interval = bootstrap(differences, replicates=replicates)
+    return Comparison(interval, effect_size, _sign_flip_p_value(differences, replicates), len(pairs))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -178,7 +176,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return np.minimum(1, corrected).tolist()
 
 
-def _sign_flip_p_value(differences: np.ndarray, replicates: int, seed: int) -> float:
+def _sign_flip_p_value(differences: np.ndarray, replicates: int) -> float:
     def distance(sample: np.ndarray, axis: int = -1) -> Any:
         return np.abs(sample.mean(axis))
 
@@ -186,7 +184,7 @@ def _sign_flip_p_value(differences: np.ndarray, replicates: int, seed: int) -> f
     if 2 ** len(differences) <= replicates:
         return float(stats.permutation_test((differences,), distance, permutation_type="samples", **options).pvalue)
     # permutation_test draws random signs too, but 8 times more slowly than the following.
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
 
     def flip_signs(size: tuple[int, int]) -> np.ndarray:
         return rng.choice([-1.0, 1.0], size=size) * differences
