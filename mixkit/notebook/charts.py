@@ -180,12 +180,9 @@ def training_curve(history: Sequence[Mapping[str, float]]) -> go.Figure:
 
     history: the lines of training.jsonl.
     """
+    names = {"loss": "objective (training)", "nll": "nll (training)", "validation_nll": "nll (validation)"}
     figure = go.Figure(layout={"height": 380, "xaxis_title": "optimizer step", "yaxis_title": "nats per token"})
-    for key, name, color in (
-        ("loss", "objective (training)", "#999999"),
-        ("nll", "nll (training)", "#56B4E9"),
-        ("validation_nll", "nll (validation)", "#D55E00"),
-    ):
+    for (key, name), color in zip(names.items(), ("#999999", "#56B4E9", "#D55E00"), strict=True):
         lines = [line for line in history if key in line]
         if lines:
             points = {"x": [line["step"] for line in lines], "y": [line[key] for line in lines]}

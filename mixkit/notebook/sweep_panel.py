@@ -25,16 +25,11 @@ from mixkit.notebook.tables import MACROS, results_html
 from mixkit.notebook.widgets import choose_axes, fill
 from mixkit.studies.config import SweepConfig, bounds
 from mixkit.studies.executors import local_workers
-from mixkit.studies.plan import STUDIES, SWEEP_FILE, Study, load_sweep, read_study, write_sweep
+from mixkit.studies.plan import SWEEP_FILE, Study, load_sweep, read_study, write_sweep
 from mixkit.studies.records import records, results_frame
 from mixkit.studies.store import RunRecord, RunStore
 from mixkit.studies.sweep import RunState, states, time_left
 
-SUGGESTIONS = {
-    "base_study": tuple(sorted(path.stem for path in STUDIES.glob("*.yaml"))),
-    "corpus": ("tales", "tales-noisy", "pydoc", "wikitext", "openwebtext", "writingprompts"),
-    "model": ("tiny", "smollm2-135m", "gpt2", "gpt2-medium", "gpt2-large"),
-}
 LOGARITHMIC = {"gamma": -9}  # settings whose values are equal factors apart: the lowest exponent of the slider
 FAILURE = re.compile(r"mixkit: (?!study .* was stopped)|[\w.]*(Error|Exception)\b")  # last log line of a failed sweep
 _children: list[subprocess.Popen] = []
@@ -109,11 +104,10 @@ def field_input(name: str, info: FieldInfo, value: Any) -> FieldInput:
         return _list_input(name, *bounds(get_args(element)[1]), value, settings)
     low, high = bounds(info)
     if kind is str:
-        widget = widgets.Combobox(value=value, options=SUGGESTIONS.get(name, ()), **settings)
-    elif kind is int:
-        widget = widgets.BoundedIntText(value, min=int(low), max=int(min(high, 1e9)), **settings)
+        widget = widgets.Text(value, **settings)
     else:
-        widget = widgets.BoundedFloatText(value, min=low, max=min(high, 1e9), **settings)
+        box = widgets.BoundedIntText if kind is int else widgets.BoundedFloatText
+        widget = box(value, min=low, max=min(high, 1e9), **settings)
     return FieldInput([widget], lambda: widget.value)
 
 
@@ -176,9 +170,9 @@ def find(study: str, store: RunStore) -> psutil.Process | None:
 
 
 class Snapshot(NamedTuple):
-    """The state of a study. running: its process is running on this machine. message: the last line of its log.
+    """The state of a study. running: on this machine. message: the last line of its log. resumable: has a study file.
 
-    resumable: it has a study file. histories: by run name, the lines of its training.jsonl so far.
+    histories: by run name, the lines of its training.jsonl so far.
     """
 
     running: bool
@@ -268,9 +262,8 @@ class SweepPanel:
         """The state of the study. Sets no widget, so it may run on any thread."""
         name, store, folder = self.name, self.store, self.store.root / self.name
         log = folder / "sweep.log"
-        lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
-        message = next((line.strip() for line in reversed(lines) if line.strip()), "")
-        process = (find(name, store) is not None, message, (folder / SWEEP_FILE).is_file())
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().split("\n") if log.is_file() else [""]
+        process = (find(name, store) is not None, lines[-1].strip(), (folder / SWEEP_FILE).is_file())
         if not name or not (folder / "study.yaml").is_file():
             return Snapshot(*process)
         study = read_study(name, store)
