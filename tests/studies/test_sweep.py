@@ -52,6 +52,7 @@ def test_overrides_replace_what_the_file_gives(tmp_path):
     assert study.name == "own-my-smollm2-135m-0.25-7"
     assert {r.config.corpus for r in study.runs} == {str(corpus)}
     assert study.runs[0].config.model == "smollm2-135m"
+    assert {r.config.model for r in study.runs if r.role == "grid"} == {f"run:{study.runs[0].name}"}
     assert [r.config.eta for r in study.runs if r.config.objective == "mixce"] == [0.25]
     assert {r.config.seed for r in study.runs} == {7}
     named = load_study(write(tmp_path, STUDY), {"objective": "tailr"}, name="n")
