@@ -64,7 +64,7 @@ def did_you_mean(value: object, allowed: Iterable[str]) -> str:
 
 def check_unit_interval(name: str, value: object) -> None:
     """Raise InputError unless `value` is a number in [0, 1]."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
         raise InputError(f"{name} is {value!r}; it must be a number in [0, 1]")
 
 
