@@ -1,6 +1,6 @@
-"""python -m mixkit bench damages FILE: which metric notices which damage, on human texts that are spoiled on purpose.
-Damages live in damages.py, metrics in metrics.py and embeddings.py; here they meet."""
+"""python -m tests.benchmarks.damage_table [CORPUS]: which metric notices which damage to human texts."""
 
+import sys
 import warnings
 from collections.abc import Sequence
 
@@ -119,3 +119,7 @@ def _against(others: np.ndarray, features: np.ndarray) -> dict[str, Estimate]:
     if size >= MIN_TEXTS:
         found["mauve"] = prediction_interval([mauve_of_features(*draw, kmeans_seeds=(25,)).mauve for draw in draws])
     return found
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if sys.argv[1:] else "wikitext")

@@ -1,5 +1,7 @@
-"""python -m mixkit bench: what the vocabulary head and SequenceMatch cost, each way beside the others in one run.
-Timings on a shared machine are noisy: read the ratios of the medians."""
+"""python -m tests.benchmarks.head: time and memory of the LM head and of SequenceMatch, the variants side by side.
+
+Timings on a shared machine are noisy, so compare the medians of one run.
+"""
 
 import math
 import resource
@@ -156,3 +158,7 @@ def main() -> None:
         print(f"\n{title}")
         for way, seconds in rows:
             print(f"{way:24} {1000 * seconds:6.1f} ms {seconds / rows[0][1]:5.2f} x")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,8 @@
-"""python -m mixkit bench judging: what it costs to read texts and to count their n-grams.
-Timings on a shared machine are noisy: read the ratios of the medians."""
+"""python -m tests.benchmarks.judging [CORPUS]: time of reading texts and of counting their n-grams."""
 
 import os
 import statistics
+import sys
 import tempfile
 
 import numpy as np
@@ -74,3 +74,7 @@ def judging(corpus: str) -> None:
     print(f"\n5,000 windows of 128 words of {corpus}")
     for what, seconds in counting(corpus):
         print(f"{what:34} {seconds:6.2f} s")
+
+
+if __name__ == "__main__":
+    judging(sys.argv[1] if sys.argv[1:] else "pydoc")

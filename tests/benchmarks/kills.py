@@ -1,7 +1,4 @@
-"""Kill a study at random moments, resume it each time, and compare it with the same study left alone.
-
-`python -m tests.benchmarks.kills` kills a study of 12 runs 20 times. A test in tests/studies does it with three runs.
-"""
+"""python -m tests.benchmarks.kills: kill a study at random moments, resume it, and compare with an undisturbed one."""
 
 import json
 import os
