@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from mixkit._common import lazy_imports
 
 if TYPE_CHECKING:
+    from mixkit.losses.expressions import Expression as Expression
+    from mixkit.losses.fixed_points import stationary_distribution as stationary_distribution
     from mixkit.losses.lm_head import TokenScores as TokenScores
     from mixkit.losses.lm_head import token_scores as token_scores
     from mixkit.losses.lm_head import weighted_cross_entropy as weighted_cross_entropy

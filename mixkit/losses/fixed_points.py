@@ -47,7 +47,9 @@ def inverse_of(objective: TokenWeighted) -> Inverse:
     """
     if not isinstance(objective, TokenWeighted):
         raise InputError(f"{objective} is not a token-weighted objective, so it is no decoder")
-    q = torch.cat([torch.logspace(-12, -2, _GRID), torch.linspace(1e-2, 1, _GRID)]).double()
+    q = torch.cat(
+        [torch.logspace(-12, -2, _GRID, dtype=torch.float64), torch.linspace(1e-2, 1, _GRID, dtype=torch.float64)]
+    )
     weight = objective.weight(q)
     if bool((weight[:-1] <= 0).any()):
         raise InputError(f"{objective} gives some tokens the weight 0, so training may end at several points")
@@ -58,7 +60,10 @@ def inverse_of(objective: TokenWeighted) -> Inverse:
         raise InputError(
             f"{objective} is not convex: q / w(q) falls at q = {where:.2g}, so training may end at several points"
         )
-    return getattr(objective, "inverse", lambda ratio: _bisect(objective, ratio))
+    if hasattr(objective, "inverse"):
+        return objective.inverse
+    q = torch.cat([q.new_zeros(1), q])
+    return lambda r: _bisect(objective, r, q.to(r), torch.cat([ratio.new_zeros(1), ratio]).to(r))
 
 
 def solve(
@@ -102,10 +107,11 @@ def _log_sum(inverse: Inverse, p: Tensor, log_w: Tensor) -> Tensor:
     return inverse(p * (-log_w).exp()).sum(-1, keepdim=True).log()
 
 
-def _bisect(objective: TokenWeighted, ratio: Tensor) -> Tensor:
-    """The largest q in [0, 1] with q / w(q) <= ratio."""
-    low, high = torch.zeros_like(ratio), torch.ones_like(ratio)
-    for _ in range(60):
+def _bisect(objective: TokenWeighted, ratio: Tensor, grid: Tensor, grid_ratio: Tensor) -> Tensor:
+    """The largest q in [0, 1] with q / w(q) <= ratio, by bisection between two neighbours in the grid."""
+    index = torch.searchsorted(grid_ratio, ratio.contiguous(), right=True) - 1
+    low, high = grid[index], grid[(index + 1).clamp(max=len(grid) - 1)]
+    for _ in range(45 if ratio.dtype == torch.float64 else 15):
         middle = (low + high) / 2
         fits = middle <= ratio * objective.weight(middle)
         low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)

@@ -54,7 +54,8 @@ class TokenScores:
 class TokenWeighted:
     """loss = mean_t stop_gradient(w(q_t)) * nll_t, where q_t is the model's probability of target token t.
 
-    A subclass defines `weight`. Its entry in definitions.py gives it a name, a label and checked coefficients.
+    A subclass defines `weight`. Its entry in definitions.py gives it a name, a label and checked coefficients. It may
+    define `inverse(ratio)`, the q in [0, 1] that solves q / w(q) = ratio in closed form; fixed_points.py uses it.
     """
 
     def weight(self, prob: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
@@ -85,6 +86,9 @@ class MLE(TokenWeighted):
     def weight(self, prob: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
         return torch.ones_like(prob)
 
+    def inverse(self, ratio: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
+        return ratio.clamp(max=1)
+
 
 @dataclass(frozen=True)
 class MixCE(TokenWeighted):
@@ -103,6 +107,10 @@ class MixCE(TokenWeighted):
 
     def weight(self, prob: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
         return self.eta + (1 - self.eta) * prob
+
+    def inverse(self, ratio: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
+        solution = self.eta * ratio / (1 - (1 - self.eta) * ratio)
+        return torch.where(ratio < 1, solution, 1)
 
 
 @dataclass(frozen=True)
@@ -126,6 +134,10 @@ class TaiLr(TokenWeighted):
         if self.gamma == 0:  # q / q, which is nan where q is 0
             return torch.ones_like(prob)
         return (prob / (self.gamma + (1 - self.gamma) * prob)).clamp(self.w_min, 1)
+
+    def inverse(self, ratio: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
+        unclipped = (ratio >= 1).to(ratio) if self.gamma == 1 else (ratio - self.gamma) / (1 - self.gamma)
+        return torch.maximum(unclipped, self.w_min * ratio).clamp(0, 1)
 
 
 def check_targets(targets: Tensor, vocabulary: int) -> None:

@@ -10,8 +10,10 @@ from transformers import GenerationConfig, LogitsProcessorList
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from mixkit._common import InputError
+from mixkit.losses.token_weighted import TokenWeighted
 from mixkit.models.backspace import apply_backspaces, segments
 from mixkit.models.backspace_generation import sample_with_backspace
+from mixkit.models.decoder import ObjectiveDecoder
 from mixkit.models.likelihood import tokenize
 from mixkit.models.loading import check_positions, start_token
 
@@ -21,13 +23,15 @@ class Sampler:
     """How tokens are drawn. The defaults draw from the model's own distribution.
 
     temperature > 0 divides the logits. top_p in (0, 1]: the most probable tokens remain whose probability is top_p.
-    top_k >= 0: so many of the most probable tokens remain, and 0 leaves all.
+    top_k >= 0: so many of the most probable tokens remain, and 0 leaves all. decode_as: a token-weighted objective,
+    whose stationary distribution for the model's own is drawn from, before the other settings apply.
     Raises InputError (a ValueError) for a value out of range.
     """
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    decode_as: TokenWeighted | None = None
 
     def __post_init__(self):
         if not self.temperature > 0:
@@ -39,10 +43,11 @@ class Sampler:
 
     def logits_processors(self) -> LogitsProcessorList:
         """transformers' logits processors for these settings, in the order of `generate`."""
+        decoder = [ObjectiveDecoder(self.decode_as)] if self.decode_as is not None else []
         temperature = [TemperatureLogitsWarper(float(self.temperature))] if self.temperature != 1 else []
         top_k = [TopKLogitsWarper(int(self.top_k))] if self.top_k > 0 else []
         top_p = [TopPLogitsWarper(float(self.top_p))] if self.top_p < 1 else []
-        return LogitsProcessorList([*temperature, *top_k, *top_p])
+        return LogitsProcessorList([*decoder, *temperature, *top_k, *top_p])
 
 
 @dataclass(frozen=True)
