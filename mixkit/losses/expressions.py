@@ -108,7 +108,8 @@ def _compile(node: ast.expr, text: str) -> _Weight:
                 raise _error(text, node.col_offset, f"{name} takes {wanted}, not {len(args)}")
             inner = [_compile(argument, text) for argument in args]
             return lambda q: reduce(function, [f(q) for f in inner]) if is_variadic else function(inner[0](q))
-    raise _error(text, node.col_offset, f"{ast.unparse(node)[:30]!r} is not allowed")
+        case _:
+            raise _error(text, node.col_offset, f"{ast.unparse(node)[:30]!r} is not allowed")
 
 
 def _error(text: str, column: int, reason: str) -> InputError:

@@ -60,8 +60,9 @@ def inverse_of(objective: TokenWeighted) -> Inverse:
         raise InputError(
             f"{objective} is not convex: q / w(q) falls at q = {where:.2g}, so training may end at several points"
         )
-    if hasattr(objective, "inverse"):
-        return objective.inverse
+    closed_form = getattr(objective, "inverse", None)
+    if closed_form is not None:
+        return closed_form
     q = torch.cat([q.new_zeros(1), q])
     return lambda r: _bisect(objective, r, q.to(r), torch.cat([ratio.new_zeros(1), ratio]).to(r))
 
