@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from mixkit.notebook.charts import against_coefficient as against_coefficient
     from mixkit.notebook.charts import frontier as frontier
     from mixkit.notebook.charts import measured_metrics as measured_metrics
+    from mixkit.notebook.charts import number as number
     from mixkit.notebook.charts import parallel_coordinates as parallel_coordinates
     from mixkit.notebook.report import write_report as write_report
     from mixkit.notebook.sweep_panel import sweep as sweep
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from mixkit.notebook.widgets import choose_axes as choose_axes
     from mixkit.notebook.widgets import compare_samples as compare_samples
     from mixkit.notebook.widgets import explore as explore
+    from mixkit.notebook.widgets import show_continuations as show_continuations
     from mixkit.notebook.widgets import sortable_table as sortable_table
 
 __getattr__, __all__ = lazy_imports(__file__)
