@@ -36,7 +36,7 @@ address:
 	$(PYTHON) notebooks/set_address.py
 
 colab: .venv/colab/installed
-	.venv/colab/bin/python -m pytest -W default tests/notebook tests/studies/test_sweep.py -m "not browser"
+	.venv/colab/bin/python -m pytest -W default tests/notebook tests/studies/test_sweep.py -m "not browser" --ignore tests/notebook/test_browser.py
 
 .venv/installed: requirements.txt constraints.txt pyproject.toml
 	$(PYTHON) -m venv .venv
