@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainerState
 from transformers.training_args import TrainingArguments
 
@@ -20,7 +20,7 @@ from mixkit.losses.sequence_match import SequenceMatch
 from mixkit.losses.token_weighted import MLE
 from mixkit.models.backspace import add_backspace, check_tree_attention
 from mixkit.models.likelihood import ENDS, IGNORED, batch_nll, check_head, collate, encode, last_hidden, lm_head
-from mixkit.models.loading import check_positions
+from mixkit.models.loading import check_positions, silence_libraries
 from mixkit.models.on_policy import (
     Backtracking,
     BacktrackingLoss,
@@ -88,6 +88,7 @@ def finetune(
     """
     check_head(model)
     check_positions(model, "max_tokens", max_tokens, ENDS)
+    silence_libraries()
     if isinstance(objective, SequenceMatch) and backtracking is None:
         raise InputError("SequenceMatch needs backtracking: its noise rate, schedule and buffer; pass Backtracking()")
     if backtracking is not None and not isinstance(objective, MLE | SequenceMatch):
