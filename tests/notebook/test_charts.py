@@ -29,7 +29,7 @@ def test_the_frontier_has_decoding_curves_rings_and_the_human_band():
     mixce = named["MixCE"]
     assert mixce.customdata == ("mixce",) and mixce.error_y.array == pytest.approx((0.02,))
     assert mixce.hovertext == (
-        "<b>MixCE η=0.1</b><br>mauve 0.8 [0.78, 0.82]<br>diversity 0.7 [0.68, 0.72]<br>perplexity 9 [8.5, 9.5]",
+        "<b>MixCE η=0.1</b><br>MAUVE 0.8 [0.78, 0.82]<br>diversity 0.7 [0.68, 0.72]<br>perplexity 9 [8.5, 9.5]",
     )
     assert set(named["MLE, other decoding"].customdata) == {"cold", "cool", "p9"}
     assert named["human texts"].x == (0.8,) and named["human texts"].y == (0.9,)
@@ -115,18 +115,26 @@ def test_each_seed_has_its_own_curve_against_the_coefficient():
     assert [(trace.showlegend, trace.y) for trace in figure.data] == [(True, (0.51, 0.59)), (False, (0.71, 0.79))]
     assert figure.data[0].x == ("η=0.1", "η=0.9")
     assert [line.y0 for line in figure.layout.shapes] == [0.55, 0.75]
-    assert [note.text for note in figure.layout.annotations] == ["MLE", "MLE"]
+    assert [note.text for note in figure.layout.annotations] == ["MLE 0.55", "MLE 0.75"]
 
 
 def test_parallel_coordinates_have_the_metrics_of_all_runs():
-    (trace,) = charts.parallel_coordinates(FRAME).data
-    assert [axis.label for axis in trace.dimensions] == ["perplexity", "MAUVE", "precision", "diversity", "distinct-2"]
-    assert list(trace.dimensions[1]["values"]) == [0.5, 0.8, 0.6, 0.85, 0.7, 0.6]
-    assert list(trace.line.color) == [0, 1, 2, 0, 0, 0]
-    assert [color for _, color in trace.line.colorscale][:3] == [
-        charts.COLORS[name] for name in ("mle", "mixce", "tailr")
-    ]
+    lines = charts.parallel_coordinates(FRAME).data
+    assert [line.name for line in lines] == ["MLE", "MixCE", "TaiLr", *["MLE, other decoding"] * 3]
+    assert [line.showlegend for line in lines] == [True] * 4 + [False] * 2
+    mle, mixce = lines[:2]
+    labels = [text.split("<br>")[1] for text in mle.x]
+    assert labels == ["perplexity", "MAUVE", "precision", "diversity", "distinct-2"]
+    assert mle.x[1] == "<b>0.85</b><br>MAUVE<br>0.5" and mle.x == mixce.x
+    assert mixce.y[1] == pytest.approx((0.8 - 0.5) / (0.85 - 0.5)) and mle.y[1] == 0
+    assert mixce.line.color == charts.COLORS["mixce"] and mixce.hovertext[1] == "MixCE η=0.1<br>MAUVE 0.8"
     assert not charts.parallel_coordinates(results_frame([])).data
+
+
+def test_the_better_end_of_every_axis_is_on_top():
+    runs = [record("a", 0.5, 0.5), record("b", 0.6, 0.5, metrics={"perplexity": metric(7.0)})]
+    a, b = charts.parallel_coordinates(results_frame(runs)).data
+    assert (a.y[0], b.y[0]) == (0, 1) and a.x[0] == "<b>7</b><br>perplexity<br>9"
 
 
 def test_the_default_axes_are_the_first_that_were_measured():
@@ -149,7 +157,7 @@ def test_training_curves_leave_the_base_run_out():
     runs = [PlannedRun(name, "base" if name == "base" else "grid", config, None) for name in ("base", "a", "b")]
     lines = [{"step": i, "nll": float(i)} for i in range(1, 121)]
     (base,) = charts.training_curves(runs, {"base": lines}).data
-    assert len(base.x) == 60 and base.y[:2] == (1.5, 3.5)
+    assert len(base.x) == 120 and base.y[:2] == (1.0, 2.0)
     figure = charts.training_curves(runs, {"base": lines, "a": lines[:2], "b": [{"step": 3, "validation_nll": 1.0}]})
     assert [trace.y for trace in figure.data] == [(1.0, 2.0)] and figure.data[0].text[-1] == " η=0.1"
     both = charts.training_curves(runs, {"a": lines, "b": lines}).data
