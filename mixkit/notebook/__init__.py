@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from mixkit.notebook.charts import parallel_coordinates as parallel_coordinates
     from mixkit.notebook.charts import training_curve as training_curve
     from mixkit.notebook.charts import worth as worth
+    from mixkit.notebook.labels import metric_label as metric_label
     from mixkit.notebook.labels import number as number
     from mixkit.notebook.report import write_report as write_report
     from mixkit.notebook.runs import finished_runs as finished_runs
     from mixkit.notebook.runs import show_warnings_once as show_warnings_once
     from mixkit.notebook.runs import with_first_reader as with_first_reader
     from mixkit.notebook.sweep_panel import sweep as sweep
+    from mixkit.notebook.tables import frame_table as frame_table
     from mixkit.notebook.tables import prose as prose
     from mixkit.notebook.tables import report_link as report_link
     from mixkit.notebook.tables import results_table as results_table

@@ -122,9 +122,14 @@ def compared_html(compared: pd.DataFrame, labels: Mapping[str, str]) -> Markup:
 
 
 def frame_html(frame: pd.DataFrame) -> Markup:
-    """The frame as an HTML table without its index."""
+    """The frame as an HTML table without its index, which scrolls inside the page."""
     html = frame.astype(object).where(frame.notna(), "–").to_html(index=False, border=0)
-    return Markup(visible(html))  # pandas escapes markup, not control characters
+    return Markup(f'<div class="wide">{visible(html)}</div>')  # pandas escapes markup, not control characters
+
+
+def frame_table(frame: pd.DataFrame) -> Text:
+    """The frame as a table without its index."""
+    return text_with_html(frame.to_string(index=False, na_rep="–"), frame_html(frame))
 
 
 def first_sets(
