@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from textwrap import wrap
 from typing import Any, Literal
-from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -69,11 +68,16 @@ SIDES = {
 }
 
 
+_order: dict[str, int] = {}  # by label, of the objectives without an entry in LOOKS
+
+
 def look(objective: str) -> tuple[str, str]:
-    """Colour and symbol of an objective. Those without an entry in LOOKS share OTHER_LOOKS, by their labels."""
-    labels = {definition.label: name for name, definition in OBJECTIVES.items()}
-    name, label = labels.get(objective_label(objective), objective), objective_label(objective)
-    return LOOKS.get(name, OTHER_LOOKS[crc32(label.encode()) % len(OTHER_LOOKS)])
+    """Colour and symbol of an objective. Those without an entry in LOOKS get OTHER_LOOKS as they appear."""
+    label = objective_label(objective)
+    name = next((name for name, definition in OBJECTIVES.items() if definition.label == label), objective)
+    if name in LOOKS:
+        return LOOKS[name]
+    return OTHER_LOOKS[_order.setdefault(label, len(_order)) % len(OTHER_LOOKS)]
 
 
 def measured_metrics(frame: pd.DataFrame, kind: Literal["quality", "diversity", ""] = "") -> list[str]:
@@ -285,11 +289,10 @@ def training_curves(runs: Sequence[PlannedRun], histories: Mapping[str, Sequence
 
 def _style(row: Any) -> tuple[str, str, str]:
     """Name in the legend, colour and symbol of a row's run. The symbol is hollow if it only samples MLE's model."""
-    decoded_as = getattr(row, "decode_as", "")
-    color, symbol = look(decoded_as or row.objective)
+    color, symbol = look(row.decode_as or row.objective)
     if row.role != "decoding":
         return objective_label(row.objective), color, symbol
-    name = f"MLE decoded as {objective_label(decoded_as)}" if decoded_as else "MLE, other decoding"
+    name = f"MLE decoded as {objective_label(row.decode_as)}" if row.decode_as else "MLE, other decoding"
     return name, color, f"{symbol}-open"
 
 
@@ -304,9 +307,9 @@ def _text(row: Any) -> str:
     """The few letters beside a point: "η=0.1", "MLE", "T=0.7"; of a row of the results frame."""
     if row.role == HUMAN:
         return ""
-    if row.role == "decoding" and not getattr(row, "decode_as", ""):
+    if row.role == "decoding" and not row.decode_as:
         return row.label.split(", ", 1)[-1].replace("temperature ", "T=")
-    objective, value = row.objective, row.coefficient
+    objective, value = (row.decode_as, row.decode_coefficient) if row.decode_as else (row.objective, row.coefficient)
     definition = parse_objective(objective)[0]
     return definition.label if value is None else f"{definition.coefficients[0].symbol}={value:g}"
 

@@ -85,8 +85,7 @@ class SweepForm:
         return SweepConfig.check({name: entry.value() for name, entry in self.inputs.items()})
 
     def _show_rows(self) -> None:
-        objectives = [OBJECTIVES[name] for name in self.inputs["objectives"].value() if name in OBJECTIVES]
-        chosen = [c.name for objective in objectives for c in objective.coefficients]
+        chosen = [c.name for name in self.inputs["objectives"].value() for c in OBJECTIVES[name].coefficients]
         for name, row in self.rows.items():
             row.layout.display = None if name in chosen or name not in COEFFICIENTS else "none"
 
@@ -101,7 +100,10 @@ def field_input(name: str, info: FieldInfo, value: Any) -> FieldInput:
         return FieldInput([widget], lambda: widget.value)
     settings["continuous_update"] = False  # each value makes a new plan, which reads every finished run
     if name == "objectives":
-        return _objectives(value)
+        return _checkboxes(value)
+    if get_origin(kind) is list and name not in SCALES:
+        line = widgets.Text("; ".join(value), placeholder="power(0.3); 0.1 + 0.9 * q", **settings)
+        return FieldInput([line], lambda: [text.strip() for text in line.value.split(";") if text.strip()])
     if get_origin(kind) is list:
         return _list_input(SCALES[name], value, settings)
     low, high = bounds(info)
@@ -113,18 +115,10 @@ def field_input(name: str, info: FieldInfo, value: Any) -> FieldInput:
     return FieldInput([widget], lambda: widget.value)
 
 
-def _objectives(chosen: Sequence[str]) -> FieldInput:
-    """A checkbox per objective, and a line for others, such as "power(0.3); 0.1 + 0.9 * q"."""
+def _checkboxes(chosen: Sequence[str]) -> FieldInput:
     style = {"indent": False, "layout": {"width": "max-content", "margin": "2px 8px 2px 14px"}}
     boxes = {name: widgets.Checkbox(name in chosen, description=OBJECTIVES[name].label, **style) for name in OBJECTIVES}
-    written = "; ".join(name for name in chosen if name not in OBJECTIVES)
-    others = widgets.Text(written, placeholder="others: power(0.3); 0.1 + 0.9 * q", continuous_update=False)
-
-    def read() -> list[str]:
-        texts = [text.strip() for text in others.value.split(";")]
-        return [*(name for name, box in boxes.items() if box.value), *filter(None, texts)]
-
-    return FieldInput([*boxes.values(), others], read)
+    return FieldInput(list(boxes.values()), lambda: [name for name, box in boxes.items() if box.value])
 
 
 def _list_input(scale: list[float], values: list[float], settings: dict[str, Any]) -> FieldInput:

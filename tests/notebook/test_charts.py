@@ -145,6 +145,66 @@ def test_the_default_axes_are_the_first_that_were_measured():
     assert "coherence" not in charts.measured_metrics(FRAME)
 
 
+def test_objectives_without_a_look_of_their_own_have_one():
+    assert charts.look("mixce(0.1)") == charts.look("mixce") and charts.look("power(0.3)") == charts.look("power(0.9)")
+    runs = [
+        record("mle", 0.8, 0.5),
+        record("power", 0.7, 0.6, objective="power(0.3)"),
+        record("formula", 0.6, 0.7, objective="0.1 + 0.9 * q"),
+        record("own", 0.5, 0.8, objective="own: Focal(gamma=2.0)"),
+    ]
+    named = frontier(runs, "mauve", "diversity")
+    labels = ["MLE", "power", "w(q) = 0.1 + 0.9 * q", "Focal(gamma=2.0)"]
+    assert list(named)[-5:] == [*labels, "human texts"]
+    assert len({(named[label].marker.color, named[label].marker.symbol) for label in labels}) == 4
+    chart = charts.against_coefficient(results_frame(runs), "mauve")
+    assert [trace.x for trace in chart.data] == [("a=0.3",), (labels[2],), (labels[3],)]
+    lines = charts.parallel_coordinates(results_frame(runs)).data
+    assert [line.name for line in lines] == labels
+
+
+def test_mle_decoded_as_an_objective_has_its_colour_and_is_hollow():
+    decoded = {"role": "decoding", "decode_as": "mixce"}
+    runs = [*DONE, record("d1", 0.65, 0.7, eta=0.1, **decoded), record("d7", 0.75, 0.6, eta=0.7, **decoded)]
+    points = [
+        t for t in charts.frontier(results_frame(runs), "mauve", "diversity").data if t.customdata == ("d1", "d7")
+    ]
+    assert [(t.name, t.text) for t in points] == [("MLE decoded as MixCE", ("η=0.1", "η=0.7"))]
+    assert points[0].marker.color == charts.COLORS["mixce"] and points[0].marker.symbol == "square-open"
+
+
+def test_the_worth_of_a_coefficient_is_its_best_temperature():
+    runs = [
+        record("mle", 0.5, 0.5, metrics={"best_temperature": metric(1.0)}),
+        record("mixce", 0.5, 0.5, objective="mixce", eta=0.1, metrics={"best_temperature": metric(1.3, 0.1)}),
+    ]
+    figure = charts.worth(results_frame(runs))
+    assert figure.data[0].y == (1.3,) and figure.data[0].error_y.array == pytest.approx((0.1,))
+    assert figure.layout.shapes[0].y0 == 1.0 and "temperature" in figure.layout.title.text
+
+
+def test_every_chart_is_transparent_and_has_a_title():
+    lines = [{"step": 1, "nll": 2.0}]
+    runs = [PlannedRun("a", "grid", DONE[1].config, None)]
+    frontier, coefficient = charts.frontier(FRAME), charts.against_coefficient(FRAME, "mauve")
+    training = [charts.training_curve(lines), charts.training_curves(runs, {"a": lines})]
+    for figure in (frontier, coefficient, charts.parallel_coordinates(FRAME), *training):
+        assert figure.layout.title.text
+    template = charts.pio.templates["mixkit"].layout
+    assert template.paper_bgcolor == template.plot_bgcolor == "rgba(0,0,0,0)"
+    for background in (1.0, 0.0056):  # luminance of white, and of JupyterLab's dark page
+        for color in (charts.INK, charts.COLORS["human"]):
+            light, dark = sorted((luminance(color), background), reverse=True)
+            assert (light + 0.05) / (dark + 0.05) > 3.9
+
+
+def luminance(color):
+    """Relative luminance of #rrggbb, by WCAG 2."""
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
 def test_a_training_curve_has_the_keys_that_occur():
     lines = [{"step": 1, "loss": 3.0, "nll": 2.0}, {"step": 2, "validation_nll": 2.5}]
     named = traces(charts.training_curve(lines))

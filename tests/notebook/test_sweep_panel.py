@@ -99,12 +99,12 @@ def test_sliders_give_evenly_spaced_values_or_equal_factors(tiny):
     assert gamma.options[0] == ("0.0000001", 1e-7) and gamma.options[-1] == ("1", 1.0)
 
 
-def test_objectives_are_checked_or_written():
-    field = sweep_panel._objectives(["mle", "power(0.3)"])
-    line = field.widgets[-1]
-    assert line.value == "power(0.3)" and field.value() == ["mle", "power(0.3)"]
+def test_other_objectives_are_written(tiny):
+    form = sweep_panel.SweepForm(with_settings(tiny, other_objectives=["power(0.3)"]))
+    (line,) = widgets_of(form, "other_objectives")
+    assert line.value == "power(0.3)" and form.config().other_objectives == ["power(0.3)"]
     line.value = " focal(2.0);0.1 + 0.9 * q; "
-    assert field.value() == ["mle", "focal(2.0)", "0.1 + 0.9 * q"]
+    assert form.config().other_objectives == ["focal(2.0)", "0.1 + 0.9 * q"]
 
 
 def test_a_coefficient_has_a_row_while_its_objective_is_chosen(tiny):
