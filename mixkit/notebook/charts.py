@@ -261,29 +261,22 @@ def training_curves(runs: Sequence[PlannedRun], histories: Mapping[str, Sequence
     histories: by run name, the lines of its training.jsonl so far.
     """
     titles = {"title": {"text": "Training"}, "xaxis_title": "optimizer step", "yaxis_title": "nll, nats per token"}
-    figure = go.Figure(layout={"height": 380, "margin": {"r": 70}, "uirevision": "training", **titles})
+    figure = go.Figure(layout={"height": 400, "margin": {"t": 100}, "uirevision": "training", **titles})
     lines = {run.name: [line for line in histories.get(run.name, ()) if "nll" in line] for run in runs}
     started = [run for run in runs if lines[run.name]]
     before = Counter()
     for run in [run for run in started if run.role != "base"] or started:
-        name, color = objective_label(run.config.objective), look(run.config.objective)[0]
-        x, y = ([line[key] for line in lines[run.name]] for key in ("step", "nll"))
+        color, _ = look(run.config.objective)
         label = run.config.label(run.role)
         figure.add_scatter(
-            x=x,
-            y=y,
-            mode="lines+text",
-            text=[*[""] * (len(x) - 1), f" {label.removeprefix(name).split(',')[0].strip() or name}"],
-            textposition="middle right",
-            textfont={"size": 11},
-            cliponaxis=False,
-            line={"color": color, "width": 1.8, "dash": DASHES[before[name] % len(DASHES)]},
-            name=name,
-            legendgroup=name,
-            showlegend=not before[name],
+            x=[line["step"] for line in lines[run.name]],
+            y=[line["nll"] for line in lines[run.name]],
+            mode="lines",
+            line={"color": color, "width": 1.8, "dash": DASHES[before[color] % len(DASHES)]},
+            name=label,
             hovertemplate=f"{label}<br>step %{{x:.0f}}: %{{y:.3f}}<extra></extra>",
         )
-        before[name] += 1
+        before[color] += 1
     return figure
 
 

@@ -93,8 +93,10 @@ class SweepForm:
 def field_input(name: str, info: FieldInfo, value: Any) -> FieldInput:
     """The widgets for a field of a settings model, showing this value."""
     kind: Any = info.annotation
-    settings: dict[str, Any] = {"description": name.replace("_", " "), "layout": {"width": "330px"}}
-    settings["style"] = {"description_width": "90px"}
+    symbol = COEFFICIENTS[name].symbol if name in COEFFICIENTS else name
+    description = f"{symbol} ({name})" if symbol != name else name.replace("_", " ")
+    settings: dict[str, Any] = {"description": description, "layout": {"width": "360px"}}
+    settings["style"] = {"description_width": "120px"}
     if get_origin(kind) is Literal:
         widget = widgets.Dropdown(options=get_args(kind), value=value, **settings)
         return FieldInput([widget], lambda: widget.value)

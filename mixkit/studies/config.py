@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic.fields import FieldInfo
 
 from mixkit._common import InputError, unknown
-from mixkit.losses.definitions import COEFFICIENTS, OBJECTIVES, RIVALS, Coefficient, parse_objective
+from mixkit.losses.definitions import COEFFICIENTS, OBJECTIVES, Coefficient, parse_objective
 
 if TYPE_CHECKING:  # a type checker cannot look into OBJECTIVES
     ObjectiveName = str
@@ -39,7 +39,7 @@ def _check_decoder(text: str) -> str:
     return text
 
 
-OBJECTIVE_HELP = f"{', '.join([*OBJECTIVES, *RIVALS])}, or a formula in q"
+OBJECTIVE_HELP = f"{', '.join(OBJECTIVES)}, a rival such as power(0.3), or a formula in q"
 AnyObjective = Annotated[str, AfterValidator(_check_objective)]
 AnyDecoder = Annotated[str, AfterValidator(_check_decoder)]
 NOT_IN_HASH = {"study", "name", "keep_model"}  # they do not change the outcome of a run

@@ -219,7 +219,6 @@ def test_training_curves_leave_the_base_run_out():
     (base,) = charts.training_curves(runs, {"base": lines}).data
     assert len(base.x) == 120 and base.y[:2] == (1.0, 2.0)
     figure = charts.training_curves(runs, {"base": lines, "a": lines[:2], "b": [{"step": 3, "validation_nll": 1.0}]})
-    assert [trace.y for trace in figure.data] == [(1.0, 2.0)] and figure.data[0].text[-1] == " η=0.1"
+    assert [trace.y for trace in figure.data] == [(1.0, 2.0)] and figure.data[0].name == "MixCE η=0.1"
     both = charts.training_curves(runs, {"a": lines, "b": lines}).data
     assert both[0].line.color == both[1].line.color and both[0].line.dash != both[1].line.dash
-    assert [trace.showlegend for trace in both] == [True, False]
