@@ -141,7 +141,7 @@ def test_a_finished_study_is_shown(finished, tiny):
     assert panel.resume.disabled and panel.error.value == ""
     menus, _, picture = panel.picture.children[0].children
     assert [menu.value for menu in menus.children] == ["mauve", "distinct_2"]
-    for output, names in ((panel.curves, {"MLE", "MixCE"}), (picture, {"MLE", "MixCE", "human texts"})):
+    for output, names in ((panel.curves, {"MLE", "MixCE η=0.25"}), (picture, {"MLE", "MixCE", "human texts"})):
         (figure,) = (o["data"]["application/vnd.plotly.v1+json"] for o in output.outputs)
         assert names <= {trace["name"] for trace in figure["data"]}
     before = picture.outputs
@@ -269,7 +269,7 @@ def test_the_notebook_runs_a_sweep_from_its_parameters(tiny, tmp_path, monkeypat
     assert len(live) == 2 and len(printed) == 2
     names = [{trace.get("name") for trace in figure["data"]} for figure in (*live, *printed)]
     frontiers = [found for found in names if {"MLE", "MixCE", "human texts"} <= found]
-    assert len(frontiers) == 2 and any(found == {"MLE", "MixCE"} for found in names[:2])  # the live one, the last one
+    assert len(frontiers) == 2 and any(found == {"MLE", "MixCE η=0.25"} for found in names[:2])  # the live one, the last one
     text = "".join(line for o in outputs if o["output_type"] == "stream" for line in o["text"])
     assert "2 of 2 runs are done" in text and "MixCE η=0.25" in text and "Set `answer`" in text
     assert (tmp_path / "runs" / "own" / "report.html").is_file()
