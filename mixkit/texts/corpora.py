@@ -1,20 +1,20 @@
 """Corpora: train, validation and test texts by name, from built-in sources, local files and the Hugging Face hub."""
 
 import csv
+import gzip
 import hashlib
 import io
 import itertools
 import json
 import math
 import os
-import platform
 import random
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixkit._common import CACHE, InputError, did_you_mean, unknown, write_atomically
+from mixkit._common import CACHE, CLONE, InputError, did_you_mean, unknown, write_atomically
 
 MIN_WORDS, MAX_WORDS = 50, 1000  # of a text, as in the MixCE paper
 MIN_TEXTS = 20  # fewer cannot be split into three
@@ -22,7 +22,9 @@ SPLIT_SEED = 0
 SIZES = {"train": 50_000, "validation": 5_000, "test": 5_000}  # default limits, as in the MixCE paper
 TALES_SIZES = {"train": 10_000, "validation": 500, "test": 2_000}
 NOISE = 0.05  # default share of damaged stories in tales-noisy
-BUILT_IN = ("tales", "tales-noisy", "pydoc")
+BUILT_IN = ("tales", "tales-noisy", "middlemarch")
+NOVEL = CLONE / "data/corpora/middlemarch.txt.gz"
+NOVEL_WORDS = 150  # a text of the novel ends at the first sentence end after them, if no paragraph ends before
 HUB = {  # name: (dataset, configuration)
     "wikitext": ("Salesforce/wikitext", "wikitext-103-raw-v1"),
     "openwebtext": ("Skylion007/openwebtext", None),
@@ -59,8 +61,8 @@ def load_corpus(
     """Load a corpus: the same texts in the same order every time. data/README.md describes each corpus.
 
     name: `tales`, `tales-noisy`, `tales-noisy:RATE` (that share of the training and validation stories is damaged),
-      `pydoc`, `wikitext`, `openwebtext`, `writingprompts`, `hub:NAME`, `hub:NAME:CONFIG` (a dataset of the Hugging Face
-      hub or a local folder in its layout), or the path of a .txt, .jsonl or .csv file
+      `middlemarch`, `wikitext`, `openwebtext`, `writingprompts`, `hub:NAME`, `hub:NAME:CONFIG` (a dataset of the
+      Hugging Face hub or a local folder in its layout), or the path of a .txt, .jsonl or .csv file
     train, validation, test: the largest number of texts; by default 50,000 / 5,000 / 5,000 (tales: 10,000 / 500 /
       2,000). A corpus without splits is shuffled once and cut 80/10/10. Where a tenth is less than 150 texts, the test
       texts are 150, but at most 30 %.
@@ -78,9 +80,8 @@ def load_corpus(
     elif noisy:
         rate = _noise_rate(name)
         splits, origin = _sample_tales(limits, rate), f"mixkit's own stories, {rate:.3g} of those to learn from damaged"
-    elif name == "pydoc":
-        splits = _split(_read_pydoc(), limits)
-        origin = f"the language reference of Python {platform.python_version()} (PSF)"
+    elif name == "middlemarch":
+        splits, origin = _read_middlemarch(limits), "George Eliot, Middlemarch (1871), public domain"
     elif name in HUB or name.startswith("hub:"):
         splits, origin = _load_hub(name, limits)
     elif Path(name).suffix in SUFFIXES or os.sep in name or Path(name).exists():
@@ -111,20 +112,46 @@ def _noise_rate(name: str) -> float:
     return rate
 
 
-def _read_pydoc() -> list[str]:
-    from pydoc_data.topics import topics
+def _read_middlemarch(limits: dict[str, int]) -> Splits:
+    """Each chapter belongs to one split, so that no text continues a text of another split."""
+    if not NOVEL.is_file():
+        raise InputError(
+            f"corpus 'middlemarch': {NOVEL.name} is in data/corpora of mixkit's repository, not in the installed "
+            f"package; clone the repository, or use tales or {FILES}"
+        )
+    novel = gzip.decompress(NOVEL.read_bytes()).decode("ascii").partition("\nPRELUDE\n")[2]
+    chapters = [_cut_chapter(chapter) for chapter in re.split(r"\n(?:CHAPTER [IVXLC]+\.?|FINALE\.)\n", novel)]
+    shuffler = random.Random(SPLIT_SEED)
+    shuffler.shuffle(chapters)
+    splits: Splits = {"test": [], "validation": [], "train": []}
+    total, seen = sum(map(len, chapters)), 0
+    for texts in chapters:
+        share = seen / total
+        splits["test" if share < 0.1 else "validation" if share < 0.2 else "train"] += texts
+        seen += len(texts)
+    for split, texts in splits.items():
+        shuffler.shuffle(texts)
+        del texts[limits[split] :]
+    return splits
 
-    seen, texts = set(), []
-    for topic in sorted(topics):
-        paragraphs = []
-        for block in re.split(r"\n\s*\n", topics[topic]):
-            code = block.startswith(" ") or "::=" in block
-            paragraph = _one_line(block)
-            if not code and not re.search(r"^[*=\-~^\"]{4,}$", block, re.M) and paragraph not in seen:
-                paragraphs.append(paragraph)
-        seen.update(paragraphs)
-        texts += _join_paragraphs(paragraphs)
-    return texts
+
+def _cut_chapter(chapter: str) -> list[str]:
+    """The texts of a chapter, without epigraph and headings. Two blanks end a sentence in this transcription."""
+    blocks = re.split(r"\n\n+", chapter.strip("\n"))
+    texts, words = [], []
+    for block in itertools.dropwhile(lambda block: block.startswith(" "), blocks):
+        if block.isupper():  # the heading of the next book
+            break
+        for sentence in block.replace("_", "").split("  "):
+            words += sentence.split()
+            if len(words) >= NOVEL_WORDS:
+                texts.append(words)
+                words = []
+        if len(words) >= MIN_WORDS:
+            texts.append(words)
+            words = []
+    texts[-1] += words
+    return list(map(" ".join, texts))
 
 
 def _split(texts: list[str], limits: dict[str, int]) -> Splits:

@@ -1,7 +1,12 @@
 """Corpora by name: splits, local files, WikiText's preparation, datasets in the hub's layout, and errors."""
 
+import bisect
 import csv
+import gzip
+import itertools
 import json
+import re
+from collections import Counter
 
 import pytest
 
@@ -13,7 +18,7 @@ from mixkit.texts.story_grammar import tales_grammar
 PARAGRAPH = " ".join(f"word{i}" for i in range(60))
 
 
-@pytest.mark.parametrize("name", ["tales", "pydoc"])
+@pytest.mark.parametrize("name", ["tales", "middlemarch"])
 def test_built_in_corpora_are_fixed_and_disjoint(name):
     sizes = {"train": 200, "validation": 30, "test": 100}
     once, again = load_corpus(name, **sizes), load_corpus(name, **sizes)
@@ -38,7 +43,12 @@ def test_noisy_tales_are_the_tales_with_damage():
 
 @pytest.mark.parametrize(
     ("name", "from_grammar", "clean"),
-    [("tales", True, True), ("tales-noisy", True, False), ("tales-noisy:0.2", True, False), ("pydoc", False, True)],
+    [
+        ("tales", True, True),
+        ("tales-noisy", True, False),
+        ("tales-noisy:0.2", True, False),
+        ("middlemarch", False, True),
+    ],
 )
 def test_facts_of_corpora(name, from_grammar, clean):
     corpus = load_corpus(name, train=20, validation=20, test=20)
@@ -51,11 +61,47 @@ def test_a_file_named_tales_has_no_grammar(tmp_path):
     assert not load_corpus(str(path)).from_grammar
 
 
-def test_pydoc_is_prose():
-    corpus = load_corpus("pydoc")
-    assert len(corpus.test) >= 100
-    for text in corpus.train:
-        assert "::=" not in text and "\n" not in text and not text.startswith(" ")
+def words_of(*splits):
+    return sum(len(text.split()) for split in splits for text in split)
+
+
+def test_middlemarch_has_the_words_of_the_novel():
+    corpus = load_corpus("middlemarch")
+    splits = (corpus.train, corpus.validation, corpus.test)
+    lengths = [len(text.split()) for split in splits for text in split]
+    assert min(lengths) == 50 and max(lengths) == 303 and sum(n > 200 for n in lengths) < len(lengths) / 20
+    assert [len(split) for split in splits] == [2371, 311, 306]
+    assert [round(words_of(split) / words_of(*splits), 2) for split in splits] == [0.8, 0.1, 0.1]
+    # Independent: all words of the novel, without the indented and the upper-case lines.
+    novel = gzip.decompress(corpora.NOVEL.read_bytes()).decode().partition("\nPRELUDE\n")[2].splitlines()
+    words = sorted(" ".join(line for line in novel if line[:1] != " " and not line.isupper()).replace("_", "").split())
+    ours = sorted(" ".join(itertools.chain(*splits)).split())
+    assert 0 <= len(ours) - len(words) < 200  # 12 verses and signatures inside chapters are indented
+    assert not Counter(words) - Counter(ours)
+
+
+def test_middlemarch_has_no_headings_and_epigraphs():
+    corpus = load_corpus("middlemarch")
+    for text in corpus.train + corpus.validation + corpus.test:
+        assert not re.search(r"\bCHAPTER|\bBOOK|FINALE|PRELUDE|Gent\.|--[A-Z]{4,}|  |_|\n", text), text
+
+
+def test_no_chapter_of_middlemarch_is_in_two_splits():
+    corpus = load_corpus("middlemarch")
+    novel = " ".join(gzip.decompress(corpora.NOVEL.read_bytes()).decode().replace("_", "").split())
+    headings = [match.start() for match in re.finditer(r"CHAPTER [IVXLC]+\.? (?!CHAPTER|BOOK)|FINALE\.", novel)]
+    chapters = {}
+    for split in ("train", "validation", "test"):
+        for text in getattr(corpus, split):
+            chapters.setdefault(bisect.bisect(headings, novel.index(text[:60])), set()).add(split)
+    assert len(chapters) == 88 and all(len(splits) == 1 for splits in chapters.values())
+
+
+def test_middlemarch_without_its_file(monkeypatch, tmp_path):
+    monkeypatch.setattr(corpora, "NOVEL", tmp_path / "middlemarch.txt.gz")
+    with pytest.raises(InputError, match=r"corpus 'middlemarch'.* not in the installed package; clone") as error:
+        load_corpus("middlemarch")
+    assert "\n" not in str(error.value)
 
 
 def test_paragraphs_of_a_text_file(tmp_path):
@@ -153,7 +199,7 @@ def test_a_failed_download(monkeypatch, tmp_path):
     monkeypatch.setattr(corpora, "CACHE", tmp_path)
     with pytest.raises(ValueError) as error:
         load_corpus("wikitext")
-    for part in ("corpus 'wikitext': cannot load 'Salesforce/wikitext'", "these work: tales, tales-noisy, pydoc"):
+    for part in ("corpus 'wikitext': cannot load 'Salesforce/wikitext'", "these work: tales, tales-noisy, middlemarch"):
         assert part in str(error.value)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.rglob("*.json"))
@@ -162,7 +208,7 @@ def test_a_failed_download(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("tails", None, r"unknown corpus 'tails' \(did you mean 'tales'\?\); allowed: tales, tales-noisy, pydoc"),
+        ("tails", None, r"unknown corpus 'tails' \(did you mean 'tales'\?\); allowed: tales, tales-noisy, middlemarch"),
         ("hub:", None, "names no dataset"),
         ("none.txt", None, r"does not exist \(did you mean '.*one.txt'\?\)"),
         ("empty.txt", b"", "is too short: 0 texts"),
