@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mixkit._common import Bool, InputError, Int
+from mixkit.texts.words import split_words
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +65,7 @@ Texts = NgramCounts | Sequence[Any]  # strings, or lists of tokens (int or str),
 
 
 def count_ngrams(texts: Texts) -> NgramCounts:
-    """Number the tokens of texts. Strings are split at white space. NgramCounts are returned as they are.
+    """Number the tokens of texts. Strings are split by `split_words`. NgramCounts are returned as they are.
 
     Raises InputError on an empty list, an item that is not a text, or a token that is not an int or a str.
     """
@@ -76,7 +77,7 @@ def count_ngrams(texts: Texts) -> NgramCounts:
         same_kind = isinstance(text, str) == isinstance(texts[0], str)
         if not same_kind or not isinstance(text, str | list | tuple | np.ndarray):
             raise InputError(f"text {i} is {text!r:.40}; texts are all str, or all lists of tokens")
-    rows = [text.split() if isinstance(text, str) else list(text) for text in texts]
+    rows = [split_words(text) if isinstance(text, str) else list(text) for text in texts]
     tokens = list(chain.from_iterable(rows))
     for kind in {type(token) for token in tokens}:
         if not issubclass(kind, str | int | np.integer):

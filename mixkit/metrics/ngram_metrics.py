@@ -1,8 +1,8 @@
 """Metrics of diversity and repetition, computed from the texts alone.
 
-Texts are strings, split at white space, or lists of tokens (int or str), or the NgramCounts of either, which several
-metrics can share. Wrong input raises InputError. Undefined, a subclass of it, is raised where the texts do not define
-the metric, as no text has n tokens.
+Texts are strings, whose tokens are the words of `split_words`, or lists of tokens (int or str), or the NgramCounts of
+either, which several metrics can share. Wrong input raises InputError. Undefined, a subclass of it, is raised where the
+texts do not define the metric, as no text has n tokens.
 """
 
 import math
@@ -104,7 +104,8 @@ def compression_ratio(texts: Texts) -> float:
     """equals: len(raw) / len(zlib.compress(raw)), raw = " ".join(texts).encode()
 
     Redundancy within and across neighbouring texts: zlib looks back 32 KB, so the order of texts matters. Human English
-    has 2 to 3; higher is more repetitive. Undefined where all texts are empty. Source: Shaib et al. 2024.
+    has 2 to 3; higher is more repetitive. Less than a few KB score lower. Undefined where all texts are empty.
+    Source: Shaib et al. 2024.
     """
     raw = _encoded(count_ngrams(texts))
     if not any(raw):

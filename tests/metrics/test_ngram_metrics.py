@@ -215,6 +215,15 @@ def test_strings_words_and_numbers_give_equal_values(tokens):
     assert by_text == by_list == by_number
 
 
+@pytest.mark.parametrize("text", ["狐狸跳过了懒狗。", "きつねがイヌをとびこえた", "สุนัขจิ้งจอก"])
+def test_texts_without_blanks_are_read_by_character(text):
+    texts, characters = [text * 3 + "二", *[text] * 10], [[*text * 3, "二"], *[[*text]] * 10]
+    assert metrics.text_values(texts) == metrics.text_values(characters)
+    assert metrics.distinct_n(texts, 1) == naive_distinct(characters, 1) < 0.2
+    assert metrics.self_bleu(texts) == pytest.approx(np.mean(naive_self_bleu(characters, 4)), **EXACT)
+    assert metrics.rep_n(texts, 2) > 0.1 and metrics.self_bleu(texts) > 0.9
+
+
 def test_text_values(tokens):
     values = metrics.text_values(tokens)
     expected = {f"rep_{n}": [naive_rep([t], n) if len(t) >= n else None for t in tokens] for n in (2, 3, 4)}
