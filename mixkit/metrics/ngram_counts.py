@@ -31,14 +31,34 @@ class NgramCounts:
     tokens: Int[np.ndarray, " T"]  # 0 .. vocabulary - 1
     lengths: Int[np.ndarray, " N"]  # tokens of each text
     _orders: dict[int, Ngrams] = field(default_factory=dict[int, Ngrams], repr=False)
+    _part_of: "tuple[NgramCounts, Bool[np.ndarray, ' M']] | None" = None  # a larger corpus, and which of its texts
 
     def ngrams(self, n: int) -> Ngrams:
         """The n-grams of order n. Raises InputError unless n is an integer from 1."""
         if n < 1:
             raise InputError(f"n is {n!r}; the order of an n-gram is an integer from 1")
         if n not in self._orders:
-            self._orders[n] = self._count(n)
+            self._orders[n] = self._select(n, *self._part_of) if self._part_of else self._count(n)
         return self._orders[n]
+
+    def first_tokens(self, budget: int) -> "NgramCounts":
+        """The texts up to the first `budget` tokens of the corpus; the last of them is cut."""
+        ends = np.minimum(np.cumsum(self.lengths), budget)
+        num_texts = int(np.searchsorted(ends, budget)) + 1
+        return NgramCounts(self.texts[:num_texts], self.tokens[:budget], np.diff(ends[:num_texts], prepend=0))
+
+    def without(self, group: slice) -> "NgramCounts":
+        """The other texts. Their tokens and n-grams keep their numbers, so that some numbers may not occur."""
+        kept = np.ones(len(self.texts), dtype=bool)
+        kept[group] = False
+        texts = [text for text, is_kept in zip(self.texts, kept, strict=True) if is_kept]
+        return NgramCounts(texts, self.tokens[np.repeat(kept, self.lengths)], self.lengths[kept], {}, (self, kept))
+
+    def _select(self, n: int, corpus: "NgramCounts", kept: np.ndarray) -> Ngrams:
+        grams, token_kept = corpus.ngrams(n), np.repeat(kept, corpus.lengths)
+        at, pair = token_kept[grams.start], kept[grams.text]
+        start, text = (np.cumsum(token_kept) - 1)[grams.start[at]], (np.cumsum(kept) - 1)[grams.text[pair]]
+        return Ngrams(start, grams.number[at], grams.constant, text, grams.ngram[pair], grams.count[pair])
 
     def _count(self, n: int) -> Ngrams:
         text_at = np.repeat(np.arange(len(self.lengths)), self.lengths)  # (T,)
