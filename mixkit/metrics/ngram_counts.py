@@ -13,10 +13,9 @@ from mixkit.texts.words import split_words
 
 @dataclass(frozen=True, eq=False)
 class Ngrams:
-    """All n-grams of one order: P positions, V distinct n-grams, and K pairs of text and n-gram that occur."""
+    """All n-grams of one order in T tokens: V distinct n-grams, and K pairs of text and n-gram that occur."""
 
-    start: Int[np.ndarray, " P"]  # position of the first token, ascending
-    number: Int[np.ndarray, " P"]  # the n-gram's number, 0 .. V - 1
+    number: Int[np.ndarray, " T"]  # of the n-gram that begins at the token, 0 .. V - 1; -1 where none fits in the text
     constant: Bool[np.ndarray, " V"]  # whether the n-gram is one token n times
     text: Int[np.ndarray, " K"]
     ngram: Int[np.ndarray, " K"]  # ascending
@@ -55,30 +54,30 @@ class NgramCounts:
         return NgramCounts(texts, self.tokens[np.repeat(kept, self.lengths)], self.lengths[kept], {}, (self, kept))
 
     def _select(self, n: int, corpus: "NgramCounts", kept: np.ndarray) -> Ngrams:
-        grams, token_kept = corpus.ngrams(n), np.repeat(kept, corpus.lengths)
-        at, pair = token_kept[grams.start], kept[grams.text]
-        start, text = (np.cumsum(token_kept) - 1)[grams.start[at]], (np.cumsum(kept) - 1)[grams.text[pair]]
-        return Ngrams(start, grams.number[at], grams.constant, text, grams.ngram[pair], grams.count[pair])
+        grams = corpus.ngrams(n)
+        pair, new_place = kept[grams.text], np.cumsum(kept) - 1
+        number, text = grams.number[np.repeat(kept, corpus.lengths)], new_place[grams.text[pair]]
+        return Ngrams(number, grams.constant, text, grams.ngram[pair], grams.count[pair])
 
     def _count(self, n: int) -> Ngrams:
         text_at = np.repeat(np.arange(len(self.lengths)), self.lengths)  # (T,)
         vocabulary = int(self.tokens.max(initial=-1)) + 1
         if n == 1:
-            start, number, constant = np.arange(len(self.tokens)), self.tokens, np.ones(vocabulary, dtype=bool)
+            number, constant = self.tokens, np.ones(vocabulary, dtype=bool)
         else:
             # An n-gram is the (n - 1)-gram at its position and one more token. The distinct pairs are numbered.
             shorter = self.ngrams(n - 1)
-            fits = shorter.start + n <= np.cumsum(self.lengths)[text_at[shorter.start]]
-            start, prefix = shorter.start[fits], shorter.number[fits]
-            last = self.tokens[start + n - 1]
-            distinct, number = np.unique(prefix * vocabulary + last, return_inverse=True)
-            constant = np.zeros(len(distinct), dtype=bool)
-            constant[number] = shorter.constant[prefix] & (self.tokens[start] == last)
-        size = max(1, len(constant))
-        pairs, count = np.unique(text_at[start] * size + number, return_counts=True)
+            start = np.flatnonzero(np.arange(n, len(text_at) + n) <= np.cumsum(self.lengths)[text_at])
+            prefix, last = shorter.number[start], self.tokens[start + n - 1]
+            distinct, codes = np.unique(prefix * vocabulary + last, return_inverse=True)
+            number, constant = np.full(len(text_at), -1), np.zeros(len(distinct), dtype=bool)
+            number[start] = codes
+            constant[codes] = shorter.constant[prefix] & (self.tokens[start] == last)
+        size, begins = max(1, len(constant)), number >= 0
+        pairs, count = np.unique(text_at[begins] * size + number[begins], return_counts=True)
         text, ngram = np.divmod(pairs, size)
         order = np.lexsort((count, ngram))
-        return Ngrams(start, number, constant, text[order], ngram[order], count[order])
+        return Ngrams(number, constant, text[order], ngram[order], count[order])
 
 
 Texts = NgramCounts | Sequence[Any]  # strings, or lists of tokens (int or str), or their counts

@@ -233,7 +233,8 @@ def _within_budget(corpus: NgramCounts, budget: int | None) -> NgramCounts:
 
 def _corpus_counts(texts: Texts, n: int, budget: int | None = None) -> np.ndarray:
     """How often each n-gram occurs in the corpus, or in its first `budget` tokens."""
-    counts = np.bincount(_within_budget(count_ngrams(texts), budget).ngrams(n).number)
+    numbers = _within_budget(count_ngrams(texts), budget).ngrams(n).number
+    counts = np.bincount(numbers[numbers >= 0])
     if not len(counts):
         raise Undefined(f"no text has a {n}-gram" + (f" within the first {budget} tokens" if budget else ""))
     return counts
