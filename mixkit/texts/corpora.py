@@ -101,7 +101,7 @@ def corpus_path(name: str) -> Path | None:
     if name.startswith("hub:"):
         dataset, _ = _dataset(name)
         return Path(dataset) if dataset.startswith((".", os.sep)) else None
-    return Path(name) if Path(name).suffix in SUFFIXES or os.sep in name else None
+    return Path(name) if Path(name).suffix.lower() in SUFFIXES or os.sep in name else None
 
 
 def _sample_tales(limits: dict[str, int], noise: float) -> Splits:
@@ -238,7 +238,7 @@ def _stream_hub(name: str, dataset: str, config: str | None, limits: dict[str, i
         from datasets import load_dataset
 
         data = load_dataset(dataset, config, streaming=True)
-        train = "train" if "train" in data else next(iter(data))
+        train = "train" if "train" in data else str(next(iter(data)))
         splits = {}
         for split, candidates in SPLIT_NAMES.items():
             found = [candidate for candidate in candidates if candidate in data and candidate != train]

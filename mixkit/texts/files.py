@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,31 +19,35 @@ _HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can write one half of a 
 
 def read_file(path: Path) -> list[str]:
     """The texts of a file, in order. data/README.md says how each format is cut into texts."""
-    corpus = f"corpus {str(path)!r}"
-    if not path.is_file():
+    corpus, suffix = f"corpus {str(path)!r}", path.suffix.lower()
+    if os.path.isdir(path):  # Path.is_dir fails for a name that is too long
+        raise InputError(f"{corpus} is a folder; a .txt, .jsonl or .csv file is needed")
+    if not os.path.isfile(path):
         siblings = [str(sibling) for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
-        problem = "is a folder" if path.is_dir() else f"does not exist{did_you_mean(path, siblings)}"
-        dataset = not path.is_dir() and re.fullmatch(r"\w[\w-]*/[\w.-]+", str(path)) and path.suffix not in SUFFIXES
+        dataset = suffix not in SUFFIXES and re.fullmatch(r"\w[\w-]*/[\w.-]+", str(path))
         hub = f"; for a dataset of the Hugging Face hub write hub:{path}" if dataset else ""
-        raise InputError(f"{corpus} {problem}; a .txt, .jsonl or .csv file is needed{hub}")
-    if path.suffix not in SUFFIXES:
+        near = did_you_mean(path, siblings)
+        raise InputError(f"{corpus} does not exist{near}; a .txt, .jsonl or .csv file is needed{hub}")
+    if suffix not in SUFFIXES:
         raise unknown(f"file type of {corpus}:", path.suffix, SUFFIXES)
     try:
         content = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{corpus} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{corpus} is not UTF-8 text (byte {error.start}); is it a binary file?") from None
     if "\0" in content:
         raise InputError(f"{corpus} has NUL bytes: it is a binary file, not text")
-    if path.suffix == ".txt":
+    if suffix == ".txt":
         return _read_txt(content.replace("\r\n", "\n").replace("\r", "\n"))
-    records = _read_csv(content, corpus) if path.suffix == ".csv" else _read_jsonl(content, corpus)
+    records = _read_csv(content, corpus) if suffix == ".csv" else _read_jsonl(content, corpus)
     return [_text_of(record, place, corpus) for place, record in records]
 
 
 def _read_txt(content: str) -> list[str]:
     if re.search(r"^ = .* = $", content, re.M):
         return list(wikitext(content.split("\n")))
-    blocks = re.split(r"\n\s*\n", content)
+    blocks = re.split(r"\n\s*\n", content.strip())
     return _join_paragraphs(blocks if len(blocks) > 1 else content.split("\n"))
 
 

@@ -78,8 +78,8 @@ def test_paragraphs_of_a_text_file(tmp_path):
     assert read_file(write(tmp_path / "own.txt", content)) == [PARAGRAPH] * 3 + [f"{short} {short}"]
     for end in ("\r\n", "\r"):
         assert read_file(write(tmp_path / "own.txt", content.replace("\n", end)))[3] == f"{short} {short}"
-    lines = "\n".join([PARAGRAPH, PARAGRAPH + f" {ODD}"])  # without empty lines each line is a paragraph
-    assert read_file(write(tmp_path / "lines.txt", lines)) == [PARAGRAPH, f"{PARAGRAPH} a fox. two"]
+    lines = "\n".join([PARAGRAPH, PARAGRAPH + f" {ODD}", "\n\n"])  # without empty lines each line is a paragraph
+    assert read_file(write(tmp_path / "lines.TXT", lines)) == [PARAGRAPH, f"{PARAGRAPH} a fox. two"]
 
 
 def test_long_paragraphs_are_cut(tmp_path):
@@ -192,6 +192,15 @@ def test_errors_of_files(tmp_path, name, content, message):
 def test_a_folder_is_not_suggested_for_itself(tmp_path):
     with pytest.raises(InputError, match=f"corpus '{tmp_path}' is a folder; a .txt, .jsonl or .csv file is needed$"):
         read_file(tmp_path)
+
+
+def test_files_that_cannot_be_opened(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="does not exist"):
+        read_file(tmp_path / f"{'a' * 5000}.txt")
+    path = write(tmp_path / "own.txt", PARAGRAPH)
+    monkeypatch.setattr(type(path), "read_bytes", lambda self: (self / "x").open())
+    with pytest.raises(InputError, match=r"own.txt' cannot be read: Not a directory$"):
+        read_file(path)
 
 
 def test_a_dataset_without_its_prefix(tmp_path, monkeypatch):
