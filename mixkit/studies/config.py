@@ -132,7 +132,7 @@ class RunConfig(Settings):
     study: str = Field("scratch", description="results go to runs/<study>/<run name>/")
     name: str = Field("", description="beginning of the run's name; empty: the objective and its coefficient")
     corpus: str = Field(
-        "tales", description="tales, pydoc, wikitext, openwebtext, writingprompts, hub:NAME or a .txt/.jsonl/.csv file"
+        "tales", description="tales, middlemarch, wikitext, openwebtext, writingprompts, hub:NAME or a .txt/.jsonl/.csv"
     )
     train_texts: int = Field(2000, ge=1, description="largest number of training texts")
     validation_texts: int = Field(200, ge=1, description="largest number of texts for choosing the best checkpoint")

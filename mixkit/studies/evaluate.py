@@ -20,6 +20,7 @@ from mixkit.studies.config import RunConfig
 from mixkit.studies.plan import lineage
 from mixkit.studies.store import Metric, RunStore
 from mixkit.texts.corpora import Corpus
+from mixkit.texts.words import split_words
 
 KMEANS_SEEDS = (25, 26, 27)
 CEILING_SPLITS = 5
@@ -123,7 +124,7 @@ def evaluate_samples(
     """
     size, everyone = len(prompts), [*prompts, *others]
     human_texts = [prompt.human for prompt in everyone]
-    budget = max(1, sum(len(text.split()) for text in human_texts[:size]) // 2)
+    budget = max(1, sum(len(split_words(text)) for text in human_texts[:size]) // 2)
     metrics = _mean_over_sets([score_texts(texts, budget=budget) for texts in sets])
     human = _mean_over_sets([score_texts(human_texts[:size], budget=budget)])
     try:
