@@ -6,7 +6,7 @@ import random
 import re
 from bisect import bisect
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -57,7 +57,7 @@ class Grammar:
         self._check_ll1(trees)
         self._entropy = self._sum_entropy()
         symbols = {symbol for choices in self.rules.values() for _, expansion in choices for symbol in expansion}
-        self._vocabulary = sorted(symbols - self.rules.keys())
+        self.vocabulary = sorted(symbols - self.rules.keys())
 
     def sample(self, count: int, seed: int) -> list[str]:
         """Sample independent texts. The same seed gives the same texts on every machine."""
@@ -93,6 +93,25 @@ class Grammar:
         """
         return text[: self._parse(text)[1]]
 
+    def next_words(self, text: str) -> list[tuple[int, set[str]]]:
+        """For every word and mark of a text of the language: the index where the text before it ends, and the words
+        and marks that may follow there; "" stands for the end of the text.
+        """
+        choices: list[tuple[int, set[str]]] = []
+
+        def visit(end: int, node: Node, callers: list[tuple[Node, float]]) -> None:
+            nodes, words = [node, *(caller for caller, _ in reversed(callers))], set[str]()
+            for open_node in nodes:
+                words.update(*(self._first.get(symbol, {symbol}) for symbol in open_node if symbol != END))
+                if END not in open_node:
+                    break
+            else:
+                words.add(END)
+            choices.append((end, words))
+
+        self._parse(text, visit)
+        return choices
+
     def entropy(self) -> float:
         """H = -sum P(text) log P(text) in nats per text, exact. It is the lowest expected nll that a model can have."""
         return self._entropy
@@ -116,7 +135,7 @@ class Grammar:
             if kind == 0:
                 words[i : i + 2] = reversed(words[i : i + 2])
             elif kind == 1:
-                words[i] = generator.choice(self._vocabulary)
+                words[i] = generator.choice(self.vocabulary)
             else:
                 words = _SENTENCE_END.split(text)
                 generator.shuffle(words)
@@ -125,12 +144,16 @@ class Grammar:
                 return damaged
         raise InputError(f"no damage takes this text out of the language: {text[:60]!r}")
 
-    def _parse(self, text: str) -> tuple[float, int]:
-        """(log P(text), length of the longest prefix with which some text of the language begins)."""
+    def _parse(self, text: str, visit: Callable[..., None] = lambda *state: None) -> tuple[float, int]:
+        """(log P(text), length of the longest prefix with which some text of the language begins).
+
+        visit: called with (end, node, callers) before each word.
+        """
         tokens, end = _tokens(text), 0
         word, word_end = next(tokens, (END, end))
         node, log_prob = self._roots[self.start], 0.0
         callers: list[tuple[Node, float]] = []  # the unfinished expansions around the current one
+        visit(end, node, callers)
         while True:
             symbol = word if word in node else next((s for s in node if word in self._first.get(s, ())), END)
             if symbol not in node:
@@ -144,6 +167,7 @@ class Grammar:
             elif symbol == word:
                 node, end = node[word], word_end
                 word, word_end = next(tokens, (END, end))
+                visit(end, node, callers)
             else:
                 callers.append((node[symbol], log_prob))
                 node, log_prob = self._roots[symbol], 0.0

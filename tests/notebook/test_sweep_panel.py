@@ -269,7 +269,9 @@ def test_the_notebook_runs_a_sweep_from_its_parameters(tiny, tmp_path, monkeypat
     assert len(live) == 2 and len(printed) == 2
     names = [{trace.get("name") for trace in figure["data"]} for figure in (*live, *printed)]
     frontiers = [found for found in names if {"MLE", "MixCE", "human texts"} <= found]
-    assert len(frontiers) == 2 and any(found == {"MLE", "MixCE η=0.25"} for found in names[:2])  # the live one, the last one
+    assert len(frontiers) == 2 and any(
+        found == {"MLE", "MixCE η=0.25"} for found in names[:2]
+    )  # the live one, the last one
     text = "".join(line for o in outputs if o["output_type"] == "stream" for line in o["text"])
     assert "2 of 2 runs are done" in text and "MixCE η=0.25" in text and "Set `answer`" in text
     assert (tmp_path / "runs" / "own" / "report.html").is_file()
