@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mixkit.notebook.runs import show_warnings_once as show_warnings_once
     from mixkit.notebook.runs import with_first_reader as with_first_reader
     from mixkit.notebook.sweep_panel import sweep as sweep
+    from mixkit.notebook.tables import controls_table as controls_table
     from mixkit.notebook.tables import frame_table as frame_table
     from mixkit.notebook.tables import prose as prose
     from mixkit.notebook.tables import report_link as report_link

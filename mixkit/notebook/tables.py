@@ -13,7 +13,7 @@ from mixkit._common import visible
 from mixkit.metrics.definitions import METRICS, TABLE_METRICS
 from mixkit.notebook.charts import look
 from mixkit.notebook.labels import frame_rows, metric_label, number
-from mixkit.studies.compare import LEVEL
+from mixkit.studies.compare import LEVEL, controls
 from mixkit.studies.records import HUMAN
 from mixkit.studies.store import RunRecord, Sample
 from mixkit.studies.sweep import aligned, duration
@@ -130,6 +130,14 @@ def frame_html(frame: pd.DataFrame) -> Markup:
 def frame_table(frame: pd.DataFrame) -> Text:
     """The frame as a table without its index."""
     return text_with_html(frame.to_string(index=False, na_rep="–"), frame_html(frame))
+
+
+def controls_table(frame: pd.DataFrame, metrics: Sequence[str]) -> Text:
+    """Each trained run, MLE decoded as its objective, and MLE at the T of equal distinct-2. See `controls`."""
+    rows = controls(frame, metrics)
+    rows["number"] = [number(row) for row in frame_rows(rows)]
+    wide = rows.pivot_table("number", ["run", "texts"], "metric", aggfunc="first", sort=False).reindex(columns=metrics)
+    return frame_table(wide.rename(columns=metric_label).reset_index())
 
 
 def first_sets(

@@ -81,6 +81,19 @@ def test_a_frame_becomes_a_table_of_text():
     assert "<script" not in table and "\x1b" not in table and "alert(1)" in table and "–" in table
 
 
+def test_a_trained_run_stands_beside_its_controls():
+    twin = record("twin", 0.65, 0.75, role="decoding", decode_as="mixce", eta=0.1)
+    table = tables.controls_table(results_frame([*DONE, twin]), ["mauve", "distinct_2"])
+    assert [line.split()[:2] for line in table.splitlines()] == [
+        ["run", "texts"],
+        ["MixCE", "η=0.1"],
+        ["MixCE", "η=0.1"],
+        ["MixCE", "η=0.1"],
+    ]
+    assert "MLE decoded as it 0.75 [0.73, 0.77] 0.65 [0.63, 0.67]" in " ".join(table.split())
+    assert "MLE at T=0.90" in table and "<td>trained</td>" in table.html
+
+
 def test_cards_have_their_own_prompts_and_deleted_text():
     segments = [("It <was> ", True), ("dark", False), ("light", True)]
     samples = {**SAMPLES, "tailr": samples_of("tailr", prompt="There was", segments=segments)}
