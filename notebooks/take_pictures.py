@@ -49,16 +49,11 @@ def main(names: list[str]) -> None:
         settings = Path(folder) / "settings/@jupyterlab/notebook-extension/tracker.jupyterlab-settings"
         settings.parent.mkdir(parents=True)
         settings.write_text('{"windowingMode": "none", "autoStartDefaultKernel": true}')
-        environment = {
-            **os.environ,
-            "JUPYTERLAB_SETTINGS_DIR": str(settings.parents[2]),
-            "PYTHONPATH": str(HERE.parent),
-        }
+        own = {"JUPYTERLAB_SETTINGS_DIR": str(settings.parents[2]), "PYTHONPATH": str(HERE.parent)}
         options = ["--no-browser", "--allow-root", f"--port={PORT}", "--IdentityProvider.token=here"]
         command = [sys.executable, "-m", "jupyterlab", folder, *options]
-        server = subprocess.Popen(
-            command, env={**os.environ, **own}, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
-        )
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
+        server = subprocess.Popen(command, env={**os.environ, **own}, **quiet)
         try:
             is_up = False
             while not is_up:
