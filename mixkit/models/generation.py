@@ -16,7 +16,7 @@ from mixkit.models.backspace import apply_backspaces, segments
 from mixkit.models.backspace_generation import sample_with_backspace
 from mixkit.models.decoder import ObjectiveDecoder
 from mixkit.models.likelihood import tokenize
-from mixkit.models.loading import check_positions, start_token
+from mixkit.models.loading import check_positions, memory_advice, start_token
 
 INCOMPLETE = re.compile("\ufffd{1,3}\\Z")  # what a tokenizer makes of the first bytes of a character
 
@@ -100,6 +100,7 @@ def text_after(tokenizer, context: list[int], ids: list[int]) -> str:
     return whole[len(before) :]
 
 
+@memory_advice("lower batch_size of sample_continuations, or max_new_tokens")
 @torch.no_grad()
 def sample_continuations(
     model,

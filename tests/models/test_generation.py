@@ -189,8 +189,6 @@ def test_a_continuation_is_cut_out_of_the_whole_text(decoder):
         for cut in range(len(ids)):
             for actions in (ids[cut:], [token for i in ids[cut:] for token in (5, back, i)]):
                 model = SimpleNamespace(config=SimpleNamespace(backspace_token_id=back))
-                got = _decode(
-                    model, tokenizer, [tokenizer.eos_token_id, *ids[:cut]], [*actions, tokenizer.eos_token_id]
-                )
+                got = _decode(model, tokenizer, [end, *ids[:cut]], [*actions, end])
                 assert tokenizer.decode(ids[:cut]).rstrip("\ufffd") + got.text == text
                 assert "".join(segment for segment, remains in got.segments if remains) == got.text
