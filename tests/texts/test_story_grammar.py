@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixkit._common import InputError
-from mixkit.texts.story_grammar import RULES_FILE, Grammar, read_rules
+from mixkit.texts.grammar_rules import read_rules
+from mixkit.texts.story_grammar import RULES_FILE, Grammar
 
 OUTSIDE = -math.inf
 FIRST = (  # of seed 0
