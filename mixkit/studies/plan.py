@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from mixkit._common import CLONE, InputError, unknown, write_atomically
 from mixkit.losses.definitions import OBJECTIVES
 from mixkit.studies.config import RunConfig, Settings, SweepConfig
-from mixkit.studies.store import Role, RunStore, run_name
+from mixkit.studies.store import LOCAL, Role, RunStore, check_folder_name, run_name, with_paths
 
 STUDIES = CLONE / "data" / "studies"
 SWEEP_FILE = "sweep.yaml"  # in the folder of a sweep: its study file
@@ -182,16 +182,14 @@ def outdated(file: Path, folder: Path) -> bool:
 
 def _expand(file: StudyFile, overrides: Mapping[str, Any], name: str) -> Study:
     """The runs of a study file."""
-    if not re.fullmatch(r"\w[\w.-]*", name):
-        raise InputError(f"study is {name!r}; a folder's name has letters, digits, '.', '_' and '-' only")
+    check_folder_name("study", name)
     runs: dict[str, PlannedRun] = {}
 
     def add(role: Role, depends_on: str | None, settings: dict[str, Any]) -> PlannedRun:
         settings = {**file.parameters, "study": name, **settings}
-        for key, exists in (("corpus", os.path.isfile), ("model", os.path.isdir)):
-            value = settings.get(key)
-            if isinstance(value, str) and exists(value):
-                settings[key] = os.path.abspath(value)  # runs are executed in another folder
+        for key in LOCAL:
+            if isinstance(value := settings.get(key), str):
+                settings[key] = with_paths(key, value, os.path.abspath)  # runs are executed in another folder
         config = RunConfig.check(settings)
         return runs.setdefault(run_name(config), PlannedRun(run_name(config), role, config, depends_on))
 

@@ -17,7 +17,7 @@ from mixkit._common import plain
 from mixkit.studies.config import RunConfig
 from mixkit.studies.executors import local_executor
 from mixkit.studies.plan import load_study, outdated
-from mixkit.studies.run import FINISHED, KILLED, LOCKED, execute, lock, lock_owner, prepare
+from mixkit.studies.run import FINISHED, KILLED, LOCKED, OUT_OF_MEMORY, execute, lock, lock_owner, prepare
 from mixkit.studies.store import RunStore, run_name
 from mixkit.studies.sweep import duration, run_study, schedule, states, status_table, time_left
 from tests import support as small
@@ -40,6 +40,8 @@ def notebook(tmp_path, monkeypatch):
     monkeypatch.setenv("MIXKIT_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("PYTHONPATH", str(small.CLONE))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr("mixkit.studies.sweep.preflight", lambda *_: [])
     return small.write_notebook(tmp_path)
 
 
@@ -68,7 +70,7 @@ def study_of(tmp_path, content=GRID, name="own"):
 def run_small(study, store, notebook, **options):
     """run_study with the small notebook. Returns the records and the lines of the log."""
     lines = []
-    done = run_study(study, store=store, notebook=notebook, gpus=[], check=False, log=lines.append, **options)
+    done = run_study(study, store=store, notebook=notebook, log=lines.append, **options)
     return done, lines
 
 
@@ -124,7 +126,7 @@ def test_a_corpus_file_that_changed_fails_the_run(tmp_path, notebook):
     (running / "wait").unlink()
     assert worker.wait() == execute(changed, notebook) == FINISHED and not small.began(changed)
     store = RunStore(tmp_path / "runs")
-    assert store.read("s", changed.name).error == "the corpus file has changed since the study was planned"
+    assert "local file or folder (corpus, model ...) has changed" in store.read("s", changed.name).error
     assert store.read("s", running.name).status == "done"  # it had read the file
 
 
@@ -204,11 +206,11 @@ def test_a_run_that_is_killed_three_times_has_failed(tmp_path, notebook):
     killer.join()
     assert done == [] and len(small.began(base)) == 3
     failed, first, second = states(study, store)
-    assert (failed.status, failed.detail) == ("failed", "killed 3 times; out of memory?")
+    assert (failed.status, failed.detail) == ("failed", f"killed 3 times; perhaps {OUT_OF_MEMORY}")
     assert (first.status, second.status) == ("waiting", "waiting")
     assert sum("was killed; it goes on" in line for line in lines) == 2 and any("FAILED" in line for line in lines)
     _, lines = run_small(study, store, notebook)
-    assert lines[-1] == f"{study.runs[0].name} failed before: killed 3 times; out of memory?; --retry runs it again"
+    assert lines[-1] == f"{study.runs[0].name} failed before: {failed.detail}; --retry runs it again"
     wait.unlink()
     done, lines = run_small(study, store, notebook, retry=True)
     assert len(done) == 3 and "\x1b" not in "".join(lines)
@@ -303,10 +305,10 @@ def test_executors_that_are_not_there(tmp_path, monkeypatch):
         ({"address": "auto"}, "use it with the executor ray"),
     ):
         with pytest.raises(ValueError, match=message):
-            run_study(study, store=store, check=False, **options)
+            run_study(study, store=store, **options)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match=r"Ray is not installed; run: .*pip install .*\[ray\]"):
-        run_study(study, store=store, executor="ray", check=False)
+        run_study(study, store=store, executor="ray")
     assert not store.root.exists()
 
 
