@@ -51,7 +51,7 @@ class StudyFile(Settings):
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except OSError:
             raise InputError(f"{subject} does not exist") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
             raise InputError(f"{subject} is not YAML: {' '.join(str(error).split())}") from None
         if not isinstance(content, dict):
             raise InputError(f"{subject} must be a mapping with the keys {', '.join(cls.model_fields)}")
@@ -141,6 +141,7 @@ def write_study(study: Study, store: RunStore) -> None:
 
 def read_study(name: str, store: RunStore | None = None) -> Study:
     """The study in runs/<name>. Raises InputError if there is none, or if an earlier mixkit wrote it."""
+    check_folder_name("study", name)
     root = (store or RunStore()).root
     path = root / name / "study.yaml"
     try:
@@ -151,7 +152,7 @@ def read_study(name: str, store: RunStore | None = None) -> Study:
             raise unknown("study under runs/", name, known) from None
         how = "`make study` (on Colab `!python -m mixkit study quick`) makes one"
         raise InputError(f"no study under {root} yet; {how}") from None
-    except (yaml.YAMLError, ValidationError):
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValidationError):
         hint = f"run the study again under another name, or delete {path.parent}"
         raise InputError(f"{path} was written by an earlier mixkit; {hint}") from None
 
@@ -186,7 +187,7 @@ def _expand(file: StudyFile, overrides: Mapping[str, Any], name: str) -> Study:
     runs: dict[str, PlannedRun] = {}
 
     def add(role: Role, depends_on: str | None, settings: dict[str, Any]) -> PlannedRun:
-        settings = {**file.parameters, "study": name, **settings}
+        settings = {**file.parameters, **settings, "study": name}
         for key in LOCAL:
             if isinstance(value := settings.get(key), str):
                 settings[key] = with_paths(key, value, os.path.abspath)  # runs are executed in another folder

@@ -149,8 +149,11 @@ def schedule(study: Study, store: RunStore, executor: Executor, log: Callable[[s
     try:
         while active or (len(is_done) < len(study.runs) and not hopeless()):
             for run in [run for run in study.runs if run.name not in is_done]:
-                step = collect if run.name in active else settle
-                step(run, store.folder(study.name, run.name))
+                folder = store.folder(study.name, run.name)
+                if run.name in active:
+                    collect(run, folder)
+                if run.name not in active:
+                    settle(run, folder)
             time.sleep(TICK)
         if hopeless() and (left := len(study.runs) - len(is_done)):
             why = f"the last {MAX_FAILURES} runs failed for the same reason"
