@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     from mixkit.losses.lm_head import weighted_cross_entropy as weighted_cross_entropy
     from mixkit.losses.lm_head import weighted_cross_entropy_and_nll as weighted_cross_entropy_and_nll
     from mixkit.losses.objectives import objective as objective
+    from mixkit.losses.rivals import DFT as DFT
+    from mixkit.losses.rivals import GEM as GEM
+    from mixkit.losses.rivals import ErrorNormTruncation as ErrorNormTruncation
+    from mixkit.losses.rivals import Focal as Focal
+    from mixkit.losses.rivals import Power as Power
+    from mixkit.losses.rivals import Threshold as Threshold
     from mixkit.losses.sequence_match import MLEWeightSchedule as MLEWeightSchedule
     from mixkit.losses.sequence_match import SequenceMatch as SequenceMatch
     from mixkit.losses.token_weighted import MLE as MLE

@@ -1,8 +1,10 @@
 """The name, label, loss class and coefficients of every objective, without importing torch."""
 
 import math
+import re
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 from mixkit._common import InputError, unknown
 
@@ -95,4 +97,65 @@ OBJECTIVES = {
     "sequencematch": ObjectiveDefinition("SequenceMatch", "sequence_match.SequenceMatch", SEQUENCE_MATCH_COEFFICIENTS),
     "mle-backspace": ObjectiveDefinition("MLE with backspace", "token_weighted.MLE", (NOISE_RATE,)),
 }
+RIVALS = {  # their coefficients are no settings of a run: a run's objective is a call such as "power(0.3)"
+    "dft": ObjectiveDefinition("DFT", "rivals.DFT"),
+    "power": ObjectiveDefinition(
+        "power", "rivals.Power", (Coefficient("exponent", "a", 0.5, "w(q) = q^a; 0 is MLE, 1 is DFT", 0, 100),)
+    ),
+    "focal": ObjectiveDefinition(
+        "focal", "rivals.Focal", (Coefficient("focusing", "g", 2.0, "loss -(1 - q)^g log q; 0 is MLE", 0, 100),)
+    ),
+    "threshold": ObjectiveDefinition(
+        "threshold",
+        "rivals.Threshold",
+        (
+            Coefficient("tau", "τ", 0.1, "tokens of probability above (or below) τ are learned", 0, 1),
+            Coefficient("side", "side", "above", "above or below", choices=("above", "below")),
+        ),
+    ),
+    "gem": ObjectiveDefinition(
+        "GEM", "rivals.GEM", (Coefficient("beta", "β", 0.7, "β times the cross-entropy of z / β; 1 is MLE", 0.01, 100),)
+    ),
+    "error-norm": ObjectiveDefinition(
+        "error-norm truncation",
+        "rivals.ErrorNormTruncation",
+        (Coefficient("max_norm", "τ", 1.2, "tokens of a larger error norm are dropped; √2 is MLE", 0, 2**0.5),),
+    ),
+}
 COEFFICIENTS = {c.name: c for definition in OBJECTIVES.values() for c in definition.coefficients}
+
+
+def parse_objective(text: str) -> tuple[ObjectiveDefinition, dict[str, Any]]:
+    """The definition of an objective that is given as text, and the coefficients that the text has.
+
+    text: a name ("mixce"), a call ("power(0.3)", "tailr(0.01, 0.2)"), a formula in q ("0.1 + 0.9 * q"), or
+    "own: Focal(2.0)", the label of a class that is defined in a notebook. The formula itself is not checked here.
+    Raises InputError for an unknown name, and for coefficients of a call that are wrong.
+
+    >>> parse_objective("power(0.3)")[1]
+    {'exponent': 0.3}
+    """
+    known = OBJECTIVES | RIVALS
+    if text in known:
+        return known[text], {}
+    if text.startswith("own: "):
+        return ObjectiveDefinition(text.removeprefix("own: "), ""), {}
+    call = re.fullmatch(r"([a-z][a-z-]+)(?:\((.*)\))?", text)
+    if call is None or call[1] in ("exp", "log", "sqrt", "min", "max"):
+        return ObjectiveDefinition(f"w(q) = {text}", "expressions.Expression"), {}
+    if call[1] not in known:
+        raise unknown("objective", call[1], [*known, "a formula in q, such as '0.1 + 0.9 * q'"])
+    definition, given = known[call[1]], [part.strip() for part in (call[2] or "").split(",")]
+    in_loss = [c for c in definition.coefficients if c.in_loss]
+    if not 1 <= len(given) <= len(in_loss):
+        raise InputError(f"objective {text!r} has {len(given)} coefficients; {call[1]} takes at most {len(in_loss)}")
+    values: dict[str, Any] = {}
+    for coefficient, part in zip(in_loss, given, strict=False):
+        try:
+            values[coefficient.name] = part if coefficient.choices else float(part)
+        except ValueError:
+            raise InputError(
+                f"objective {text!r}: {part!r} is no number, such as {call[1]}({coefficient.default})"
+            ) from None
+        coefficient.check(values[coefficient.name])
+    return definition, values

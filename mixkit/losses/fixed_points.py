@@ -1,5 +1,6 @@
 """Where training ends: the stationary distribution of a token-weighted objective at infinite capacity."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -10,9 +11,10 @@ from mixkit.losses.token_weighted import TokenWeighted
 
 Inverse = Callable[[Tensor], Tensor]
 _GRID = 20_001  # points at which q / w(q) is checked
+_TABLE = 2**14  # points of the tabulated inverse
 _STEPS = 200  # evaluations of the sum of Q, at most
-_CHUNK = 2**19  # probabilities in work at once: larger temporary tensors are slow to allocate on a CPU
 _TINY = 1e-30
+_TOP, _STRIDE = 128, 32  # W is first found for the most probable tokens and every 32nd of the others
 
 
 def stationary_distribution(objective: TokenWeighted, probs: Float[Tensor, "*B V"]) -> Float[Tensor, "*B V"]:
@@ -33,27 +35,35 @@ def stationary_distribution(objective: TokenWeighted, probs: Float[Tensor, "*B V
     if not torch.allclose(total, torch.ones_like(total), rtol=0, atol=1e-3):
         raise InputError(f"probs sum to {total.flatten()[0].item():.4g}; they must sum to 1 over the last dimension")
     p = probs.double() / total
-    q = solve(objective, inverse, p, tolerance=1e-15)
+    if inverse is None:
+        return objective.stationary(p).to(probs.dtype)  # pyright: ignore[reportAttributeAccessIssue]
+    q = _solve(objective, inverse, p, tolerance=1e-15)
     weighted = p * objective.weight(q)
     if not torch.allclose(weighted, q * weighted.sum(-1, keepdim=True), rtol=0, atol=1e-9):
         raise InputError(f"{objective} has no stationary distribution for these probs, because its weight jumps")
     return q.to(probs.dtype)
 
 
-def inverse_of(objective: TokenWeighted) -> Inverse:
-    """The function r -> q in [0, 1] that solves q / w(q) = r: `objective.inverse`, or bisection where it has none.
+def inverse_of(objective: TokenWeighted) -> Inverse | None:
+    """The function r -> q in [0, 1] that solves q / w(q) = r; None where the objective has `stationary` in its place.
 
-    Raises InputError where q / w(q) falls in q, because a ratio then has several solutions.
+    It is `objective.inverse`, or else bisection in float64 and a table in float32.
+    Raises InputError where q / w(q) falls in q, because a ratio then has several solutions, and for an objective that
+    is not a function of q alone.
     """
     if not isinstance(objective, TokenWeighted):
         raise InputError(f"{objective} is not a token-weighted objective, so it is no decoder")
+    if hasattr(objective, "stationary"):
+        return None
+    if objective.order is not None:
+        raise InputError(f"{objective} is not a function of q alone, so it has no stationary distribution")
     q = torch.cat(
         [torch.logspace(-12, -2, _GRID, dtype=torch.float64), torch.linspace(1e-2, 1, _GRID, dtype=torch.float64)]
     )
     weight = objective.weight(q)
     if bool((weight[:-1] <= 0).any()):
         raise InputError(f"{objective} gives some tokens the weight 0, so training may end at several points")
-    ratio = q / weight
+    ratio = q / weight.clamp(min=_TINY)
     falls = ratio[1:] < ratio[:-1] * (1 - 1e-9)
     if bool(falls.any()):
         where = q[1:][falls][0].item()
@@ -63,39 +73,59 @@ def inverse_of(objective: TokenWeighted) -> Inverse:
     closed_form = getattr(objective, "inverse", None)
     if closed_form is not None:
         return closed_form
-    q = torch.cat([q.new_zeros(1), q])
-    return lambda r: _bisect(objective, r, q.to(r), torch.cat([ratio.new_zeros(1), ratio]).to(r))
+    grid, grid_ratio = torch.cat([q.new_zeros(1), q]), torch.cat([ratio.new_zeros(1), ratio])
+    start, stop = math.log(ratio[0].item()), math.log(min(ratio[-1].item(), 1e6))
+    log_q = _bisect(objective, torch.linspace(start, stop, _TABLE).double().exp(), grid, grid_ratio).log().float()
+
+    def inverse(r: Tensor) -> Tensor:
+        if r.dtype == torch.float64:
+            return _bisect(objective, r, grid.to(r), grid_ratio.to(r))
+        place = (r.clamp(min=_TINY).log_().sub_(start)).mul_((_TABLE - 1) / (stop - start))
+        index = place.long().clamp_(0, _TABLE - 2)
+        table = log_q.to(r.device)
+        below, slope = table[index], table[index + 1] - table[index]
+        return torch.where(r > 0, (below + slope * (place - index)).exp_().clamp_(max=1), 0)
+
+    return inverse
 
 
-def solve(
-    objective: TokenWeighted, inverse: Inverse, p: Float[Tensor, "*B V"], tolerance: float
-) -> Float[Tensor, "*B V"]:
+def decode(objective: TokenWeighted, inverse: Inverse | None, probs: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
+    """The stationary distributions of rows of float32 probabilities, right to about 1e-4, for sampling.
+
+    W is found for a part of the tokens, and corrected by one secant step for all. Where that is not enough, as for
+    MixCE(0), the row's W is searched with all tokens.
+    """
+    if inverse is None:
+        return objective.stationary(probs)  # pyright: ignore[reportAttributeAccessIssue]
+    top = probs.topk(min(_TOP, probs.shape[-1])).values
+    others = probs[:, ::_STRIDE]
+    others = others.where(others < top[:, -1:], 0)
+    scale = (1 - top.sum(-1, keepdim=True)).clamp(min=0) / others.sum(-1, keepdim=True).clamp(min=_TINY)
+
+    def log_sum(log_w: Tensor) -> Tensor:
+        w = log_w.exp()
+        return (inverse(top / w).sum(-1, keepdim=True) + scale * inverse(others / w).sum(-1, keepdim=True)).log()
+
+    low, high = _bracket(objective, top)
+    low, high, log_w, _ = _search(log_sum, low, high, tolerance=1e-4)
+    step = 0.02
+    slope = (log_sum(log_w + step) - log_sum(log_w - step)) / (2 * step)
+    rows: list[Tensor] = []
+    for p, start, rate in zip(probs.split(1), log_w.split(1), slope.split(1), strict=True):  # a row stays in the cache
+        correction = inverse(p / start.exp()).sum(-1, keepdim=True).log() / rate
+        q = inverse(p / (start - correction).exp())
+        total = q.sum(-1, keepdim=True)
+        rows.append(q / total if abs(total.item() - 1) < 1e-2 else _solve(objective, inverse, p, tolerance=1e-5))
+    return torch.cat(rows)
+
+
+def _solve(objective: TokenWeighted, inverse: Inverse, p: Tensor, tolerance: float) -> Tensor:
     """Q = inverse(p / W), with W such that Q sums to 1 within `tolerance`. In the dtype of p."""
-    rows = p.reshape(-1, p.shape[-1])
-    ends = objective.weight(torch.linspace(0, 1, 1001, dtype=p.dtype, device=p.device))
-    size = max(1, _CHUNK // p.shape[-1])
-    chunks = [_solve_rows(inverse, chunk, ends[-1], ends.max(), tolerance) for chunk in rows.split(size)]
-    return torch.cat(chunks).reshape(p.shape)
 
+    def log_sum(log_w: Tensor) -> Tensor:
+        return inverse(p / log_w.exp()).sum(-1, keepdim=True).log()
 
-def _solve_rows(inverse: Inverse, p: Tensor, weight_at_1: Tensor, largest_weight: Tensor, tolerance: float) -> Tensor:
-    """The Illinois method on log sum(Q) as a function of log W, with a bisection step every third time."""
-    low = (p.amax(-1, keepdim=True) * weight_at_1).clamp(min=_TINY).log()  # here Q sums to at least 1
-    high = torch.maximum(low, largest_weight.clamp(min=_TINY).log())  # here Q sums to at most 1
-    log_sum_low, log_sum_high = _log_sum(inverse, p, low), _log_sum(inverse, p, high)
-    last = torch.zeros_like(low)  # which end moved last: 1 the lower, -1 the upper
-    middle, value = low, log_sum_low
-    for step in range(_STEPS):
-        share = (log_sum_low / (log_sum_low - log_sum_high)).nan_to_num(0.5) if step % 3 < 2 else 0.5
-        middle = low + (high - low) * share
-        value = _log_sum(inverse, p, middle)
-        above = value >= 0
-        log_sum_high = torch.where(above, torch.where(last > 0, log_sum_high / 2, log_sum_high), value)
-        log_sum_low = torch.where(above, value, torch.where(last < 0, log_sum_low / 2, log_sum_low))
-        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
-        last = torch.where(above, 1.0, -1.0)
-        if bool(((value.abs() <= tolerance) | (high - low <= tolerance)).all()):
-            break
+    low, high, middle, value = _search(log_sum, *_bracket(objective, p), tolerance)
     # Where q / w(q) is constant the sum jumps past 1 between low and high: the tokens there share what is left.
     upper, lower = inverse(p / low.exp()), inverse(p / high.exp())
     missing, jump = 1 - lower.sum(-1, keepdim=True), (upper - lower).sum(-1, keepdim=True)
@@ -104,8 +134,35 @@ def _solve_rows(inverse: Inverse, p: Tensor, weight_at_1: Tensor, largest_weight
     return q / q.sum(-1, keepdim=True)
 
 
-def _log_sum(inverse: Inverse, p: Tensor, log_w: Tensor) -> Tensor:
-    return inverse(p * (-log_w).exp()).sum(-1, keepdim=True).log()
+def _bracket(objective: TokenWeighted, p: Tensor) -> tuple[Tensor, Tensor]:
+    """log W at which Q sums to at least 1, and log W at which it sums to at most 1. p: with its largest entries."""
+    weights = objective.weight(torch.linspace(0, 1, 1001, dtype=p.dtype, device=p.device))
+    low = (p.amax(-1, keepdim=True) * weights[-1]).clamp(min=_TINY).log()
+    return low, torch.maximum(low, weights.max().clamp(min=_TINY).log())
+
+
+def _search(
+    log_sum: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, tolerance: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The root of log_sum, which falls: its bracket, the last point and the value there.
+
+    The Illinois method, with a bisection step every third time.
+    """
+    log_sum_low, log_sum_high = log_sum(low), log_sum(high)
+    last = torch.zeros_like(low)  # which end moved last: 1 the lower, -1 the upper
+    middle, value = low, log_sum_low
+    for step in range(_STEPS):
+        share = (log_sum_low / (log_sum_low - log_sum_high)).nan_to_num(0.5) if step % 3 < 2 else 0.5
+        middle = low + (high - low) * share
+        value = log_sum(middle)
+        above = value >= 0
+        log_sum_high = torch.where(above, torch.where(last > 0, log_sum_high / 2, log_sum_high), value)
+        log_sum_low = torch.where(above, value, torch.where(last < 0, log_sum_low / 2, log_sum_low))
+        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+        last = torch.where(above, 1.0, -1.0)
+        if bool(((value.abs() <= tolerance) | (high - low <= tolerance)).all()):
+            break
+    return low, high, middle, value
 
 
 def _bisect(objective: TokenWeighted, ratio: Tensor, grid: Tensor, grid_ratio: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The token-weighted objectives MLE, MixCE and TaiLr. Each is a weight function of the target's probability."""
+"""Token-weighted objectives: MLE, MixCE, TaiLr. Each is a weight function of the target's probability."""
 
 from dataclasses import dataclass
 
@@ -11,13 +11,15 @@ from mixkit.losses.definitions import OBJECTIVES
 
 @dataclass(frozen=True)
 class TokenScores:
-    """The two numbers per position that an objective is a function of, in nats.
+    """The two or three numbers per position that an objective is a function of, in nats.
 
     logit: z[y], where z are the logits of the position and y is its target token. log_partition: logsumexp(z).
+    scaled_partition: logsumexp(k z), for the few objectives that have an `order` k.
     """
 
     logit: Float[Tensor, "*B"]
     log_partition: Float[Tensor, "*B"]
+    scaled_partition: Float[Tensor, "*B"] | None = None
 
     def __post_init__(self):
         if self.logit.shape != self.log_partition.shape:
@@ -40,15 +42,19 @@ class TokenScores:
         return self.logprob.exp()
 
     @classmethod
-    def from_logits(cls, logits: Float[Tensor, "*B V"], targets: Int[Tensor, "*B"]) -> "TokenScores":
+    def from_logits(
+        cls, logits: Float[Tensor, "*B V"], targets: Int[Tensor, "*B"], order: float | None = None
+    ) -> "TokenScores":
         """equals: TokenScores(logits.gather(-1, targets[..., None])[..., 0], logits.logsumexp(-1))
 
-        This is the slow reference for `token_scores`. Half precision is converted to float32.
+        This is the slow reference for `token_scores`. Half precision is converted to float32. order: k of the
+        scaled_partition, `objective.order`.
         Raises ValueError for a target outside [0, V). On a GPU targets are not checked, because that would wait for it.
         """
         check_targets(targets, logits.shape[-1])
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return cls(logits.gather(-1, targets[..., None])[..., 0], logits.logsumexp(-1))
+        scaled = None if order is None else (order * logits).logsumexp(-1)
+        return cls(logits.gather(-1, targets[..., None])[..., 0], logits.logsumexp(-1), scaled)
 
 
 class TokenWeighted:
@@ -56,11 +62,18 @@ class TokenWeighted:
 
     A subclass defines `weight`. Its entry in definitions.py gives it a name, a label and checked coefficients. It may
     define `inverse(ratio)`, the q in [0, 1] that solves q / w(q) = ratio in closed form; fixed_points.py uses it.
+    An objective that needs logsumexp(k z) sets `order` to k and defines `losses`.
     """
+
+    order: float | None = None
 
     def weight(self, prob: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
         """w(q) for every q in `prob`, each from its own q alone. The losses let no gradient flow through it."""
         raise NotImplementedError
+
+    def losses(self, scores: TokenScores) -> Float[Tensor, "*B"]:
+        """The loss of each position. Its gradient in the scores is the gradient of training."""
+        return self.weight(scores.prob.detach()) * scores.nll
 
     def __call__(
         self, scores: TokenScores, mask: Bool[Tensor, "*B"] | Int[Tensor, "*B"] | None = None
@@ -72,11 +85,11 @@ class TokenWeighted:
         Raises ValueError if every position is masked.
         """
         if mask is not None:
-            mask = mask.bool()
-            scores = TokenScores(scores.logit[mask], scores.log_partition[mask])
+            parts = (scores.logit, scores.log_partition, scores.scaled_partition)
+            scores = TokenScores(*(part if part is None else part[mask.bool()] for part in parts))
         if scores.logit.numel() == 0:
             raise ValueError("every position is masked, so there is no mean; leave at least one position unmasked")
-        return (self.weight(scores.prob.detach()) * scores.nll).mean()
+        return self.losses(scores).mean()
 
 
 @dataclass(frozen=True)
