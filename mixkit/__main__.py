@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 from mixkit._common import InputError, plain, write_atomically
 from mixkit.studies.executors import local_workers
@@ -20,9 +20,16 @@ from mixkit.studies.store import RunStore
 from mixkit.studies.sweep import run_study, states, status_table
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; `{self.prog} --help` lists what there is")
+
+
 def main(arguments: Sequence[str] | None = None, **options: Any) -> int:
     """Run a command. options: further arguments of run_study, for tests."""
-    parser = argparse.ArgumentParser(prog="python -m mixkit", description=__doc__)
+    parser = Parser(prog="python -m mixkit", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     study = commands.add_parser("study", help="run a study; finished runs are not run again")
     add, executors = study.add_argument, ("local", "ray")
@@ -36,11 +43,11 @@ def main(arguments: Sequence[str] | None = None, **options: Any) -> int:
     add("--address", default="", help="of the Ray cluster to join; default: one is started here")
     for command, what in (("status", "how far a study's runs are"), ("report", "print a table, write report.html")):
         commands.add_parser(command, help=what).add_argument("name", help="folder under runs/")
-    settings = parser.parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # "?" for what the terminal's encoding lacks, such as η
     try:
+        settings = parser.parse_args(arguments)
         if settings.command == "study":
             return _study(settings, options)
         if settings.command == "report":

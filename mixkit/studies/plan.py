@@ -187,7 +187,9 @@ def _expand(file: StudyFile, overrides: Mapping[str, Any], name: str) -> Study:
     runs: dict[str, PlannedRun] = {}
 
     def add(role: Role, depends_on: str | None, settings: dict[str, Any]) -> PlannedRun:
-        settings = {**file.parameters, **settings, "study": name}
+        settings = {**file.parameters, **settings}
+        if settings.setdefault("study", name) != name:
+            raise InputError(f"study is {settings['study']!r}, but the study is {name!r}; use --name in place of study")
         for key in LOCAL:
             if isinstance(value := settings.get(key), str):
                 settings[key] = with_paths(key, value, os.path.abspath)  # runs are executed in another folder
