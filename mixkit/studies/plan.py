@@ -12,7 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from mixkit._common import CLONE, InputError, unknown, write_atomically
-from mixkit.losses.definitions import OBJECTIVES
+from mixkit.losses.definitions import OBJECTIVES, parse_objective
 from mixkit.studies.config import RunConfig, Settings, SweepConfig
 from mixkit.studies.store import LOCAL, Role, RunStore, check_folder_name, run_name, with_paths
 
@@ -119,7 +119,8 @@ def sweep_content(config: SweepConfig) -> dict[str, Any]:
         entry = next((entry for entry in base_study.grid if entry.get("objective") == name), {})
         swept = {c.name for c in OBJECTIVES[name].coefficients} & SweepConfig.model_fields.keys()
         grid.append({**_without(entry, replaced), "objective": name, **config.model_dump(include=swept)})
-    labels = ", ".join(OBJECTIVES[entry["objective"]].label for entry in grid)
+    grid += [{"objective": name} for name in config.other_objectives]
+    labels = ", ".join(parse_objective(entry["objective"])[0].label for entry in grid)
     return {
         "about": f"{labels}; other settings as in {Path(config.base_study).stem}.",
         "parameters": {**base_study.parameters, **replaced},

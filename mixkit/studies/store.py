@@ -17,8 +17,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mixkit._common import RUNS, InputError, write_atomically
-from mixkit.losses.definitions import COEFFICIENTS
-from mixkit.studies.config import RunConfig, short
+from mixkit.studies.config import RunConfig
 from mixkit.texts.corpora import BUILT_IN, HUB
 
 Role = Literal["base", "grid", "decoding"]
@@ -148,18 +147,10 @@ def check_folder_name(parameter: str, name: str) -> None:
 
 
 def run_name(config: RunConfig) -> str:
-    """A readable name that ends in the run's hash, such as "mixce-eta0.1-3fa81c90".
-
-    It contains the first coefficient of the objective, and the other coefficients where they are not the default.
-    """
+    """A readable name that ends in the run's hash, such as "mixce-eta0.1-3fa81c90"."""
     if config.name:
         check_folder_name("name", config.name)
-    parts = [config.name or config.objective]
-    for i, (name, value) in enumerate(config.coefficients().items()):
-        if not config.name and (i == 0 or value != COEFFICIENTS[name].default):
-            parts.append(name.replace("_", "") + short(value))
-    parts += [name.replace("temperature", "T") + value for name, value in config.unusual().items()]
-    return "-".join([*parts, run_hash(config)])
+    return f"{config.slug()}-{run_hash(config)}"
 
 
 @dataclass(frozen=True)
