@@ -55,6 +55,7 @@ def preflight(runs: Sequence[PlannedRun], store: RunStore | None = None) -> list
         record = store.read(config.study, first.depends_on) if first.depends_on else None
         sizes = {"train": config.train_texts, "validation": config.validation_texts, "test": config.test_texts}
         texts = problems.check(load, config.corpus, **sizes)
+        problems.check(config.make_objective)
         if texts and (record is None or record.status == "done"):  # after a failed one the run is skipped
             key = f"{first.config.model} {first.config.corpus}"
             groups.setdefault(key, (first.config, {}))[1][config] = texts
@@ -100,7 +101,6 @@ def check_runs(
 
     problems.check(check_head, model)
     for config, texts in runs.items():
-        problems.check(config.make_objective)
         if problems.check(config.make_backtracking):
             problems.check(check_tree_attention, model)
         length = config.prompt_tokens + config.max_new_tokens
