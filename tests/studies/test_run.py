@@ -103,6 +103,7 @@ def test_terminal_escapes_reach_neither_log_nor_terminal(tmp_path, notebook):
     assert record.status == "failed" and record.error == "ValueError: a quarter is not allowed"
 
 
+@pytest.mark.slow
 def test_a_run_is_executed_once_and_by_one(tmp_path, notebook):
     folder = prepared(tmp_path)
     (folder / "wait").touch()
@@ -115,6 +116,7 @@ def test_a_run_is_executed_once_and_by_one(tmp_path, notebook):
     assert execute(folder, notebook) == FINISHED and len(small.began(folder)) == 1
 
 
+@pytest.mark.slow
 def test_a_corpus_file_that_changed_fails_the_run(tmp_path, notebook):
     corpus = tmp_path / "own.txt"
     corpus.write_text("as planned")
@@ -130,6 +132,7 @@ def test_a_corpus_file_that_changed_fails_the_run(tmp_path, notebook):
     assert store.read("s", running.name).status == "done"  # it had read the file
 
 
+@pytest.mark.slow
 def test_a_kernel_without_its_worker_keeps_the_lock_and_ends(tmp_path, notebook):
     """So that no two kernels can write into one folder, and none is left behind."""
     folder = prepared(tmp_path)
@@ -147,6 +150,7 @@ def test_a_kernel_without_its_worker_keeps_the_lock_and_ends(tmp_path, notebook)
     assert execute(folder, notebook) == FINISHED and len(small.began(folder)) == 2
 
 
+@pytest.mark.slow
 def test_a_dead_kernel_is_told_from_an_error(tmp_path, notebook):
     folder = prepared(tmp_path)
     (folder / "wait").touch()
@@ -160,12 +164,14 @@ def test_a_dead_kernel_is_told_from_an_error(tmp_path, notebook):
     assert RunStore(tmp_path / "runs").read("s", silent.name).error == "the notebook ended without a result"
 
 
+@pytest.mark.slow
 def test_threads_follow_from_the_plan_and_the_workers(tmp_path, notebook):
     _, study, store = study_of(tmp_path, {**GRID, "grid": [{"objective": "mixce", "eta": [0.0, 0.1, 0.2]}]})
     schedule(study, store, local_executor(2, notebook, [], cores=12), lambda line: None)
     assert [small.began(store.folder("own", run.name))[0][2] for run in study.runs] == ["12", "6", "6", "6"]
 
 
+@pytest.mark.slow
 def test_each_run_gets_a_gpu(tmp_path, notebook):
     _, study, store = study_of(tmp_path, {**GRID, "grid": [{"objective": "mixce", "eta": [0.0, 0.1, 0.2]}]})
     executor = local_executor(0, notebook, ["3", "5"])
@@ -174,6 +180,7 @@ def test_each_run_gets_a_gpu(tmp_path, notebook):
     assert {small.began(store.folder("own", run.name))[0][1] for run in study.runs} == {"3", "5"}
 
 
+@pytest.mark.slow
 def test_two_sweeps_on_one_folder_execute_each_run_once(tmp_path, notebook):
     file, study, store = study_of(tmp_path)
     command = small.sweep_command(file, "own", notebook, ["--max-workers", "2"])
@@ -186,6 +193,7 @@ def test_two_sweeps_on_one_folder_execute_each_run_once(tmp_path, notebook):
     assert {state.status for state in states(study, store)} == {"done"}
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_three_times_has_failed(tmp_path, notebook):
     _, study, store = study_of(tmp_path)
     base, wait = store.folder("own", study.runs[0].name), store.root / "own" / "wait"
@@ -216,6 +224,7 @@ def test_a_run_that_is_killed_three_times_has_failed(tmp_path, notebook):
     assert len(done) == 3 and "\x1b" not in "".join(lines)
 
 
+@pytest.mark.slow
 def test_a_stopped_sweep_ends_its_workers_a_killed_one_does_not(tmp_path, notebook):
     file, study, store = study_of(tmp_path)
     command = small.sweep_command(file, "own", notebook)
@@ -251,6 +260,7 @@ def test_a_stopped_sweep_ends_its_workers_a_killed_one_does_not(tmp_path, notebo
     assert resumed.returncode == 0 and len(small.began(base)) == 3
 
 
+@pytest.mark.slow
 def test_a_finished_study_is_not_reported_again(tmp_path, notebook):
     file, study, store = study_of(tmp_path)
     run_small(study, store, notebook)
@@ -273,6 +283,7 @@ def test_a_finished_study_is_not_reported_again(tmp_path, notebook):
     assert outdated(folder / "report.html", folder) and not outdated(folder / "table.txt", folder)
 
 
+@pytest.mark.slow
 def test_the_tables_of_plan_and_status(tmp_path, notebook, monkeypatch, capsys):
     _, study, store = study_of(tmp_path)
     plan = status_table(study, store, 2).splitlines()
@@ -312,6 +323,7 @@ def test_executors_that_are_not_there(tmp_path, monkeypatch):
     assert not store.root.exists()
 
 
+@pytest.mark.slow
 def test_a_run_waits_for_its_gpu(tmp_path, notebook):
     folder, gpu = prepared(tmp_path), f"test-{os.getpid()}"
     with lock(Path(tempfile.gettempdir()) / f"mixkit-{os.getuid()}-gpu-{gpu}"):
