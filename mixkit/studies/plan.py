@@ -90,12 +90,12 @@ def load_study(file: str | Path, overrides: Mapping[str, Any] | None = None, *, 
     for key, value in (overrides or {}).items():
         path = Path(str(value))
         parts.append(re.sub(r"[^\w.-]+", "-", path.stem if key == "corpus" else path.name))
-    return _expand(StudyFile.read(file), overrides or {}, name or "-".join(parts))
+    return expand(StudyFile.read(file), overrides or {}, name or "-".join(parts))
 
 
 def load_sweep(config: SweepConfig) -> Study:
     """The study of a sweep. Nothing is written. Raises InputError as load_study does."""
-    return _expand(StudyFile.check(sweep_content(config)), {}, config.study)
+    return expand(StudyFile.check(sweep_content(config)), {}, config.study)
 
 
 def write_sweep(config: SweepConfig, store: RunStore | None = None) -> Path:
@@ -182,7 +182,7 @@ def outdated(file: Path, folder: Path) -> bool:
         return True
 
 
-def _expand(file: StudyFile, overrides: Mapping[str, Any], name: str) -> Study:
+def expand(file: StudyFile, overrides: Mapping[str, Any], name: str) -> Study:
     """The runs of a study file."""
     check_folder_name("study", name)
     runs: dict[str, PlannedRun] = {}
