@@ -84,28 +84,28 @@ def check_runs(
 ) -> None:
     """Add the problems of runs whose models descend from one. start: its name."""
     from mixkit.metrics.features import MINILM_TOKENS, Reader, _choose_name, check_reader
-    from mixkit.models.backspace import check_tree_attention
     from mixkit.models.generation import cut_prompts
-    from mixkit.models.likelihood import ENDS, check_head
-    from mixkit.models.loading import check_positions, load_model
+    from mixkit.models.head import check_head
+    from mixkit.models.loading import load_model
+    from mixkit.models.support import check_model_support
 
     @cache
     def load(parameter: str, name: str, study: str) -> Reader | None:
-        if name in ("tiny", start) or (name.startswith("run:") and "/" not in name):  # of this study
-            return Reader(name, model, tokenizer, None)
+        """The reader or judge; None if there is none, if it is the runs' own model, and if it has a problem."""
+        if name in ("", "tiny", "minilm", start) or (name.startswith("run:") and "/" not in name):
+            return None
         try:
             return Reader(name, *load_model(name, study=study, runs=store.root), None)
         except InputError as error:
             problems.append(f"{parameter} {name!r}: {error}")
             return None
 
-    problems.check(check_head, model)
+    lengths = {config: config.prompt_tokens + config.max_new_tokens for config in runs}
+    needs = [(config.make_backtracking() is not None, config.max_tokens, lengths[config]) for config in runs]
+    for backtracking, max_tokens, new_tokens in dict.fromkeys(needs):
+        sizes = {"max_tokens": max_tokens, "new_tokens": new_tokens}
+        problems.check(check_model_support, model, tokenizer, backtracking=backtracking, **sizes)
     for config, texts in runs.items():
-        if problems.check(config.make_backtracking):
-            problems.check(check_tree_attention, model)
-        length = config.prompt_tokens + config.max_new_tokens
-        problems.check(check_positions, model, "max_tokens", config.max_tokens, ENDS)
-        problems.check(check_positions, model, "max_new_tokens", config.max_new_tokens, 1 + config.prompt_tokens)
         human = [*texts.test, *texts.validation] if texts.clean_validation else texts.test
         sizes = {"prompt_tokens": config.prompt_tokens, "max_new_tokens": config.max_new_tokens}
         count = len(cut_prompts(tokenizer, human, prompts=config.prompts, **sizes))
@@ -114,21 +114,17 @@ def check_runs(
             problems.append(f"none {longer}; lower it or choose longer texts")
         elif count < config.prompts:
             problems.append(f"note: prompts is {config.prompts}, but only {count} {longer}")
-
-        if config.coherence_reader:
-            problems.check(check_reader, config.coherence_reader, start="")
-        name, context = _choose_name(config.reader, config.model), MINILM_TOKENS
-        if name == "minilm":
-            problems.check(check_reader, name, start="")
-        else:
-            context = reader.context if (reader := load("reader", name, config.study)) else length
-        if length > context:
+        name, judge = _choose_name(config.reader, config.model), load("judge", config.judge, config.study)
+        for encoder in filter(None, (config.coherence_reader, name if name == "minilm" else "")):
+            problems.check(check_reader, encoder, start="")
+        reader = load("reader", name, config.study)
+        context = MINILM_TOKENS if name == "minilm" else reader.context if reader else lengths[config]
+        if lengths[config] > context:
             lower = f"the reader {name!r} reads {context}; lower max_new_tokens or choose another reader"
-            problems.append(f"prompt_tokens + max_new_tokens is {length}; {lower}")
-        ancestors = (start, *lineage(config.model, config.study, store))
-        if lineage(config.judge, config.study, store)[0] in ancestors:
+            problems.append(f"prompt_tokens + max_new_tokens is {lengths[config]}; {lower}")
+        if lineage(config.judge, config.study, store)[0] in (start, *lineage(config.model, config.study, store)):
             problems.append(f"judge is {config.judge!r}, the model that the run starts from; choose another one")
-        elif config.judge and (judge := load("judge", config.judge, config.study)):
+        elif judge is not None:
             problems.check(check_head, judge.model)
             if judge.context < config.prompt_tokens + 2:
                 problems.append(f"judge {config.judge!r} reads {judge.context} tokens; lower prompt_tokens")

@@ -62,7 +62,7 @@ def test_a_study_without_problems(tmp_path, folder):
         ({"model": "gpt3"}, "unknown model 'gpt3' (did you mean 'gpt2'?)"),
         ({"model": "{tmp}"}, "is not available"),
         ({"max_tokens": 255}, "max_tokens is 255; beside 2 other tokens the model's 256 positions have room for 254"),
-        ({"max_new_tokens": 252}, "max_new_tokens is 252; beside 5 other tokens"),
+        ({"max_new_tokens": 252}, "prompt_tokens + max_new_tokens is 256; beside 1 other tokens"),
         ({"corpus": "{tmp}/short.jsonl", "prompt_tokens": 60}, "human texts are longer than prompt_tokens=60; lower"),
         ({"reader": "gpt2-larg"}, "reader 'gpt2-larg': unknown model 'gpt2-larg' (did you mean 'gpt2-large'?)"),
         ({"reader": "{short}"}, "prompt_tokens + max_new_tokens is 12; the reader '{short}' reads 8; lower"),
@@ -99,23 +99,16 @@ def test_all_problems_are_told_at_once(tmp_path, folder, monkeypatch):
         "base": False,
     }
     lines = problems(runs_of(tmp_path, folder, **settings), RunStore(tmp_path / "runs"))
-    starts = [
-        "papermill is not",
-        "ipykernel is not",
-        "max_tokens is",
-        "max_new_tokens is",
-        "none of",
-        "prompt_tokens +",
-    ]
-    starts += ["judge 'gpt4'", f"{tmp_path} cannot be written", f"{tmp_path} has 0.0 GB free, and the runs need about"]
+    starts = ["papermill is not", "ipykernel is not", "max_tokens is", "none of", "judge 'gpt4'"]
+    starts += [f"{tmp_path} cannot be written", f"{tmp_path} has 0.0 GB free, and the runs need about"]
     assert [line for line, start in zip(lines, starts, strict=True) if not line.startswith(start)] == []
 
 
 def test_an_objective_with_backspace_needs_the_tree_mask(tmp_path, folder, monkeypatch):
-    def refused(model):
+    def refused(model, max_tokens):
         raise InputError("no tree mask")
 
-    monkeypatch.setattr("mixkit.models.backspace.check_tree_attention", refused)
+    monkeypatch.setattr("mixkit.models.support.check_tree_attention", refused)
     runs = runs_of(tmp_path, folder)
     assert preflight(runs, RunStore(tmp_path / "runs")) == []
     assert problems(runs_of(tmp_path, folder, objective="mle-backspace"), RunStore(tmp_path / "runs")) == [
