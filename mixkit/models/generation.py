@@ -25,9 +25,10 @@ INCOMPLETE = re.compile("\ufffd{1,3}\\Z")  # what a tokenizer makes of the first
 class Sampler:
     """How tokens are drawn. The defaults draw from the model's own distribution.
 
-    temperature > 0 divides the logits. top_p in (0, 1]: the most probable tokens remain whose probability is top_p.
-    top_k >= 0: so many of the most probable tokens remain, and 0 leaves all. decode_as: a token-weighted objective,
-    whose stationary distribution for the model's own is drawn from, before the other settings apply.
+    temperature >= 0 divides the logits; 0 takes the most probable token (greedy decoding). top_p in (0, 1]: the most
+    probable tokens remain whose probability is top_p. top_k >= 0: so many of the most probable tokens remain, and 0
+    leaves all. decode_as: a token-weighted objective, whose stationary distribution for the model's own is drawn from,
+    before the other settings apply.
     Raises InputError (a ValueError) for a value out of range.
     """
 
@@ -37,8 +38,8 @@ class Sampler:
     decode_as: TokenWeighted | None = None
 
     def __post_init__(self):
-        if not self.temperature > 0:
-            raise InputError(f"temperature is {self.temperature!r}; it must be above 0")
+        if not self.temperature >= 0:
+            raise InputError(f"temperature is {self.temperature!r}; it must be at least 0 (0: greedy)")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p is {self.top_p!r}; it must be in (0, 1]")
         if self.top_k < 0:
@@ -46,6 +47,8 @@ class Sampler:
 
     def logits_processors(self) -> LogitsProcessorList:
         """transformers' logits processors for these settings, in the order of `generate`."""
+        if self.temperature == 0:
+            return LogitsProcessorList([TopKLogitsWarper(1)])
         decoder = [ObjectiveDecoder(self.decode_as)] if self.decode_as is not None else []
         temperature = [TemperatureLogitsWarper(float(self.temperature))] if self.temperature != 1 else []
         top_k = [TopKLogitsWarper(int(self.top_k))] if self.top_k > 0 else []

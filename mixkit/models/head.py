@@ -1,6 +1,6 @@
 """From hidden states to logits: the output embedding of a model, its scale and its soft cap."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 import torch
@@ -23,6 +23,11 @@ class Head:
     bias: Float[Tensor, " V"] | None
     scale: float
     soft_cap: float | None
+
+    def at(self, temperature: float) -> "Head":
+        """The head whose logits are those of this one divided by `temperature`."""
+        soft_cap = None if self.soft_cap is None else self.soft_cap / temperature
+        return replace(self, scale=self.scale / temperature, soft_cap=soft_cap)
 
 
 def lm_head(model) -> Head:
