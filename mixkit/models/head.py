@@ -85,9 +85,7 @@ def _measure(model) -> tuple[float, float | None]:
         output = model(input_ids=ids, output_hidden_states=True, use_cache=False)
     logits, hidden = output.logits[0], output.hidden_states[-1][0]
     if not (logits.isfinite().all() and hidden.isfinite().all()):
-        raise InputError(
-            f"the logits of {name} are not finite (nan or inf): its training diverged or its file is damaged"
-        )
+        raise InputError(f"the logits of {name} are not finite: its training diverged, or its file is damaged")
 
     probes = torch.tensor(PROBES, device=model.device)
     with embedding.register_forward_hook(lambda module, args, output: probes.to(output)[:, None].expand(output.shape)):
