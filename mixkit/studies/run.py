@@ -154,9 +154,10 @@ def _run_notebook(notebook: Path, parameters: dict[str, Any], folder: Path, log:
     kernel = {"kernel_name": "python3", "kernel_manager_class": LockedKernel, "extra_arguments": arguments}
     output = {"stdout_file": log, "stderr_file": log, "progress_bar": False}
     # papermill formats the paths with the parameters
-    paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, folder / "notebook.ipynb")]
+    paths = (notebook, folder / "notebook.ipynb")
+    source, target = (str(path).replace("{", "{{").replace("}", "}}") for path in paths)
     try:
-        papermill.execute_notebook(*paths, parameters, cwd=str(CLONE), start_timeout=600, **kernel, **output)
+        papermill.execute_notebook(source, target, parameters, cwd=str(CLONE), start_timeout=600, **kernel, **output)
     except papermill.PapermillExecutionError as error:
         log.write("\n".join(error.traceback) + "\n")
         return one_line(f"{error.ename}: {error.evalue}")

@@ -78,6 +78,7 @@ def test_a_batch_has_labels_except_at_wrong_tokens(toy):
         assert torch.equal(plain[key], value)
 
 
+@pytest.mark.slow
 def test_one_step_is_the_gradient_of_the_mix(toy, tmp_path):
     """One AdamW step at share 0.1 against MLE and SequenceMatch computed apart, each over its own tree."""
     settings = Backtracking(0.2, mle_warmup=0, mle_decay=0, mle_minimum=0.1, buffer_texts=8, refill_texts=8)
@@ -119,6 +120,7 @@ def test_one_step_is_the_gradient_of_the_mix(toy, tmp_path):
     torch.testing.assert_close(parameters(trained), parameters(reference), rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_mle_with_backspace_is_mle_over_the_actions(toy, tmp_path):
     trained, _, done = train(toy, tmp_path, MLE(), max_steps=1, batch_size=16)
     model, tokenizer, texts = copy.deepcopy(toy)
@@ -202,6 +204,7 @@ def test_the_evaluation_has_no_noise(toy, tmp_path):
     assert tokens.sum() == sum(len(row) - 1 for row in encode(toy[1], toy[2][-8:], SMALL["max_tokens"]))
 
 
+@pytest.mark.slow
 def test_bf16_trains_to_nearly_the_same_loss(toy, tmp_path):
     kwargs = {"dtype": torch.float32, "max_steps": 3, "batch_size": 8}
     *_, full = train(toy, tmp_path / "full", **kwargs)

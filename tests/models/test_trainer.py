@@ -127,6 +127,7 @@ def test_one_step_equals_the_objective_on_full_logits(toy, tmp_path):
     assert done.history[0]["nll"] > done.history[0]["loss"]
 
 
+@pytest.mark.slow
 def test_accumulation_does_not_change_the_training(toy, tmp_path):
     """Texts differ in length, so a mean of batch means would differ from the mean over all tokens."""
     one, _ = train(toy, tmp_path / "one", epochs=2, batch_size=8, max_tokens=200)
@@ -182,6 +183,7 @@ def test_two_processes_have_the_same_losses(toy, tmp_path):
             assert any(g > 0 for g in gaps) and any(g < 0 for g in gaps)  # noise, not a drift to one side
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_resumes(toy, tmp_path, monkeypatch):
     whole, done = train(toy, tmp_path / "whole", epochs=2, batch_size=4, evaluations=4)
 
@@ -280,6 +282,7 @@ def test_a_killed_training_ends_with_the_same_bits(toy, tmp_path, monkeypatch, k
         assert one | {"tokens_per_second": 0} == other | {"tokens_per_second": 0}
 
 
+@pytest.mark.slow
 def test_the_best_weights_remain_and_patience_stops(toy, tmp_path):
     """With a learning rate that destroys the model the first evaluation stays the best."""
     model, done = train(
@@ -300,6 +303,7 @@ def test_the_evaluation_is_the_plain_nll(toy, tmp_path):
     assert done.tokens_per_second > 0 and math.isfinite(done.seconds)
 
 
+@pytest.mark.slow
 def test_bf16_trains_to_nearly_the_same_loss(toy, tmp_path):
     _, full = train(toy, tmp_path / "full", dtype=torch.float32, max_steps=3, batch_size=8)
     _, half = train(toy, tmp_path / "half", dtype=torch.float32, max_steps=3, batch_size=8, precision="bf16")
