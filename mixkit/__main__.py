@@ -4,23 +4,32 @@ Exit codes: 2 for wrong input, 1 if a run has failed or is missing, 130 if the s
 """
 
 import argparse
+import io
 import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
-from mixkit._common import InputError, write_atomically
+from mixkit._common import InputError, plain, write_atomically
 from mixkit.studies.executors import local_workers
 from mixkit.studies.plan import load_study, outdated, read_study
+from mixkit.studies.preflight import preflight
 from mixkit.studies.records import records, results_frame
 from mixkit.studies.store import RunStore
-from mixkit.studies.sweep import check_inputs, run_study, states, status_table
+from mixkit.studies.sweep import run_study, states, status_table
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; `{self.prog} --help` lists what there is")
 
 
 def main(arguments: Sequence[str] | None = None, **options: Any) -> int:
     """Run a command. options: further arguments of run_study, for tests."""
-    parser = argparse.ArgumentParser(prog="python -m mixkit", description=__doc__)
+    parser = Parser(prog="python -m mixkit", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     study = commands.add_parser("study", help="run a study; finished runs are not run again")
     add, executors = study.add_argument, ("local", "ray")
@@ -34,8 +43,11 @@ def main(arguments: Sequence[str] | None = None, **options: Any) -> int:
     add("--address", default="", help="of the Ray cluster to join; default: one is started here")
     for command, what in (("status", "how far a study's runs are"), ("report", "print a table, write report.html")):
         commands.add_parser(command, help=what).add_argument("name", help="folder under runs/")
-    settings = parser.parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # "?" for what the terminal's encoding lacks, such as η
     try:
+        settings = parser.parse_args(arguments)
         if settings.command == "study":
             return _study(settings, options)
         if settings.command == "report":
@@ -43,15 +55,20 @@ def main(arguments: Sequence[str] | None = None, **options: Any) -> int:
         print(status_table(read_study(settings.name)))
         return 0
     except InputError as error:
-        print(f"mixkit: {error}", file=sys.stderr)
-        return 2
+        problem = str(error)
+    except OSError as error:  # a full disk, a folder of another user
+        problem = f"{error.filename or 'a file'}: {error.strerror or error}; mend it, the same command continues"
+    for line in problem.splitlines():
+        print(f"mixkit: {plain(line)}", file=sys.stderr)
+    return 2
 
 
 def _study(settings: argparse.Namespace, options: dict[str, Any]) -> int:
     study = load_study(settings.file, _overrides(settings.set), name=settings.name)
     if settings.dry_run:
         print(status_table(study, max_workers=local_workers(settings.max_workers)))
-        check_inputs([state.run for state in states(study) if state.status != "done"])
+        for note in preflight([state.run for state in states(study) if state.status != "done"]):
+            print(plain(note))
         return 0
     for stopping in (signal.SIGINT, signal.SIGTERM):  # a parent process, such as a kernel, may ignore them
         signal.signal(stopping, signal.default_int_handler)

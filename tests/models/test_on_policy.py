@@ -135,6 +135,7 @@ def test_mle_with_backspace_is_mle_over_the_actions(toy, tmp_path):
     assert trained.config.backspace_token_id == backspace_id
 
 
+@pytest.mark.slow
 def test_accumulation_does_not_change_the_training(toy, tmp_path):
     one, *_ = train(toy, tmp_path / "one", epochs=2, batch_size=8, max_tokens=200)
     eight, *_ = train(toy, tmp_path / "eight", epochs=2, batch_size=1, accumulation=8, max_tokens=200)
@@ -144,6 +145,7 @@ def test_accumulation_does_not_change_the_training(toy, tmp_path):
     assert (parameters(one) - parameters(eight)).abs().max() < 1e-5
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_resumes_with_its_buffer(toy, tmp_path, monkeypatch):
     whole, _, done = train(toy, tmp_path / "whole", epochs=2, batch_size=4, evaluations=4)
 

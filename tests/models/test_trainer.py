@@ -256,6 +256,7 @@ def kill_after_training(monkeypatch, step):
 KILLS = [kill_while_saving, kill_in_the_last_file, kill_before_the_best_is_loaded, kill_after_training]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [4, 6])
 @pytest.mark.parametrize("kill", KILLS)
 @pytest.mark.parametrize("objective", ["mixce", "sequencematch"])
