@@ -135,11 +135,10 @@ def reverse_kl(p: MarkovChain, q: MarkovChain) -> Tensor:
     return reverse_cross_entropy(p, q) - forward_cross_entropy(q, q)
 
 
-def avg_js(p: MarkovChain, q: MarkovChain) -> Tensor:
-    """Mean over rows of the squared Jensen-Shannon distance of the rows of P and Q, in [0, log 2] nats, (...)."""
-    middle = torch.special.xlogy(p.probs + q.probs, (p.probs + q.probs) / 2).sum(-1)
-    both = torch.special.xlogy(p.probs, p.probs) + torch.special.xlogy(q.probs, q.probs)
-    return (both.sum(-1) - middle).mean(-1) / 2
+def avg_js(p: Tensor, q: Tensor) -> Tensor:
+    """The Jensen-Shannon divergence of two rows, its mean over rows, in [0, log 2] nats. p, q: (..., rows, V)."""
+    divergence = (torch.special.xlogy(p, p) + torch.special.xlogy(q, q) - torch.special.xlogy(p + q, (p + q) / 2)) / 2
+    return divergence.sum(-1).mean(-1)
 
 
 def jensen_shannon(p: MarkovChain, q: MarkovChain, eta: float = 0.5, samples: int = 10_000) -> tuple[float, float]:
@@ -208,13 +207,13 @@ class Fitted:
     def records(self) -> list[dict[str, Any]]:
         """One record per objective and seed: its name, coefficients, measures and share of the seconds.
 
-        avg_js: as the function. avg_js_last: avg_js of the last epoch. KLs: nats per text.
+        avg_js: the function of that name; avg_js_last: of the last epoch. KLs: nats per text.
         avg_0s: mean learned probability of forbidden transitions, in [0, 1]; nan without any.
         """
         p, q = self.chain.probs, self.learned.probs
         measures = {
-            "avg_js": avg_js(self.chain, self.learned),
-            "avg_js_last": avg_js(self.chain, self.last),
+            "avg_js": avg_js(p, q),
+            "avg_js_last": avg_js(p, self.last.probs),
             "avg_0s": q.where(p == 0, torch.nan).nanmean((-2, -1)),
             "forward_kl": forward_kl(self.chain, self.learned),
             "reverse_kl": reverse_kl(self.chain, self.learned),
