@@ -15,6 +15,7 @@ class Coefficient:
 
     open: the range is (low, high). choices: the allowed strings.
     in_loss: the loss class has this coefficient. It is False for settings of the training, such as a buffer size.
+    mle: the value at which the objective is MLE, if there is one.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Coefficient:
     open: bool = False
     choices: tuple[str, ...] = ()
     in_loss: bool = True
+    mle: float | None = None
 
     def check(self, value: object) -> None:
         """Raise InputError unless `value` is one of the choices or, without choices, a number in the range."""
@@ -84,13 +86,13 @@ OBJECTIVES = {
     "mixce": ObjectiveDefinition(
         "MixCE",
         "token_weighted.MixCE",
-        (Coefficient("eta", "η", 0.5, "MixCE: weight of the forward cross-entropy in [0, 1]; 1 is MLE", 0, 1),),
+        (Coefficient("eta", "η", 0.5, "MixCE: weight of the forward cross-entropy in [0, 1]; 1 is MLE", 0, 1, mle=1),),
     ),
     "tailr": ObjectiveDefinition(
         "TaiLr",
         "token_weighted.TaiLr",
         (
-            Coefficient("gamma", "γ", 1e-7, "TaiLr: weight of the one-hot target in [0, 1]; 0 is MLE", 0, 1),
+            Coefficient("gamma", "γ", 1e-7, "TaiLr: weight of the one-hot target in [0, 1]; 0 is MLE", 0, 1, mle=0),
             Coefficient("w_min", "w_min", 0.2, "TaiLr: smallest weight of a token in [0, 1]; 1 is MLE", 0, 1),
         ),
     ),
@@ -100,10 +102,10 @@ OBJECTIVES = {
 RIVALS = {  # their coefficients are no settings of a run: a run's objective is a call such as "power(0.3)"
     "dft": ObjectiveDefinition("DFT", "rivals.DFT"),
     "power": ObjectiveDefinition(
-        "power", "rivals.Power", (Coefficient("exponent", "a", 0.5, "w(q) = q^a; 0 is MLE, 1 is DFT", 0, 100),)
+        "power", "rivals.Power", (Coefficient("exponent", "a", 0.5, "w(q) = q^a; 0 is MLE, 1 is DFT", 0, 100, mle=0),)
     ),
     "focal": ObjectiveDefinition(
-        "focal", "rivals.Focal", (Coefficient("focusing", "g", 2.0, "loss -(1 - q)^g log q; 0 is MLE", 0, 100),)
+        "focal", "rivals.Focal", (Coefficient("focusing", "g", 2.0, "loss -(1 - q)^g log q; 0 is MLE", 0, 100, mle=0),)
     ),
     "threshold": ObjectiveDefinition(
         "threshold",
@@ -114,7 +116,9 @@ RIVALS = {  # their coefficients are no settings of a run: a run's objective is 
         ),
     ),
     "gem": ObjectiveDefinition(
-        "GEM", "rivals.GEM", (Coefficient("beta", "β", 0.7, "β times the cross-entropy of z / β; 1 is MLE", 0.01, 100),)
+        "GEM",
+        "rivals.GEM",
+        (Coefficient("beta", "β", 0.7, "β times the cross-entropy of z / β; 1 is MLE", 0.01, 100, mle=1),),
     ),
     "error-norm": ObjectiveDefinition(
         "error-norm truncation",

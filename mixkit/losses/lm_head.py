@@ -1,7 +1,7 @@
 """Target logits, log-partitions and token-weighted losses from hidden states, one chunk of logits at a time."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,17 +19,20 @@ def token_scores(
     targets: Int[Tensor, "*B"],
     *,
     bias: Float[Tensor, " V"] | None = None,
+    scale: float = 1.0,
+    soft_cap: float | None = None,
     chunk_size: int | None = None,
 ) -> TokenScores:
-    """equals: TokenScores.from_logits(F.linear(hidden, head_weight, bias), targets)
+    """equals: TokenScores.from_logits(soft_cap * tanh(scale * F.linear(hidden, head_weight, bias) / soft_cap), targets)
 
     hidden: hidden states. head_weight, bias: output embedding. targets: token ids in [0, V).
+    scale > 0, soft_cap > 0: what the model does to its logits; no tanh where soft_cap is None.
     chunk_size: positions per chunk. By default a chunk has at most `CHUNK_LOGITS` logits.
     Matrix products run in the dtype of hidden, or of autocast. Sums over the vocabulary run in float32 or float64.
     Differentiable once in hidden, head_weight and bias. The backward pass computes the logits again.
     Raises ValueError for shapes that do not fit and, on the CPU only, for a target outside [0, V).
     """
-    inputs = _inputs(hidden, head_weight, bias, targets, chunk_size, mask=None)
+    inputs = _inputs(hidden, head_weight, bias, targets, scale, Chunks(chunk_size, soft_cap))
     logit, log_partition = _Scores.apply(*inputs)
     return TokenScores(logit.reshape(targets.shape), log_partition.reshape(targets.shape))
 
@@ -42,22 +45,22 @@ def weighted_cross_entropy(
     *,
     mask: Bool[Tensor, "*B"] | Int[Tensor, "*B"] | None = None,
     bias: Float[Tensor, " V"] | None = None,
+    scale: float = 1.0,
+    soft_cap: float | None = None,
     denominator: Tensor | float | None = None,
 ) -> Float[Tensor, ""]:
     """equals: objective.losses(scores)[mask].sum() / denominator
 
-    Here scores = token_scores(hidden, head_weight, targets, bias=bias). The gradients are computed in the forward pass,
-    which takes three matrix products in place of four. Returns the loss in nats per token.
+    Here scores = token_scores(hidden, head_weight, targets, ...). The gradients are computed in the forward pass, which
+    takes three matrix products in place of four. Returns the loss in nats per token.
     mask: True for positions that count. Masked positions are removed first, so they may hold anything.
     denominator: by default the number of unmasked positions. With gradient accumulation or several devices pass the
     number of unmasked positions in the global batch.
     Raises ValueError as `token_scores` does, for an objective without weights, and if every position is masked and
     there is no denominator.
     """
-    loss, _ = weighted_cross_entropy_and_nll(
-        hidden, head_weight, targets, objective, mask=mask, bias=bias, denominator=denominator
-    )
-    return loss
+    options = {"mask": mask, "bias": bias, "scale": scale, "soft_cap": soft_cap, "denominator": denominator}
+    return weighted_cross_entropy_and_nll(hidden, head_weight, targets, objective, **options)[0]
 
 
 def weighted_cross_entropy_and_nll(
@@ -68,6 +71,8 @@ def weighted_cross_entropy_and_nll(
     *,
     mask: Bool[Tensor, "*B"] | Int[Tensor, "*B"] | None = None,
     bias: Float[Tensor, " V"] | None = None,
+    scale: float = 1.0,
+    soft_cap: float | None = None,
     denominator: Tensor | float | None = None,
     chunk_size: int | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
@@ -77,7 +82,7 @@ def weighted_cross_entropy_and_nll(
     """
     if isinstance(objective, type) or not callable(getattr(objective, "losses", None)):
         raise ValueError(f"objective is {objective!r}; it must be token-weighted: MLE(), MixCE(eta), TaiLr(gamma)")
-    inputs = _inputs(hidden, head_weight, bias, targets, chunk_size, mask)
+    inputs = _inputs(hidden, head_weight, bias, targets, scale, Chunks(chunk_size, soft_cap), mask)
     if denominator is None:
         denominator = len(inputs[0])
         if denominator == 0:
@@ -86,9 +91,34 @@ def weighted_cross_entropy_and_nll(
     return loss / denominator, nll / denominator
 
 
+def logit_chunks(
+    hidden: Float[Tensor, "N D"],
+    head_weight: Float[Tensor, "V D"],
+    bias: Float[Tensor, " V"] | None = None,
+    scale: float = 1.0,
+    soft_cap: float | None = None,
+) -> Iterator[tuple[slice, Float[Tensor, "C V"]]]:
+    """The positions of each chunk and their logits, which the caller may overwrite. Arguments as of `token_scores`."""
+    targets = hidden.new_zeros(len(hidden), dtype=torch.long)
+    hidden, head, bias, _, chunks = _inputs(hidden, head_weight, bias, targets, scale, Chunks(None, soft_cap))
+    for at, logits, _ in _chunks(hidden, head, bias, chunks):
+        yield at, logits
+
+
+class Chunks(NamedTuple):
+    size: int | None  # positions
+    soft_cap: float | None
+
+
 def _inputs(
-    hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, chunk_size: int | None, mask: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor, int]:
+    hidden: Tensor,
+    head: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    scale: float,
+    chunks: Chunks,
+    mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Chunks]:
     """The arguments of _Scores for the N unmasked positions. Floats have the dtype of autocast or of hidden."""
     if hidden.shape[:-1] != targets.shape:
         shapes = f"hidden {tuple(hidden.shape)} and targets {tuple(targets.shape)}"
@@ -100,24 +130,36 @@ def _inputs(
             raise ValueError(f"mask {tuple(mask.shape)} and targets {tuple(targets.shape)} differ in shape")
         hidden, targets = hidden[mask.bool()], targets[mask.bool()]
     check_targets(targets, head.shape[0])
-    if chunk_size is None:
-        chunk_size = max(1, CHUNK_LOGITS // head.shape[0])
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size is {chunk_size}; it must be at least 1")
+    if chunks.size is None:
+        chunks = Chunks(max(1, CHUNK_LOGITS // head.shape[0]), chunks.soft_cap)
+    if chunks.size < 1:
+        raise ValueError(f"chunk_size is {chunks.size}; it must be at least 1")
+    if scale != 1:  # of the logits
+        hidden, bias = hidden * scale, None if bias is None else bias * scale
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     hidden = hidden.reshape(-1, hidden.shape[-1]).to(dtype)  # (N, D)
     bias = None if bias is None else bias.to(dtype)
-    return hidden, head.to(dtype), bias, targets.reshape(-1), chunk_size
+    return hidden, head.to(dtype), bias, targets.reshape(-1), chunks
 
 
-def _chunks(hidden: Tensor, head: Tensor, bias: Tensor | None, chunk_size: int) -> Iterator[tuple[slice, Tensor]]:
-    """The positions of each chunk and their logits (C, V), which the caller may overwrite."""
-    for start in range(0, len(hidden), chunk_size):
-        at = slice(start, start + chunk_size)
+def _chunks(
+    hidden: Tensor, head: Tensor, bias: Tensor | None, chunks: Chunks
+) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+    """The positions of each chunk, their logits (C, V), which the caller may overwrite, and the soft cap's slope there.
+
+    The slope is that of each logit in its value before the cap, None without a cap.
+    """
+    for start in range(0, len(hidden), chunks.size or 1):
+        at = slice(start, start + (chunks.size or 1))
         with torch.autocast(hidden.device.type, enabled=False):
             logits = F.linear(hidden[at], head, bias)
-        yield at, logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if chunks.soft_cap is None:
+            yield at, logits, None
+        else:
+            tanh = torch.tanh(logits / chunks.soft_cap)
+            yield at, chunks.soft_cap * tanh, 1 - tanh.square()
 
 
 class _Gradients:
@@ -130,9 +172,11 @@ class _Gradients:
         self.by_weight = torch.zeros_like(head, dtype=dtype) if needed[1] else None
         self.by_bias = torch.zeros_like(bias, dtype=dtype) if bias is not None and needed[2] else None
 
-    def add(self, at: slice, by_logits: Tensor, by_logit: Tensor) -> None:
+    def add(self, at: slice, by_logits: Tensor, by_logit: Tensor, slope: Tensor | None) -> None:
         """Add the gradients of one chunk: through its logits (C, V), which are overwritten, and the targets' (C,)."""
         by_logits.scatter_add_(1, self.targets[at, None], by_logit[:, None])
+        if slope is not None:
+            by_logits.mul_(slope)
         if self.by_bias is not None:
             self.by_bias += by_logits.sum(0)
         hidden = self.hidden[at]
@@ -160,15 +204,15 @@ def _by_logits(logits: Tensor, log_partition: Tensor, by_log_partition: Tensor) 
 class _Scores(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, chunk_size: int
+        ctx: Any, hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, chunks: Chunks
     ) -> tuple[Tensor, Tensor]:
         logit = hidden.new_empty(len(targets), dtype=torch.promote_types(hidden.dtype, torch.float32))
         log_partition = torch.empty_like(logit)
-        for at, logits in _chunks(hidden, head, bias, chunk_size):
+        for at, logits, _ in _chunks(hidden, head, bias, chunks):
             logit[at] = logits.gather(1, targets[at, None])[:, 0]
             log_partition[at] = logits.logsumexp(1)
         ctx.save_for_backward(hidden, head, bias, targets, log_partition)
-        ctx.chunk_size = chunk_size
+        ctx.chunks = chunks
         return logit, log_partition
 
     @staticmethod
@@ -176,20 +220,20 @@ class _Scores(torch.autograd.Function):
     def backward(ctx: Any, by_logit: Tensor, by_log_partition: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         hidden, head, bias, targets, log_partition = ctx.saved_tensors
         gradients = _Gradients(hidden, head, bias, targets, ctx.needs_input_grad)
-        for at, logits in _chunks(hidden, head, bias, ctx.chunk_size):
-            gradients.add(at, _by_logits(logits, log_partition[at], by_log_partition[at]), by_logit[at])
+        for at, logits, slope in _chunks(hidden, head, bias, ctx.chunks):
+            gradients.add(at, _by_logits(logits, log_partition[at], by_log_partition[at]), by_logit[at], slope)
         return *gradients.times(1.0), None, None
 
 
 class _WeightedSum(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, chunk_size: int, objective: Any
+        ctx: Any, hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, chunks: Chunks, objective: Any
     ) -> tuple[Tensor, Tensor]:
         gradients = _Gradients(hidden, head, bias, targets, ctx.needs_input_grad)
         loss_sum = nll_sum = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
         order = objective.order
-        for at, logits in _chunks(hidden, head, bias, chunk_size):
+        for at, logits, slope in _chunks(hidden, head, bias, chunks):
             parts = [logits.gather(1, targets[at, None])[:, 0], logits.logsumexp(1)]
             if order is not None:
                 parts.append((order * logits).logsumexp(1))
@@ -201,7 +245,7 @@ class _WeightedSum(torch.autograd.Function):
             if any(ctx.needs_input_grad):
                 scaled = None if order is None else _by_logits(order * logits, parts[2], order * by[2])
                 by_logits = _by_logits(logits, parts[1], by[1])
-                gradients.add(at, by_logits if scaled is None else by_logits.add_(scaled), by[0])
+                gradients.add(at, by_logits if scaled is None else by_logits.add_(scaled), by[0], slope)
         ctx.gradients = gradients
         ctx.mark_non_differentiable(nll_sum)
         return loss_sum, nll_sum

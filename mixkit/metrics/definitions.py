@@ -36,10 +36,25 @@ METRICS: dict[str, MetricDefinition] = {  # within a kind, the first measured on
     "precision": _D("precision", "precision: generated texts among the human ones", "higher", "quality"),
     # probabilities
     "perplexity": _D("perplexity", "perplexity on held-out texts (lower is better)", "lower", "quality"),
+    "refined_perplexity": _D("refined perplexity", "perplexity at T* (lower is better)", "lower", "quality"),
+    "best_temperature": _D("T*", "T*: temperature of the least held-out nll; above 1 = too sharp", "none"),
+    "entropy_calibration": _D(
+        "EntCE", "EntCE: nll of own minus human texts, nats a token; 0 = as sharp as people", "none"
+    ),
+    "mean_reciprocal_rank": _D(
+        "MRR", "mean reciprocal rank of the human token; no temperature changes it", "higher", "quality"
+    ),
+    **{
+        f"recall_at_{n}": _D(f"recall@{n}", f"human tokens among the {n} most probable, share", "higher")
+        for n in (1, 5, 50)
+    },
     "coherence": _D("coherence", "coherence: cosine of prompt and continuation", "higher", "quality"),
     "judge_perplexity": _D("judge perplexity", "perplexity under the judge (lower is better)", "lower", "quality"),
     # the story grammar
     "valid_prefix_rate": _D("valid words", "words before a text's first mistake, share of all", "higher", "quality"),
+    "valid_next_auc": _D(
+        "AUC", "AUC of valid above invalid next words; no temperature changes it", "higher", "quality"
+    ),
     "valid_text_rate": _D("valid texts", "texts without a mistake, share of all", "higher", "quality"),
     "forward_kl": _D(
         "forward KL", "forward KL from the true distribution, nats a text (lower is better)", "lower", "quality"
@@ -69,7 +84,19 @@ METRICS: dict[str, MetricDefinition] = {  # within a kind, the first measured on
     "length": _D("length", "length in words", "none"),
 }
 _MAIN = ("perplexity", "mauve", "precision", "recall", "diversity", "distinct_2")
-TABLE_METRICS = (*_MAIN, "coherence", "judge_perplexity", "valid_prefix_rate", "valid_text_rate", "forward_kl")
+TABLE_METRICS = (
+    *_MAIN,
+    "best_temperature",
+    "refined_perplexity",
+    "mean_reciprocal_rank",
+    "entropy_calibration",
+    "coherence",
+    "judge_perplexity",
+    "valid_prefix_rate",
+    "valid_text_rate",
+    "valid_next_auc",
+    "forward_kl",
+)
 PARALLEL_METRICS = (*_MAIN, "self_bleu_4", "coherence", "judge_perplexity")
 PAIRED_TEXT_METRICS = ("diversity", "rep_2", "rep_3", "rep_4", "length")  # one value a text, from the text alone
 PAIRED_MODEL_METRICS = ("coherence", "judge_perplexity")  # one value a text, from another model

@@ -2,12 +2,17 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
+from scipy.stats import mannwhitneyu
 
 from mixkit._common import InputError
 from mixkit.metrics.statistics import Estimate, bootstrap, wilson_interval
+from mixkit.models.head import last_hidden, lm_head
+from mixkit.models.loading import start_token
 from mixkit.texts.story_grammar import Grammar, tales_grammar
 
 
@@ -71,3 +76,44 @@ def coverage(
         raise InputError(f"text {int(log_probs.argmin())} is outside the language; coverage needs undamaged texts")
     nll = np.asarray(nats, dtype=float)
     return {"forward_ce": bootstrap(nll), "forward_kl": bootstrap(nll + log_probs)}
+
+
+@torch.no_grad()
+def valid_next_auc(
+    model: Any, tokenizer: Any, texts: Sequence[str], *, max_tokens: int, grammar: Grammar | None = None
+) -> Estimate:
+    """How well the model ranks valid next words above invalid ones: AUC, mean over places, bootstrap over texts.
+
+    At each place in a text between two words, the grammar says which words may follow. The model gives each word of the
+    grammar the logit of its first token. The AUC is the probability that a valid word has a higher logit than an
+    invalid one, in [0, 1]; 0.5 is chance. No temperature changes it. Words whose first token is also that of a valid
+    word are left out. texts: of the grammar. max_tokens: further tokens of a text are not read.
+    """
+    grammar = grammar or tales_grammar()
+    words = [word for word in grammar.vocabulary if word[0].isalnum()]
+    first_tokens = tokenizer([f" {word}" for word in words], add_special_tokens=False)["input_ids"]
+    token_of = {word: ids[0] for word, ids in zip(words, first_tokens, strict=True)}
+    candidates = torch.tensor(sorted(set(token_of.values())), device=model.device)
+    place = {int(token): i for i, token in enumerate(candidates)}
+    head = lm_head(model)
+    weight, bias = head.head_weight[candidates], None if head.bias is None else head.bias[candidates]
+    sums = np.zeros((len(texts), 2))
+    for row, text in zip(sums, texts, strict=True):
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids = [start_token(tokenizer), *encoded["input_ids"][:max_tokens]]
+        token_at = {begin: i for i, (begin, _) in enumerate(encoded["offset_mapping"][:max_tokens])}
+        hidden = last_hidden(model, torch.tensor([ids], device=model.device))[0]
+        scores = (
+            torch.nn.functional.linear(hidden, weight, bias).float().cpu().numpy()
+        )  # a scale or cap keeps the order
+        for end, following in grammar.next_words(text):
+            index = token_at.get(end, token_at.get(end + 1) if text[end : end + 1] == " " else None)
+            valid = {place[token_of[word]] for word in following if word in token_of}
+            if index is None or text[end : end + 1] != " " or not 0 < len(valid) < len(candidates):
+                continue
+            is_valid = np.isin(np.arange(len(candidates)), list(valid))
+            u = mannwhitneyu(scores[index][is_valid], scores[index][~is_valid]).statistic
+            row += u / (is_valid.sum() * (~is_valid).sum()), 1
+    if not sums[:, 1].any():
+        return Estimate.absent("no place in the texts has both valid and invalid next words")
+    return bootstrap(sums, lambda sums: sums[..., 0] / sums[..., 1])

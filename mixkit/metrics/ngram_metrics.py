@@ -1,14 +1,15 @@
 """Metrics of diversity and repetition, computed from the texts alone.
 
-Texts are strings, split at white space, or lists of tokens (int or str), or the NgramCounts of either, which several
-metrics can share. Wrong input raises InputError. Undefined, a subclass of it, is raised where the texts do not define
-the metric, as no text has n tokens.
+Texts are strings, whose tokens are the words of `split_words`, or lists of tokens (int or str), or the NgramCounts of
+either, which several metrics can share. Wrong input raises InputError. Undefined, a subclass of it, is raised where the
+texts do not define the metric, as no text has n tokens.
 """
 
+import itertools
 import math
 import zlib
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,6 @@ from mixkit._common import InputError
 from mixkit.metrics.ngram_counts import NgramCounts, Ngrams, Texts, count_ngrams
 from mixkit.metrics.statistics import Estimate, bootstrap, jackknife, wilson_interval
 
-CountStatistic = Callable[[np.ndarray], float]  # of the counts of the distinct n-grams
 JACKKNIFE_GROUPS = 20
 ZIPF_TOKENS = 5000  # the most frequent ones
 
@@ -58,7 +58,8 @@ def distinct_n(texts: Texts, n: int, *, budget: int | None = None) -> float:
     In (0, 1]; 1 where no n-gram occurs twice. The ratio falls as any corpus grows, so compare models under one
     `budget`: only the first that many tokens are read. Undefined where there are fewer. Source: Li et al. 2016.
     """
-    return _of_corpus(_distinct, count_ngrams(texts), n, budget)
+    counts = _corpus_counts(texts, n, budget)
+    return float(np.count_nonzero(counts) / counts.sum())
 
 
 def ngram_entropy(texts: Texts, n: int, *, budget: int | None = None) -> float:
@@ -66,7 +67,7 @@ def ngram_entropy(texts: Texts, n: int, *, budget: int | None = None) -> float:
 
     It grows with the corpus: compare under one `budget`, as in `distinct_n`. Source: Zhang et al. 2018, Ent-n.
     """
-    return _of_corpus(_entropy, count_ngrams(texts), n, budget)
+    return float(stats.entropy(_corpus_counts(texts, n, budget)))
 
 
 def zipf_coefficient(texts: Texts) -> float:
@@ -75,7 +76,12 @@ def zipf_coefficient(texts: Texts) -> float:
     Human English is near 1; equal frequencies give 0. Undefined with fewer than two different tokens.
     Source: Holtzman et al. 2020.
     """
-    return _of_corpus(_zipf, count_ngrams(texts), 1)
+    counts = _corpus_counts(texts, 1)
+    counts = np.sort(counts[counts > 0])[::-1][:ZIPF_TOKENS]
+    if len(counts) < 2:
+        raise Undefined("the texts have fewer than two different tokens")
+    fit: Any = stats.linregress(np.log(np.arange(1, len(counts) + 1)), np.log(counts))
+    return -float(fit.slope)
 
 
 def repetition_loops(texts: Texts) -> float:
@@ -94,22 +100,39 @@ def self_bleu(texts: Texts, n: int = 4) -> float:
     no token with the others scores 0. More texts score higher: compare equal numbers of them. Undefined for one text.
     Source: Zhu et al. 2018 (Texygen).
     """
-    value = _self_bleu(count_ngrams(texts), n)
-    if math.isnan(value):
+    corpus = count_ngrams(texts)
+    corpus.ngrams(n)  # counts all orders up to n, and refuses a wrong n
+    lengths, num_texts = corpus.lengths, len(corpus.texts)
+    if num_texts < 2:
         raise Undefined("self-BLEU needs at least two texts")
-    return value
+    shares_a_token, log_precision = np.zeros(num_texts, dtype=bool), np.zeros(num_texts)
+    for order in range(1, n + 1):
+        grams = corpus.ngrams(order)
+        hits = np.bincount(grams.text, np.minimum(grams.count, _most_elsewhere(grams)), minlength=num_texts)
+        if order == 1:
+            shares_a_token = hits > 0
+        log_precision += np.log(np.where(hits == 0, 0.1, hits) / np.maximum(1, lengths - order + 1)) / n
+    # The reference closest in length counts, the shorter of two equally close.
+    ordered = np.concatenate([[-math.inf], np.sort(lengths), [math.inf]])
+    place = np.searchsorted(ordered, lengths)
+    below, above = ordered[place - 1], ordered[place + 1]
+    closest = np.where(lengths - below <= above - lengths, below, above)
+    brevity = np.minimum(0, 1 - closest / np.maximum(1, lengths))
+    return float(np.where(shares_a_token, np.exp(log_precision + brevity), 0.0).mean())
 
 
 def compression_ratio(texts: Texts) -> float:
     """equals: len(raw) / len(zlib.compress(raw)), raw = " ".join(texts).encode()
 
     Redundancy within and across neighbouring texts: zlib looks back 32 KB, so the order of texts matters. Human English
-    has 2 to 3; higher is more repetitive. Undefined where all texts are empty. Source: Shaib et al. 2024.
+    has 2 to 3; higher is more repetitive. Less than a few KB score lower. Undefined where all texts are empty.
+    Source: Shaib et al. 2024.
     """
-    raw = _encoded(count_ngrams(texts))
-    if not any(raw):
+    parts = [text if isinstance(text, str) else " ".join(map(str, text)) for text in count_ngrams(texts).texts]
+    if not any(parts):
         raise Undefined("all texts are empty")
-    return float(np.divide(*_sizes(raw)))
+    raw = " ".join(parts).encode()
+    return len(raw) / len(zlib.compress(raw))
 
 
 def score_texts(texts: Texts, *, budget: int | None = None) -> dict[str, Estimate]:
@@ -120,36 +143,34 @@ def score_texts(texts: Texts, *, budget: int | None = None) -> dict[str, Estimat
     `budget` is that of distinct_n and ngram_entropy.
     """
     corpus = count_ngrams(texts)
-    groups = _groups(len(corpus.texts))
+    within = cache(partial(_within_budget, corpus))
 
     def of_totals(orders: tuple[int, ...], statistic: Callable[[np.ndarray], Any]) -> Estimate:
         columns = [column for n in orders for column in _repeats(corpus, n)]
         return bootstrap(np.column_stack(columns), statistic)
 
-    def of_corpus(statistic: CountStatistic, n: int, budget: int | None, high: float = math.inf) -> Estimate:
-        left_out = [statistic(counts) for counts in _counts_without_groups(corpus, n, budget)]
-        return jackknife(_of_corpus(statistic, corpus, n, budget), left_out, bounds=(0.0, high))
-
-    def bleu() -> Estimate:
-        return jackknife(self_bleu(corpus), [_self_bleu(corpus, 4, group) for group in groups], bounds=(0.0, 1.0))
-
-    def compression() -> Estimate:
-        value, raw = compression_ratio(corpus), _encoded(corpus)
-        sizes = np.array([_sizes(raw[group]) for group in groups])
-        with np.errstate(invalid="ignore"):
-            left_out = np.divide(*(sizes.sum(0) - sizes).T)
-        return jackknife(value, left_out, bounds=(0.0, math.inf))
+    def of_corpus(metric: Callable[..., float], *order: int, budget: int | None = None, high: float = math.inf):
+        whole = within(budget)
+        value, left_out = metric(whole, *order), []
+        groups = min(JACKKNIFE_GROUPS, len(whole.texts))
+        edges = [len(whole.texts) * group // groups for group in range(groups + 1)]
+        for first, end in itertools.pairwise(edges):
+            try:
+                left_out.append(metric(whole.without(slice(first, end)), *order))
+            except Undefined:
+                left_out.append(math.nan)
+        return jackknife(value, left_out, bounds=(0.0, high))
 
     metrics: dict[str, Callable[[], Estimate]] = {
         **{f"rep_{n}": partial(of_totals, (n,), lambda sums: 1 - sums[..., 0] / sums[..., 1]) for n in (2, 3, 4)},
         "diversity": partial(of_totals, (2, 3, 4), lambda sums: (sums[..., ::2] / sums[..., 1::2]).prod(-1)),
         "pooled_diversity": lambda: bootstrap(_pooled(corpus)),
-        **{f"distinct_{n}": partial(of_corpus, _distinct, n, budget, high=1.0) for n in (1, 2, 3, 4)},
-        **{f"ngram_entropy_{n}": partial(of_corpus, _entropy, n, budget) for n in (1, 2, 3, 4)},
-        "zipf_coefficient": partial(of_corpus, _zipf, 1, None),
-        "self_bleu_4": bleu,
+        **{f"distinct_{n}": partial(of_corpus, distinct_n, n, budget=budget, high=1.0) for n in (1, 2, 3, 4)},
+        **{f"ngram_entropy_{n}": partial(of_corpus, ngram_entropy, n, budget=budget) for n in (1, 2, 3, 4)},
+        "zipf_coefficient": partial(of_corpus, zipf_coefficient),
+        "self_bleu_4": partial(of_corpus, self_bleu, high=1.0),
         "repetition_loops": lambda: wilson_interval(int(_loops(corpus).sum()), len(corpus.texts)),
-        "compression_ratio": compression,
+        "compression_ratio": partial(of_corpus, compression_ratio),
         "length": lambda: bootstrap(corpus.lengths),
     }
     scores: dict[str, Estimate] = {}
@@ -200,60 +221,23 @@ def _pooled(corpus: NgramCounts) -> np.ndarray:
     return distinct[not_empty] / total[not_empty]
 
 
-def _groups(texts: int) -> list[slice]:
-    """The groups of neighbouring texts that the jackknife leaves out in turn."""
-    groups = min(JACKKNIFE_GROUPS, texts)
-    return [slice(texts * g // groups, texts * (g + 1) // groups) for g in range(groups)]
-
-
-def _within_budget(corpus: NgramCounts, n: int, budget: int | None) -> np.ndarray:
-    """The numbers of the n-grams within the first `budget` tokens, in order."""
-    grams, tokens = corpus.ngrams(n), len(corpus.tokens)
-    if budget is not None and budget < 1:
+def _within_budget(corpus: NgramCounts, budget: int | None) -> NgramCounts:
+    if budget is None:
+        return corpus
+    if budget < 1:
         raise InputError(f"budget is {budget}; allowed: a number of tokens from 1")
-    if budget is not None and budget > tokens:
-        raise Undefined(f"the texts have {tokens} tokens, fewer than the budget of {budget}")
-    first_tokens = tokens if budget is None else budget
-    numbers = grams.number[: np.searchsorted(grams.start, first_tokens - n, side="right")]
-    if not len(numbers):
-        raise Undefined(f"no text has a {n}-gram within the first {first_tokens} tokens")
-    return numbers
+    if budget > len(corpus.tokens):
+        raise Undefined(f"the texts have {len(corpus.tokens)} tokens, fewer than the budget of {budget}")
+    return corpus.first_tokens(budget)
 
 
-def _of_corpus(statistic: CountStatistic, corpus: NgramCounts, n: int, budget: int | None = None) -> float:
-    """The statistic of the n-gram counts of the whole corpus."""
-    value = statistic(np.bincount(_within_budget(corpus, n, budget)))
-    if math.isnan(value):
-        raise Undefined("the texts have fewer than two different tokens")
-    return value
-
-
-def _counts_without_groups(corpus: NgramCounts, n: int, budget: int | None) -> Iterator[np.ndarray]:
-    """The n-gram counts of the corpus without the first group of texts, without the second, and so on."""
-    numbers, ends = _within_budget(corpus, n, budget), np.cumsum(corpus.lengths)
-    texts = len(ends) if budget is None else int(np.searchsorted(ends, budget)) + 1
-    group_ends = [ends[group.stop - 1] for group in _groups(texts)[:-1]]
-    edges = np.searchsorted(corpus.ngrams(n).start[: len(numbers)], group_ends)
-    counts = np.bincount(numbers)
-    for group in np.split(numbers, edges):
-        yield counts - np.bincount(group, minlength=len(counts))
-
-
-def _distinct(counts: np.ndarray) -> float:
-    total = int(counts.sum())
-    return np.count_nonzero(counts) / total if total else math.nan
-
-
-def _entropy(counts: np.ndarray) -> float:
-    return float(stats.entropy(counts)) if counts.any() else math.nan
-
-
-def _zipf(counts: np.ndarray) -> float:
-    counts = np.sort(counts[counts > 0])[::-1][:ZIPF_TOKENS]
-    if len(counts) < 2:
-        return math.nan
-    fit: Any = stats.linregress(np.log(np.arange(1, len(counts) + 1)), np.log(counts))
-    return -float(fit.slope)
+def _corpus_counts(texts: Texts, n: int, budget: int | None = None) -> np.ndarray:
+    """How often each n-gram occurs in the corpus, or in its first `budget` tokens."""
+    numbers = _within_budget(count_ngrams(texts), budget).ngrams(n).number
+    counts = np.bincount(numbers[numbers >= 0])
+    if not len(counts):
+        raise Undefined(f"no text has a {n}-gram" + (f" within the first {budget} tokens" if budget else ""))
+    return counts
 
 
 def _loops(corpus: NgramCounts) -> np.ndarray:
@@ -269,53 +253,10 @@ def _loops(corpus: NgramCounts) -> np.ndarray:
     return loops
 
 
-def _self_bleu(corpus: NgramCounts, n: int, without: slice = slice(0)) -> float:
-    """Self-BLEU of the corpus, without some of its texts; nan where fewer than two are left.
-
-    A text's n-gram counts up to its highest count in a reference. Where that reference is the text itself, the next
-    reference's count is the limit.
-    """
-    corpus.ngrams(n)  # counts all orders up to n, and refuses a wrong n
-    lengths, texts = corpus.lengths, len(corpus.texts)
-    references = np.ones(texts, dtype=bool)
-    references[without] = False
-    if references.sum() < 2:
-        return math.nan
-    shares_a_token, log_precision = np.zeros(texts, dtype=bool), np.zeros(texts)
-    for order in range(1, n + 1):
-        grams = corpus.ngrams(order)
-        most, holder, second = _two_most(grams, references)
-        limit = np.where(holder[grams.ngram] == grams.text, second[grams.ngram], most[grams.ngram])
-        hits = np.bincount(grams.text, np.minimum(grams.count, limit), minlength=texts)
-        if order == 1:
-            shares_a_token = hits > 0
-        log_precision += np.log(np.where(hits == 0, 0.1, hits) / np.maximum(1, lengths - order + 1)) / n
-    # The reference closest in length counts, the shorter of two equally close.
-    ordered = np.concatenate([[-math.inf], np.sort(lengths[references]), [math.inf]])
-    place = np.searchsorted(ordered, lengths)
-    below, above = ordered[place - 1], ordered[place + references]  # a reference skips itself
-    closest = np.where(lengths - below <= above - lengths, below, above)
-    brevity = np.minimum(0, 1 - closest / np.maximum(1, lengths))
-    scores = np.where(shares_a_token, np.exp(log_precision + brevity), 0.0)
-    return float(scores[references].mean())
-
-
-def _two_most(grams: Ngrams, references: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each n-gram: its highest count in a reference, that reference (or -1), and the next reference's count."""
-    inside, size = references[grams.text], len(grams.constant)
-    ngram, text, count = grams.ngram[inside], grams.text[inside], grams.count[inside]
-    last = np.flatnonzero(np.diff(ngram, append=size))  # the reference with the highest count of each n-gram
-    most, holder, second = np.zeros(size, np.int64), np.full(size, -1), np.zeros(size, np.int64)
-    most[ngram[last]], holder[ngram[last]] = count[last], text[last]
-    shared = last[(last > 0) & (ngram[last - 1] == ngram[last])]
-    second[ngram[shared]] = count[shared - 1]
-    return most, holder, second
-
-
-def _encoded(corpus: NgramCounts) -> list[bytes]:
-    return [(text if isinstance(text, str) else " ".join(map(str, text))).encode() for text in corpus.texts]
-
-
-def _sizes(raw: list[bytes]) -> tuple[int, int]:
-    joined = b" ".join(raw)
-    return len(joined), len(zlib.compress(joined))
+def _most_elsewhere(grams: Ngrams) -> np.ndarray:
+    """The highest count of the n-gram in another text, for each pair of text and n-gram, (K,)."""
+    first, last = np.diff(grams.ngram, prepend=-1) != 0, np.diff(grams.ngram, append=-1) != 0  # ascending by count
+    most = np.zeros(len(grams.constant), np.int64)
+    most[grams.ngram[last]] = grams.count[last]
+    second = np.where(first, 0, np.append(0, grams.count[:-1]))
+    return np.where(last, second, most[grams.ngram])

@@ -11,7 +11,10 @@ from torch import Generator, Tensor
 
 from mixkit._common import Bool, Float, InputError, Int
 from mixkit.losses.lm_head import TokenScores, token_scores
-from mixkit.models.likelihood import Ids, lm_head
+from mixkit.models.attention import LAYER_TYPES, attention_mask, layer_types
+from mixkit.models.backspace_generation import RewindableCache
+from mixkit.models.head import lm_head
+from mixkit.models.likelihood import Ids
 
 BACKSPACE = "<backspace>"
 Mask = Bool[Tensor, "B T"]
@@ -99,15 +102,14 @@ def score_actions(model, tree: PrefixTree) -> ActionScores:
     dtype = getattr(model, "module", model).dtype  # `module`: under DistributedDataParallel
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
-    mask = (~tree.ancestors()).to(dtype)[:, None] * torch.finfo(dtype).min  # (B, 1, N, N): 0 where a node attends
+    mask = attention_mask(model, tree.ancestors(), tree.depths[:, :, None] - tree.depths[:, None], dtype)
     inputs = {"input_ids": tree.tokens, "attention_mask": mask, "position_ids": tree.depths}
     output = model(**inputs, output_hidden_states=True, logits_to_keep=1, use_cache=False)
     before_action = tree.actions.roll(-1, 1)  # the start token is no action, so the last column is False
     rows, times = (before_action | tree.actions).nonzero(as_tuple=True)  # P positions whose log-partition is needed
     hidden = output.hidden_states[-1][rows, tree.states[rows, times]]  # (P, D)
     targets = torch.where(before_action, tree.ids.roll(-1, 1), 0)[rows, times]
-    weight, bias = lm_head(model)
-    flat = token_scores(hidden, weight, targets, bias=bias)
+    flat = token_scores(hidden, targets=targets, **vars(lm_head(model)))
     empty = flat.logit.new_zeros(tree.ids.shape)
     logit, log_partition = (empty.index_put((rows, times), x) for x in (flat.logit, flat.log_partition))
     scores = TokenScores(*(torch.where(tree.actions, x.roll(1, 1), 0) for x in (logit, log_partition)))
@@ -115,27 +117,40 @@ def score_actions(model, tree: PrefixTree) -> ActionScores:
 
 
 @torch.no_grad()
-def check_tree_attention(model) -> None:
-    """Raise InputError unless the model's scores of a small tree equal those of its prefixes one by one.
+def check_tree_attention(model, max_tokens: int = 60) -> None:
+    """Raise InputError unless the model's scores of a tree, and its cache that goes back, equal single prefixes.
 
-    A model without attention, or one that ignores a 4-D mask, would learn from wrong states. The tolerance is a
-    thousandth of the largest logit, and two hundredths in bf16. The model is in evaluation mode afterwards.
+    The tree has the depth of a text of max_tokens, so that windows in the model's attention matter. A model without
+    attention, or one that ignores the mask, would learn from wrong states. The tolerance is a ten-thousandth of the
+    largest logit, and two hundredths in bf16. The model stays in its mode.
     """
-    name = type(model).__name__
-    refusal = InputError(f"{name} does not take a 4-D attention mask, so it cannot score the states after a backspace")
-    backspace_id = model.config.vocab_size - 1
-    ids = torch.randint(backspace_id, (1, 10), generator=Generator().manual_seed(0)).to(model.device)
-    ids[0, [4, 5, 8]] = backspace_id
-    prefixes = [apply_backspaces(ids[0, :position].tolist(), backspace_id)[0] for position in range(1, 10)]
+    name, training = type(model).__name__, model.training
+    limits = f"in its {' and '.join(sorted(layer_types(model)))} layers" if layer_types(model) else "in its layers"
+    reason = f"does not take a 4-D attention mask {limits} for texts of {max_tokens} tokens"
+    refusal = InputError(f"{name} {reason}, so it cannot score the states after a backspace; choose another model")
+    if layer_types(model) - LAYER_TYPES:
+        raise refusal
+    backspace_id = model.config.get_text_config().vocab_size - 1
+    blocks = max(2, max_tokens // 2)  # of two tokens that stay and two that are deleted
+    ids = torch.randint(backspace_id, (1, 1 + 6 * blocks), generator=Generator().manual_seed(0)).to(model.device)
+    ids[0, 4::6] = ids[0, 5::6] = backspace_id
+    last = range(ids.shape[1] - 6, ids.shape[1])
+    prefixes = [apply_backspaces(ids[0, :t].tolist(), backspace_id)[0] for t in last]
+    rows = [torch.tensor([prefix], device=model.device) for prefix in prefixes]
+    cache = RewindableCache(model.config.get_text_config().num_hidden_layers, max(map(len, prefixes)))
     model.eval()
     try:
         scores = score_actions(model, prefix_tree(ids, backspace_id)).scores
-        logits = [model(torch.tensor([p], device=model.device), use_cache=False).logits[0, -1] for p in prefixes]
-    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, NotImplementedError) as error:
+        logits = torch.cat([model(row, use_cache=False).logits[:, -1] for row in rows])
+        cached = torch.cat(cache.follow(model, rows))
+    except (TypeError, ValueError, RuntimeError, LookupError, AttributeError, NotImplementedError) as error:
         raise refusal from error
-    expected = TokenScores.from_logits(torch.stack(logits), ids[0, 1:])
-    errors = [scores.logit[0, 1:] - expected.logit, scores.log_partition[0, 1:] - expected.log_partition]
-    tolerance = max(1e-3, 2.5 * torch.finfo(model.dtype).eps) * torch.stack(logits).abs().amax(1)
+    finally:
+        model.train(training)
+    expected = TokenScores.from_logits(logits, ids[0, last])
+    errors = [scores.logit[0, last] - expected.logit, scores.log_partition[0, last] - expected.log_partition]
+    errors.append((cached - logits).abs().amax(1))
+    tolerance = max(1e-4, 2.5 * torch.finfo(model.dtype).eps) * logits.abs().amax(1)
     if not (torch.stack(errors).abs() < tolerance).all():
         raise refusal
 
@@ -191,32 +206,41 @@ def segments(actions: Sequence[int], backspace_id: int | None) -> list[tuple[lis
     return [([token for token, _ in run], remain) for remain, run in runs]
 
 
+def known_backspace(model, tokenizer) -> int | None:
+    """The id of <backspace> in model and tokenizer, None before `add_backspace`.
+
+    Raises InputError where the tokenizer or the model has a different <backspace>.
+    """
+    known_id = getattr(model.config, "backspace_token_id", None)
+    num_rows = model.get_input_embeddings().weight.shape[0]
+    backspace_id = tokenizer.get_vocab().get(BACKSPACE)
+    if backspace_id == known_id:
+        return known_id
+    foreign = backspace_id is not None and (BACKSPACE not in tokenizer.all_special_tokens or backspace_id < num_rows)
+    if foreign or known_id is not None:
+        where = f"id {backspace_id} in the tokenizer, {known_id} in the model"
+        raise InputError(f"there already is a different {BACKSPACE} ({where}); use a model and tokenizer without it")
+    return None
+
+
 def add_backspace(model, tokenizer) -> int:
     """Add the <backspace> token to model and tokenizer. Returns its id. A second call changes nothing.
 
     Its embedding rows start at the mean of the others. The token is special: decoding with skip_special_tokens omits
     it. `model.config.backspace_token_id` stores the id, and plain `generate` suppresses the token. All of that is
-    saved and loaded with model and tokenizer.
-    Raises InputError where the tokenizer or the model already has a different <backspace>.
+    saved and loaded with model and tokenizer. Raises InputError as `known_backspace` does.
     """
-    known_id = getattr(model.config, "backspace_token_id", None)
-    num_rows = model.get_input_embeddings().weight.shape[0]
-    backspace_id = tokenizer.get_vocab().get(BACKSPACE)
-    if backspace_id is not None and backspace_id == known_id:
+    if (backspace_id := known_backspace(model, tokenizer)) is not None:
         return backspace_id
-    foreign = backspace_id is not None and (BACKSPACE not in tokenizer.all_special_tokens or backspace_id < num_rows)
-    if foreign or known_id is not None:
-        where = f"id {backspace_id} in the tokenizer, {known_id} in the model"
-        raise InputError(f"there already is a different {BACKSPACE} ({where}); use a model and tokenizer without it")
+    num_rows = model.get_input_embeddings().weight.shape[0]
     num_tokens = min(num_rows, len(tokenizer))  # further rows are padding
-    if backspace_id is None:
-        tokenizer.add_special_tokens({"extra_special_tokens": [BACKSPACE]}, replace_extra_special_tokens=False)
-        backspace_id = tokenizer.convert_tokens_to_ids(BACKSPACE)
+    tokenizer.add_special_tokens({"extra_special_tokens": [BACKSPACE]}, replace_extra_special_tokens=False)
+    backspace_id = tokenizer.convert_tokens_to_ids(BACKSPACE)
     if backspace_id >= num_rows:
         model.resize_token_embeddings(backspace_id + 1, mean_resizing=False)
     with torch.no_grad():
-        for parameter in (model.get_input_embeddings().weight, *lm_head(model)):
-            if parameter is not None:
+        for embedding in (model.get_input_embeddings(), model.get_output_embeddings()):
+            for parameter in embedding.parameters():
                 parameter[backspace_id] = parameter[:num_tokens].mean(0)
     model.config.backspace_token_id = backspace_id
     suppressed = model.generation_config.suppress_tokens or []

@@ -8,6 +8,7 @@ from transformers import LogitsProcessorList
 from transformers.cache_utils import Cache, DynamicLayer
 
 from mixkit._common import Float, InputError
+from mixkit.models.attention import attention_mask
 from mixkit.models.likelihood import Ids
 from mixkit.models.loading import check_positions
 
@@ -102,11 +103,19 @@ class RewindableCache(Cache):
         width: slots in use, above the largest depth.
         """
         self.depths, self.width = depths, width
-        visible = torch.arange(width, device=depths.device) <= depths[:, :, None]  # (B, K, width)
-        mask = (~visible).to(model.dtype)[:, None] * torch.finfo(model.dtype).min
+        distance = depths[:, :, None] - torch.arange(width, device=depths.device)  # (B, K, width)
+        mask = attention_mask(model, distance >= 0, distance, model.dtype)
         inputs = {"input_ids": tokens, "position_ids": depths, "attention_mask": mask}
         logits = model(**inputs, past_key_values=self, use_cache=True, logits_to_keep=1).logits[:, -1]
         return logits if logits.dtype == torch.float64 else logits.float()
+
+    def follow(self, model, prefixes: Sequence[Ids]) -> list[Float[Tensor, "B V"]]:
+        """The logits after each prefix (B, T). Each differs from the one before by its last token: new or deleted."""
+        depths = torch.arange(max(prefix.shape[1] for prefix in prefixes), device=prefixes[0].device)[None]
+        start = prefixes[0].shape[1] - 1
+        self.forward(model, prefixes[0][:, :start], depths[:, :start], start)
+        ends = [prefix.shape[1] for prefix in prefixes]
+        return [self.forward(model, p[:, -1:], depths[:, n - 1 : n], n) for p, n in zip(prefixes, ends, strict=True)]
 
 
 class RewindableLayer(DynamicLayer):

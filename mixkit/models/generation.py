@@ -1,5 +1,6 @@
 """Sample continuations of prompts. By default tokens are drawn from the model's own distribution."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,16 +16,19 @@ from mixkit.models.backspace import apply_backspaces, segments
 from mixkit.models.backspace_generation import sample_with_backspace
 from mixkit.models.decoder import ObjectiveDecoder
 from mixkit.models.likelihood import tokenize
-from mixkit.models.loading import check_positions, start_token
+from mixkit.models.loading import check_positions, memory_advice, start_token
+
+INCOMPLETE = re.compile("\ufffd{1,3}\\Z")  # what a tokenizer makes of the first bytes of a character
 
 
 @dataclass(frozen=True)
 class Sampler:
     """How tokens are drawn. The defaults draw from the model's own distribution.
 
-    temperature > 0 divides the logits. top_p in (0, 1]: the most probable tokens remain whose probability is top_p.
-    top_k >= 0: so many of the most probable tokens remain, and 0 leaves all. decode_as: a token-weighted objective,
-    whose stationary distribution for the model's own is drawn from, before the other settings apply.
+    temperature >= 0 divides the logits; 0 takes the most probable token (greedy decoding). top_p in (0, 1]: the most
+    probable tokens remain whose probability is top_p. top_k >= 0: so many of the most probable tokens remain, and 0
+    leaves all. decode_as: a token-weighted objective, whose stationary distribution for the model's own is drawn from,
+    before the other settings apply.
     Raises InputError (a ValueError) for a value out of range.
     """
 
@@ -34,8 +38,8 @@ class Sampler:
     decode_as: TokenWeighted | None = None
 
     def __post_init__(self):
-        if not self.temperature > 0:
-            raise InputError(f"temperature is {self.temperature!r}; it must be above 0")
+        if not self.temperature >= 0:
+            raise InputError(f"temperature is {self.temperature!r}; it must be at least 0 (0: greedy)")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p is {self.top_p!r}; it must be in (0, 1]")
         if self.top_k < 0:
@@ -43,6 +47,8 @@ class Sampler:
 
     def logits_processors(self) -> LogitsProcessorList:
         """transformers' logits processors for these settings, in the order of `generate`."""
+        if self.temperature == 0:
+            return LogitsProcessorList([TopKLogitsWarper(1)])
         decoder = [ObjectiveDecoder(self.decode_as)] if self.decode_as is not None else []
         temperature = [TemperatureLogitsWarper(float(self.temperature))] if self.temperature != 1 else []
         top_k = [TopKLogitsWarper(int(self.top_k))] if self.top_k > 0 else []
@@ -72,14 +78,32 @@ class Continuation:
 
 
 def cut_prompts(tokenizer, texts: list[str], *, prompts: int, prompt_tokens: int, max_new_tokens: int) -> list[Prompt]:
-    """Cut the first `prompts` texts of more than `prompt_tokens` tokens there. Human continuations: max_new_tokens."""
+    """Cut the first `prompts` texts of more than `prompt_tokens` tokens there. Human continuations: max_new_tokens.
+
+    Where that cut is inside a character, the prompt ends before it. `text` and `human` joined begin the human text.
+    """
     results = []
-    for ids in [ids for ids in tokenize(tokenizer, texts) if len(ids) > prompt_tokens][:prompts]:
-        head, rest = ids[:prompt_tokens], ids[prompt_tokens : prompt_tokens + max_new_tokens]
-        results.append(Prompt([start_token(tokenizer), *head], tokenizer.decode(head), tokenizer.decode(rest)))
+    for ids in tokenize(tokenizer, texts):
+        cut = prompt_tokens if len(ids) > prompt_tokens else 0
+        while cut and INCOMPLETE.search(tokenizer.decode(ids[:cut])):
+            cut -= 1
+        if cut and len(results) < prompts:
+            head, rest = ids[:cut], ids[cut : cut + max_new_tokens]
+            human = text_after(tokenizer, head, rest)
+            results.append(Prompt([start_token(tokenizer), *head], tokenizer.decode(head), human))
     return results
 
 
+def text_after(tokenizer, context: list[int], ids: list[int]) -> str:
+    """The text of `ids` after `context`, decoded together: a token's text can depend on the tokens before it.
+
+    A character that is not complete at the end is left out.
+    """
+    before, whole = (INCOMPLETE.sub("", tokenizer.decode(x)) for x in (context, [*context, *ids]))
+    return whole[len(before) :]
+
+
+@memory_advice("lower batch_size of sample_continuations, or max_new_tokens")
 @torch.no_grad()
 def sample_continuations(
     model,
@@ -117,7 +141,7 @@ def sample_continuations(
                 ids = [all_rows[i] for i in batch]
                 actions = _sample_actions(model, ids, tokenizer.eos_token_id, max_new_tokens, sampler)
                 for i, row_actions in zip(batch, actions, strict=True):
-                    results[i] = _decode(model, tokenizer, row_actions)
+                    results[i] = _decode(model, tokenizer, all_rows[i], row_actions)
     return [results[first : first + len(rows)] for first in range(0, len(results), len(rows))]
 
 
@@ -139,10 +163,14 @@ def _sample_actions(model, prompts, end_id: int, max_new_tokens: int, sampler: S
         model.generation_config = model_config
 
 
-def _decode(model, tokenizer, actions: list[int]) -> Continuation:
+def _decode(model, tokenizer, prompt: list[int], actions: list[int]) -> Continuation:
     if tokenizer.eos_token_id in actions:
         actions = actions[: actions.index(tokenizer.eos_token_id)]
     backspace_id = getattr(model.config, "backspace_token_id", None)
+    context = prompt[1:] if prompt[0] == start_token(tokenizer) else prompt
     tokens, num_deleted = apply_backspaces(actions, backspace_id)
-    runs = [(tokenizer.decode(ids), remains) for ids, remains in segments(actions, backspace_id)]
-    return Continuation(tokenizer.decode(tokens), num_deleted, tuple(runs))
+    written, runs = list(context), []
+    for ids, remains in segments(actions, backspace_id):
+        runs.append((text_after(tokenizer, written, ids), remains))
+        written += ids if remains else []
+    return Continuation(text_after(tokenizer, context, tokens), num_deleted, tuple(runs))

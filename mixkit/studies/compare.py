@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mixkit._common import InputError
+from mixkit.losses.definitions import OBJECTIVES, RIVALS
 from mixkit.metrics.definitions import METRICS, PAIRED_MODEL_METRICS, PAIRED_TEXT_METRICS
 from mixkit.metrics.ngram_metrics import text_values
 from mixkit.metrics.statistics import compare, holm
@@ -66,7 +67,10 @@ def _values(record: RunRecord, samples: Sequence[Sample]) -> tuple[list[str], di
 
 
 class DecodingCurve(NamedTuple):
-    """Runs of one MLE model that differ in one decoding parameter, in its order; the trained run is among them."""
+    """Runs of one MLE model that differ in one decoding parameter, in its order; the trained run is among them.
+
+    parameter: "temperature", "top_p", or "decode_as <objective>".
+    """
 
     parameter: str
     seed: int
@@ -74,15 +78,64 @@ class DecodingCurve(NamedTuple):
 
 
 def decoding_curves(results: pd.DataFrame) -> list[DecodingCurve]:
-    """The curves of every seed: by temperature, and by top_p. results: of `results_frame`."""
+    """The curves of every seed: by temperature, by top_p, and by the coefficient of each objective in decode_as.
+
+    results: of `results_frame`.
+    """
     runs, curves = results.drop_duplicates("run"), []
-    for parameter, other in (("temperature", "top_p"), ("top_p", "temperature")):
-        decoded = runs.query(f"role == 'decoding' and {parameter} != 1 and {other} == 1 and top_k == 0")
-        for seed in sorted(decoded["seed"].unique().tolist()):
-            trained = runs.query("role == 'grid' and objective == 'mle' and seed == @seed").head(1)
-            same_seed = pd.concat([decoded.query("seed == @seed"), trained]).sort_values(parameter, kind="stable")
+    decoded = runs.query("role == 'decoding' and top_k == 0")
+    families = [
+        ("temperature", "temperature", decoded.query("temperature != 1 and top_p == 1 and decode_as == ''")),
+        ("top_p", "top_p", decoded.query("temperature == 1 and top_p != 1 and decode_as == ''")),
+    ]
+    by_objective = decoded.query("decode_as != '' and temperature == 1 and top_p == 1 and decode_coefficient.notna()")
+    for name, group in by_objective.groupby(by_objective["decode_as"].str.split("(").str[0], sort=False):
+        families.append((f"decode_as {name}", "decode_coefficient", group))
+    for parameter, column, family in families:
+        name = parameter.removeprefix("decode_as ")
+        coefficients = (OBJECTIVES | RIVALS)[name].coefficients if name in OBJECTIVES | RIVALS else ()
+        at_mle = {column: 1.0 if not coefficients else coefficients[0].mle}  # where the parameter means plain MLE
+        for seed in sorted(family["seed"].unique().tolist()):
+            trained = runs.query("role == 'grid' and objective == 'mle' and seed == @seed").head(1).assign(**at_mle)
+            same_seed = pd.concat([family.query("seed == @seed"), trained]).sort_values(column, kind="stable")
             curves.append(DecodingCurve(parameter, int(seed), same_seed["run"].tolist()))
     return curves
+
+
+def decoders(results: pd.DataFrame) -> dict[str, str]:
+    """For each trained run, the run of MLE's model that is decoded as the trained run's objective, if there is one."""
+    runs = results.drop_duplicates("run")
+    decoded = {row["label"]: row["run"] for row in runs.query("role == 'decoding'").to_dict(orient="records")}
+    trained = runs.query("role == 'grid'").to_dict(orient="records")
+    twins = {row["run"]: decoded.get(f"MLE, decoded as {row['label']}") for row in trained}
+    return {run: twin for run, twin in twins.items() if twin}
+
+
+def controls(results: pd.DataFrame, metrics: Sequence[str], equal: str = "distinct_2") -> pd.DataFrame:
+    """Three rows per trained run and metric: the run, MLE decoded as its objective, and MLE at the T of equal `equal`.
+
+    Columns: run (its label), texts ("trained", "MLE decoded as it", "MLE at T=0.82"), metric, value, low, high. The
+    third is interpolated on the temperature curve of the run's seed; it is absent where the run is outside the curve.
+    """
+    frame = results.set_index(["run", "metric"])[["value", "low", "high"]].astype(float)
+    facts = results.drop_duplicates("run").set_index("run")
+    curves = {curve.seed: curve.runs for curve in decoding_curves(results) if curve.parameter == "temperature"}
+    rows: list[tuple[Any, ...]] = []
+    for run, twin in decoders(results).items():
+        label, curve = facts.loc[run, "label"], curves.get(facts.loc[run, "seed"], [])
+        for metric in metrics:
+            rows.append((label, "trained", metric, *frame.loc[(run, metric)]))
+            rows.append((label, "MLE decoded as it", metric, *frame.loc[(twin, metric)]))
+        order = sorted(curve, key=lambda name: frame.loc[(name, equal), "value"])
+        places = [frame.loc[(name, equal), "value"] for name in order]
+        x = frame.loc[(run, equal), "value"]
+        if places and places[0] <= x <= places[-1]:
+            temperature = np.interp(x, places, [facts.loc[name, "temperature"] for name in order])
+            for metric in metrics:
+                ends = np.array([frame.loc[(name, metric)] for name in order])
+                at_x = [float(np.interp(x, places, column)) for column in ends.T]
+                rows.append((label, f"MLE at T={temperature:.2f}", metric, *at_x))
+    return pd.DataFrame(rows, columns=["run", "texts", "metric", "value", "low", "high"])
 
 
 def pareto_front(results: pd.DataFrame, quality: str, diversity: str) -> list[str]:
@@ -133,27 +186,33 @@ def _interval(results: pd.DataFrame, run: str, metric: str) -> Any:
 def verdicts(
     records: Sequence[RunRecord], compared: pd.DataFrame, quality: str = "mauve", diversity: str = "distinct_2"
 ) -> pd.DataFrame:
-    """One row per trained run of another objective than MLE: run (its label), seed, verdict, human, differences.
+    """One row per trained run of another objective than MLE: run, seed, verdict, decoder, human, differences.
 
     verdict: the run's place beside MLE's decoding curves of its seed: "above the curve" if it is above every curve that
-    it is not outside of, and "below the curve" if it is below one. human: whether the interval of `quality` reaches
-    that of the human texts. differences: from MLE, where holm_p < LEVEL.
+    it is not outside of, and "below the curve" if it is below one. decoder: "better" or "worse" where the interval of
+    `quality` is above or below that of MLE decoded as the run's objective, "alike" where they overlap. human: whether
+    the interval of `quality` reaches that of the human texts. differences: from MLE, where holm_p < LEVEL.
     """
     results, rows = results_frame(records), []
-    ceiling = _interval(results, HUMAN, quality)
+    ceiling, twins, curves_of_all = _interval(results, HUMAN, quality), decoders(results), decoding_curves(results)
     for record in records:
         if record.role != "grid" or record.config.objective == "mle":
             continue
-        curves = [curve.runs for curve in decoding_curves(results) if curve.seed == record.config.seed]
+        curves = [
+            c.runs for c in curves_of_all if c.seed == record.config.seed and c.parameter in ("temperature", "top_p")
+        ]
         places = [curve_place(results, record.name, runs, quality, diversity) for runs in curves]
         place = next((f"{p} the curve" for p in ("below", "on", "above", "outside") if p in places), NO_CURVE)
         interval, reaches = _interval(results, record.name, quality), ""
         if interval and ceiling:
             reaches = "reached" if interval.high >= ceiling.low else "not reached"
+        other, decoder = _interval(results, twins.get(record.name, ""), quality), ""
+        if interval and other:
+            decoder = "better" if interval.low > other.high else "worse" if interval.high < other.low else "alike"
         significant = compared.query("run == @record.name and holm_p < @LEVEL")
         differences = [f"{row['metric']} {row['difference']:+.2g}" for row in significant.to_dict(orient="records")]
-        rows.append((record.label, record.config.seed, place, reaches, ", ".join(differences)))
-    return pd.DataFrame(rows, columns=["run", "seed", "verdict", "human", "differences"])
+        rows.append((record.label, record.config.seed, place, decoder, reaches, ", ".join(differences)))
+    return pd.DataFrame(rows, columns=["run", "seed", "verdict", "decoder", "human", "differences"])
 
 
 def conclusion(table: pd.DataFrame) -> str:
@@ -164,6 +223,11 @@ def conclusion(table: pd.DataFrame) -> str:
     sentence = f"None of {len(table)} runs is above MLE's decoding curve: no objective is shown to beat decoding"
     if above:
         sentence = f"{len(above)} of {len(table)} runs are above MLE's decoding curve: {', '.join(above)}"
+    paired = table[table["decoder"] != ""]
+    if len(paired):
+        better = paired["run"][paired["decoder"] == "better"].tolist()
+        names = f": {', '.join(better)}" if better else ""
+        sentence += f"; {len(better)} of {len(paired)} are better than MLE decoded as their objective{names}"
     if len(set(table["seed"])) == 1:
         sentence += "; each was trained once, and the intervals do not include the variation between training seeds"
     return sentence + "."

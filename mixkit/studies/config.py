@@ -2,14 +2,15 @@
 
 import ast
 import math
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from mixkit._common import InputError, unknown
-from mixkit.losses.definitions import COEFFICIENTS, OBJECTIVES, Coefficient
+from mixkit.losses.definitions import COEFFICIENTS, OBJECTIVES, RIVALS, Coefficient, parse_objective
 
 if TYPE_CHECKING:  # a type checker cannot look into OBJECTIVES
     ObjectiveName = str
@@ -17,6 +18,27 @@ if TYPE_CHECKING:  # a type checker cannot look into OBJECTIVES
 else:
     ObjectiveName, Divergence = Literal[tuple(OBJECTIVES)], Literal[COEFFICIENTS["divergence"].choices]
 UnitInterval = Annotated[float, Field(ge=0, le=1)]
+
+
+def _check_objective(text: str) -> str:
+    """Raise InputError unless the text is an objective, also for a wrong formula."""
+    if parse_objective(text)[0].loss == "expressions.Expression":
+        from mixkit.losses.expressions import Expression
+
+        Expression(text)
+    return text
+
+
+def _check_decoder(text: str) -> str:
+    """Raise InputError unless the text is empty or a token-weighted objective."""
+    if text.startswith("own: ") or text.split("(")[0] in ("sequencematch", "mle-backspace"):
+        raise InputError(f"decode_as is {text!r}; it must be a token-weighted objective: mixce, tailr, power(0.3), ...")
+    return _check_objective(text) if text else text
+
+
+OBJECTIVE_HELP = f"{', '.join([*OBJECTIVES, *RIVALS])}, or a formula in q"
+AnyObjective = Annotated[str, AfterValidator(_check_objective)]
+AnyDecoder = Annotated[str, AfterValidator(_check_decoder)]
 NOT_IN_HASH = {"study", "name", "keep_model"}  # they do not change the outcome of a run
 SEED_LIMIT = 2**31
 
@@ -53,7 +75,9 @@ class Settings(BaseModel):
     def _input_error(cls, error: ValidationError) -> InputError:
         """The first of pydantic's errors, in one line."""
         first = error.errors()[0]
-        name, value, kind = str(first["loc"][0]), first["input"], first["type"]
+        name, value, kind = str((*first["loc"], "")[0]), first["input"], first["type"]
+        if kind == "value_error":  # of a validator, which raises InputError
+            return first["ctx"]["error"]
         if name not in cls.model_fields:
             return unknown(cls.noun, name, cls.model_fields)
         field, in_list = cls.model_fields[name], len(first["loc"]) > 1
@@ -108,13 +132,13 @@ class RunConfig(Settings):
     study: str = Field("scratch", description="results go to runs/<study>/<run name>/")
     name: str = Field("", description="beginning of the run's name; empty: the objective and its coefficient")
     corpus: str = Field(
-        "tales", description="tales, pydoc, wikitext, openwebtext, writingprompts, hub:NAME or a .txt/.jsonl/.csv file"
+        "tales", description="tales, middlemarch, wikitext, openwebtext, writingprompts, hub:NAME or a .txt/.jsonl/.csv"
     )
     train_texts: int = Field(2000, ge=1, description="largest number of training texts")
     validation_texts: int = Field(200, ge=1, description="largest number of texts for choosing the best checkpoint")
     test_texts: int = Field(500, ge=1, description="largest number of texts for perplexity, prompts and reference")
     model: str = Field("tiny", description="tiny, smollm2-135m, gpt2 ... gpt2-xl, run:NAME, a folder or a hub model")
-    objective: ObjectiveName = Field("mixce", description=", ".join(OBJECTIVES))
+    objective: AnyObjective = Field("mixce", description=OBJECTIVE_HELP)
     eta: float = _coefficient("eta")
     gamma: float = _coefficient("gamma")
     w_min: float = _coefficient("w_min")
@@ -143,22 +167,41 @@ class RunConfig(Settings):
     prompt_tokens: int = Field(10, ge=1, description="length of a prompt in tokens")
     max_new_tokens: int = Field(100, ge=1, description="largest length of a continuation in tokens")
     sample_sets: int = Field(3, ge=1, description="independent sets of continuations; their spread is MAUVE's interval")
-    temperature: float = Field(1.0, ge=1e-3, le=100, description="divides the logits; 1: the model's own distribution")
+    temperature: float = Field(
+        1.0, ge=0, le=100, description="divides the logits; 1: the model's own distribution; 0: greedy"
+    )
     top_p: float = Field(1.0, ge=1e-6, le=1, description="nucleus sampling: probability kept; 1: all tokens")
     top_k: int = Field(0, ge=0, description="number of most probable tokens kept; 0: all tokens")
+    decode_as: AnyDecoder = Field("", description="sample by the stationary distribution of this objective; empty: no")
     reader: str = Field("gpt2-large|start", description="model whose features MAUVE uses: the first without a download")
     coherence_reader: str = Field("", description="encoder for coherence: minilm; empty: coherence is not computed")
     judge: str = Field("", description="model for judge perplexity: smollm2-135m, gpt2-large; empty: not computed")
     seed: int = Field(0, ge=0, le=SEED_LIMIT, description="seed of training and sampling")
     keep_model: bool = Field(True, description="keep the weights, so that other runs can start from run:NAME")
 
-    def coefficients(self) -> dict[str, Any]:
-        """Values of the objective's coefficients, by name."""
-        return {c.name: getattr(self, c.name) for c in OBJECTIVES[self.objective].coefficients}
+    @model_validator(mode="after")
+    def _check_decoding(self) -> Self:
+        """Raise InputError if decode_as has no unique stationary distribution, or beside other decoding settings."""
+        if self.decode_as:
+            from mixkit.losses.fixed_points import inverse_of
+
+            inverse_of(self.make_sampler().decode_as)
+        return self
+
+    def coefficients(self, objective: str | None = None) -> dict[str, Any]:
+        """Values of the coefficients of an objective, by name; by default of the run's. Those of a call come first."""
+        definition, given = parse_objective(self.objective if objective is None else objective)
+        return {c.name: given.get(c.name, getattr(self, c.name, c.default)) for c in definition.coefficients}
+
+    def decode_coefficients(self) -> dict[str, Any]:
+        """Values of the coefficients of decode_as, by name; empty without it."""
+        return self.coefficients(self.decode_as) if self.decode_as else {}
 
     def canonical(self) -> dict[str, Any]:
         """All settings that can change the outcome of the run: without those of other objectives."""
-        return self.model_dump(exclude=COEFFICIENTS.keys() - self.coefficients() | NOT_IN_HASH)
+        used = self.coefficients().keys() | self.decode_coefficients().keys()
+        settings = self.model_dump(exclude=COEFFICIENTS.keys() - used | NOT_IN_HASH)
+        return settings if self.decode_as else {name: settings[name] for name in settings if name != "decode_as"}
 
     def unusual(self) -> dict[str, str]:
         """The decoding parameters and the seed that are not the default, such as {"top-p": "0.9", "seed": "2"}."""
@@ -166,32 +209,80 @@ class RunConfig(Settings):
         return {name.replace("_", "-"): short(value) for name, value in values.items()}
 
     def label(self, role: str = "grid") -> str:
-        """The run in a few words: "MixCE η=0.1", "TaiLr γ=0.1, w_min=0.2", "base (MLE)", "MLE, temperature 0.7".
+        """The run in a few words: "MixCE η=0.1", "TaiLr γ=0.1, w_min=0.2", "base (MLE)", "MLE, temperature 0.7"."""
+        parts = ["base (MLE)" if role == "base" else objective_label(self.objective, self.coefficients())]
+        if self.decode_as:
+            parts.append(f"decoded as {objective_label(self.decode_as, self.decode_coefficients())}")
+        for name, value in self.unusual().items():
+            parts.append("greedy" if (name, value) == ("temperature", "0") else f"{name} {value}")
+        return ", ".join(parts)
 
-        Of the loss's coefficients the first always appears, others where they are not the default (w_min: not 0).
+    def slug(self) -> str:
+        """The run's name without its hash: `name`, or the objective and its coefficients; then what is unusual."""
+        parts = [self.name] if self.name else _name_parts(self.objective, self.coefficients())
+        if self.decode_as:
+            parts += ["as", *_name_parts(self.decode_as, self.decode_coefficients())]
+        return "-".join([*parts, *(name.replace("temperature", "T") + value for name, value in self.unusual().items())])
+
+    def with_objective(self, objective: Any) -> "RunConfig":
+        """The settings of a run with this objective, an instance of a class that a notebook defines.
+
+        The objective of the settings is its label, "own: Focal(gamma=2.0)", unless it is the settings' own objective.
         """
-        parts = ["base (MLE)" if role == "base" else OBJECTIVES[self.objective].label]
-        for i, (name, value) in enumerate(self.coefficients().items()):
-            c = COEFFICIENTS[name]
-            if i == 0:
-                parts[0] += f" {c.symbol}={short(value)}"
-            elif c.in_loss and value != (0.0 if name == "w_min" else c.default):
-                parts.append(value if c.choices else f"{c.symbol}={short(value)}")
-        return ", ".join([*parts, *(f"{name} {value}" for name, value in self.unusual().items())])
+        if objective == self.make_objective():
+            return self
+        return self.model_copy(update={"objective": f"own: {objective}"})
 
-    def make_objective(self) -> Any:
-        """The objective of the run, with its own coefficients only."""
+    def make_objective(self, text: str = "") -> Any:
+        """The objective of the run, or the one with this text, with its own coefficients only."""
         from mixkit.losses import objective
 
-        in_loss = {name: value for name, value in self.coefficients().items() if COEFFICIENTS[name].in_loss}
-        return objective(self.objective.removesuffix("-backspace"), **in_loss)
+        text = text or self.objective
+        definition, given = parse_objective(text)
+        names = [c.name for c in definition.coefficients if c.in_loss and c.name not in given]
+        values = {name: self.coefficients(text)[name] for name in names}
+        return objective(text.removesuffix("-backspace"), **values)
+
+    def make_sampler(self) -> Any:
+        """How the run samples tokens."""
+        from mixkit.models.generation import Sampler
+
+        decoder = self.make_objective(self.decode_as) if self.decode_as else None
+        return Sampler(self.temperature, self.top_p, self.top_k, decoder)
 
     def make_backtracking(self) -> Any:
         """How the model learns to use <backspace>; None for the objectives without it."""
         from mixkit.models.on_policy import Backtracking
 
-        settings = {name: value for name, value in self.coefficients().items() if not COEFFICIENTS[name].in_loss}
+        definition, _ = parse_objective(self.objective)
+        settings = {c.name: getattr(self, c.name) for c in definition.coefficients if not c.in_loss}
         return Backtracking(**settings) if settings else None
+
+
+def objective_label(objective: str, coefficients: Mapping[str, Any]) -> str:
+    """For example "MixCE η=0.1", "TaiLr γ=0.1, w_min=0.2", "SequenceMatch α=0.01, js", "w(q) = 0.1 + 0.9 * q".
+
+    Of the loss's coefficients the first always appears, others where they are not the default (w_min: not 0).
+    """
+    definition, _ = parse_objective(objective)
+    parts = [definition.label]
+    for i, c in enumerate(definition.coefficients):
+        value = coefficients[c.name]
+        if i == 0:
+            parts[0] += f" {c.symbol}={short(value)}"
+        elif c.in_loss and value != (0.0 if c.name == "w_min" else c.default):
+            parts.append(value if c.choices else f"{c.symbol}={short(value)}")
+    return ", ".join(parts)
+
+
+def _name_parts(objective: str, coefficients: Mapping[str, Any]) -> list[str]:
+    """The objective in a folder's name: the first coefficient, and the others where they are not the default."""
+    definition, given = parse_objective(objective)
+    parts = [re.sub(r"[^\w.]+", "-", objective).strip("-")]
+    for i, c in enumerate(definition.coefficients):
+        if c.name not in given and (i == 0 or coefficients[c.name] != c.default):
+            parts.append(c.name.replace("_", "") + short(coefficients[c.name]))
+    return parts
 
 
 class SweepConfig(Settings):
@@ -202,6 +293,7 @@ class SweepConfig(Settings):
     objectives: list[ObjectiveName] = Field(
         ["mle", "mixce", "tailr"], min_length=1, description=f"any of {', '.join(OBJECTIVES)}"
     )
+    other_objectives: list[AnyObjective] = Field([], description="calls such as power(0.3), and formulas in q")
     eta: list[UnitInterval] = Field([0.1, 0.5, 0.9], description="values of MixCE's eta, each in [0, 1]")
     gamma: list[UnitInterval] = Field([0.001, 0.1], description="values of TaiLr's gamma, each in [0, 1]")
     alpha: float = _coefficient("alpha")

@@ -1,6 +1,6 @@
 """All metrics of one run and of the human texts, each with its interval. A metric that is absent has a reason."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,17 +13,20 @@ from mixkit.metrics.features import Reader, choose_reader, load_reader
 from mixkit.metrics.ngram_metrics import score_texts
 from mixkit.metrics.quality import coherence, judge_perplexity, mauve_of_features, precision_recall_of_features
 from mixkit.metrics.statistics import Estimate, bootstrap, prediction_interval, t_interval
+from mixkit.models.calibration import RECALL_AT, HeldOut, best_temperature, held_out
 from mixkit.models.generation import Prompt
 from mixkit.models.likelihood import encode, text_nll
 from mixkit.studies.config import RunConfig
 from mixkit.studies.plan import lineage
 from mixkit.studies.store import Metric, RunStore
 from mixkit.texts.corpora import Corpus
+from mixkit.texts.words import split_words
 
 KMEANS_SEEDS = (25, 26, 27)
 CEILING_SPLITS = 5
 MAUVE_NAMES = ("mauve", "mauve_star", "frontier_integral")
 NEIGHBOUR_NAMES = ("precision", "recall", "density", "coverage")
+AUC_TEXTS = 100  # with about 60 places each
 Sets = Sequence[Sequence[str]]  # sample sets: one continuation per prompt in each
 
 
@@ -42,21 +45,72 @@ def evaluate(
     prompts, others = people[: len(sets[0])], people[len(sets[0]) :]
     trained = Reader(f"run:{name}", model, tokenizer)
     reader = choose_reader(config.reader, start=config.model, study=config.study, trained=trained)
-    nats, tokens = text_nll(model, tokenizer, corpus.test, max_tokens=config.max_tokens)
+    held = held_out(model, tokenizer, corpus.test, max_tokens=config.max_tokens)
     max_tokens = config.prompt_tokens + config.max_new_tokens
     metrics, human, _ = evaluate_samples(prompts, sets, others, reader, max_tokens=max_tokens)
     by_models = evaluate_with_models(config, prompts, sets)
-    metrics |= by_models.metrics | {"perplexity": _metric(_perplexity(nats, tokens))}
     human |= by_models.human
+    metrics |= by_models.metrics | {name: _metric(estimate) for name, estimate in _predictions(held).items()}
+    metrics["entropy_calibration"] = _metric(_entropy_calibration(config, model, tokenizer, prompts, sets))
     if corpus.from_grammar:
         beginnings, human_texts = [prompt.text for prompt in prompts], [prompt.human for prompt in prompts]
         num_cut = sum(row[-1] != tokenizer.eos_token_id for row in encode(tokenizer, corpus.test, config.max_tokens))
         scores = grammar.score_texts(_joined(prompts, *sets), beginnings * len(sets))
-        scores |= grammar.coverage(nats, corpus.test, cut=num_cut)
+        scores |= grammar.coverage(held.nll, corpus.test, cut=num_cut)
+        auc_texts = corpus.test[:AUC_TEXTS]
+        scores["valid_next_auc"] = grammar.valid_next_auc(model, tokenizer, auc_texts, max_tokens=config.max_tokens)
         metrics |= {name: _metric(estimate) for name, estimate in scores.items()}
         scores = grammar.score_texts(_joined(prompts, human_texts), beginnings)
         human |= {name: _metric(estimate) for name, estimate in scores.items()}
     return Evaluation(metrics, human, reader.name)
+
+
+def _predictions(held: HeldOut) -> dict[str, Estimate]:
+    """Metrics of the model's predictions of held-out texts, each a ratio of sums over texts."""
+
+    def ratio(numerator: np.ndarray) -> Estimate:
+        return bootstrap(np.column_stack([numerator, held.tokens]), lambda t: t[..., 0] / t[..., 1])
+
+    def at_best_temperature(statistic: Callable[[Any, Any], Any]) -> Estimate:
+        totals = np.column_stack([held.nll_at, held.tokens])
+        temperature, _ = best_temperature(totals.sum(0)[:-1], totals.sum(0)[-1])
+        if np.isnan(temperature):
+            return Estimate.absent("the nll has no minimum at a temperature between 0.56 and 5")
+        return bootstrap(totals, lambda t: statistic(*best_temperature(t[..., :-1], t[..., -1])))
+
+    recalls = {f"recall_at_{n}": ratio(hits) for n, hits in zip(RECALL_AT, held.recall.T, strict=True)}
+    return {
+        "perplexity": _perplexity(held.nll, held.tokens),
+        "best_temperature": at_best_temperature(lambda temperature, nats: temperature),
+        "refined_perplexity": at_best_temperature(lambda temperature, nats: np.exp(nats)),
+        "mean_reciprocal_rank": ratio(held.reciprocal_rank),
+        **recalls,
+    }
+
+
+def _entropy_calibration(
+    config: RunConfig, model: Any, tokenizer: Any, prompts: Sequence[Prompt], sets: Sets
+) -> Estimate:
+    """EntCE: mean nll of the model's texts - mean nll of the human texts, both under the model, nats per token.
+
+    The model is taken at the run's temperature, so the texts are unbiased samples of it.
+    Above 0 the model is flatter than people, below 0 sharper. Continuations only; bootstrap over prompts.
+    Source: Cao et al. 2025, arXiv 2511.11966; Braverman et al. 2019, arXiv 1906.05664.
+    """
+    if config.decode_as or config.top_p < 1 or config.top_k or config.temperature == 0:
+        return Estimate.absent("the texts are not sampled from the model's distribution at some temperature")
+    if config.make_backtracking() is not None:
+        return Estimate.absent("a text with deleted tokens is no sample of the model's token probabilities")
+    length = config.prompt_tokens + config.max_new_tokens
+    options: dict[str, Any] = {"max_tokens": length, "temperature": config.temperature}
+    beginnings = [prompt.text for prompt in prompts]
+    columns: list[np.ndarray] = []
+    for texts in ([prompt.human for prompt in prompts], *sets):
+        scored = text_nll(model, tokenizer, list(texts), prompts=beginnings, **options)
+        columns += [x.numpy() for x in scored]
+    own = [sum(columns[2::2]), sum(columns[3::2])]
+    totals = np.column_stack([*own, *columns[:2]])
+    return bootstrap(totals, lambda t: t[..., 0] / t[..., 1] - t[..., 2] / t[..., 3])
 
 
 def evaluate_samples(
@@ -71,7 +125,7 @@ def evaluate_samples(
     """
     size, everyone = len(prompts), [*prompts, *others]
     human_texts = [prompt.human for prompt in everyone]
-    budget = max(1, sum(len(text.split()) for text in human_texts[:size]) // 2)
+    budget = max(1, sum(len(split_words(text)) for text in human_texts[:size]) // 2)
     metrics = _mean_over_sets([score_texts(texts, budget=budget) for texts in sets])
     human = _mean_over_sets([score_texts(human_texts[:size], budget=budget)])
     try:

@@ -12,7 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from mixkit._common import CLONE, InputError, unknown, write_atomically
-from mixkit.losses.definitions import OBJECTIVES
+from mixkit.losses.definitions import OBJECTIVES, parse_objective
 from mixkit.studies.config import RunConfig, Settings, SweepConfig
 from mixkit.studies.store import Role, RunStore, run_name
 
@@ -90,12 +90,12 @@ def load_study(file: str | Path, overrides: Mapping[str, Any] | None = None, *, 
     for key, value in (overrides or {}).items():
         path = Path(str(value))
         parts.append(re.sub(r"[^\w.-]+", "-", path.stem if key == "corpus" else path.name))
-    return _expand(StudyFile.read(file), overrides or {}, name or "-".join(parts))
+    return expand(StudyFile.read(file), overrides or {}, name or "-".join(parts))
 
 
 def load_sweep(config: SweepConfig) -> Study:
     """The study of a sweep. Nothing is written. Raises InputError as load_study does."""
-    return _expand(StudyFile.check(sweep_content(config)), {}, config.study)
+    return expand(StudyFile.check(sweep_content(config)), {}, config.study)
 
 
 def write_sweep(config: SweepConfig, store: RunStore | None = None) -> Path:
@@ -119,7 +119,8 @@ def sweep_content(config: SweepConfig) -> dict[str, Any]:
         entry = next((entry for entry in base_study.grid if entry.get("objective") == name), {})
         swept = {c.name for c in OBJECTIVES[name].coefficients} & SweepConfig.model_fields.keys()
         grid.append({**_without(entry, replaced), "objective": name, **config.model_dump(include=swept)})
-    labels = ", ".join(OBJECTIVES[entry["objective"]].label for entry in grid)
+    grid += [{"objective": name} for name in config.other_objectives]
+    labels = ", ".join(parse_objective(entry["objective"])[0].label for entry in grid)
     return {
         "about": f"{labels}; other settings as in {Path(config.base_study).stem}.",
         "parameters": {**base_study.parameters, **replaced},
@@ -180,7 +181,7 @@ def outdated(file: Path, folder: Path) -> bool:
         return True
 
 
-def _expand(file: StudyFile, overrides: Mapping[str, Any], name: str) -> Study:
+def expand(file: StudyFile, overrides: Mapping[str, Any], name: str) -> Study:
     """The runs of a study file."""
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise InputError(f"study is {name!r}; a folder's name has letters, digits, '.', '_' and '-' only")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 HUMAN = "human"  # name, role and objective of the human texts' rows
 COLUMNS = (
     *("run", "role", "label", "objective", "coefficient", "seed", "temperature", "top_p", "top_k"),
+    *("decode_as", "decode_coefficient"),
     *("metric", "value", "low", "high", "why", "over"),
 )
 
@@ -32,8 +33,9 @@ def results_frame(done: Sequence[RunRecord]) -> "pd.DataFrame":
     """One row per run and metric; the human texts' rows come last, with "human" as run, role and objective.
 
     COLUMNS: run (its name), role (base, grid, decoding), label, objective, coefficient (value of the objective's first
-    coefficient, or NaN), seed, temperature, top_p, top_k, metric, value, low, high (NaN where absent), why (the reason
-    why a number is absent), over (texts, sets or halvings).
+    coefficient, or NaN), seed, temperature, top_p, top_k, decode_as (an objective or ""), decode_coefficient (its first
+    coefficient, or NaN), metric, value, low, high (NaN where absent), why (the reason why a number is absent), over
+    (texts, sets or halvings).
     """
     import pandas as pd
 
@@ -41,6 +43,7 @@ def results_frame(done: Sequence[RunRecord]) -> "pd.DataFrame":
     for record in done:
         facts = {"run": record.name, "role": record.role, "label": record.label, **record.config.model_dump()}
         facts["coefficient"] = next(iter(record.config.coefficients().values()), None)
+        facts["decode_coefficient"] = next(iter(record.config.decode_coefficients().values()), None)
         rows += [{**facts, "metric": name, **dict(metric)} for name, metric in record.metrics.items()]
     facts = {"run": HUMAN, "role": HUMAN, "label": "human texts", "objective": HUMAN}
     human = next((record.human for record in done if record.human), {})

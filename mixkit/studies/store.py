@@ -15,8 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mixkit._common import RUNS, write_atomically
-from mixkit.losses.definitions import COEFFICIENTS
-from mixkit.studies.config import RunConfig, short
+from mixkit.studies.config import RunConfig
 
 Role = Literal["base", "grid", "decoding"]
 PACKAGES = ("mixkit", "torch", "transformers", "numpy", "mauve-text")  # they can change results
@@ -100,16 +99,8 @@ def run_hash(config: RunConfig) -> str:
 
 
 def run_name(config: RunConfig) -> str:
-    """A readable name that ends in the run's hash, such as "mixce-eta0.1-3fa81c90".
-
-    It contains the first coefficient of the objective, and the other coefficients where they are not the default.
-    """
-    parts = [config.name or config.objective]
-    for i, (name, value) in enumerate(config.coefficients().items()):
-        if not config.name and (i == 0 or value != COEFFICIENTS[name].default):
-            parts.append(name.replace("_", "") + short(value))
-    parts += [name.replace("temperature", "T") + value for name, value in config.unusual().items()]
-    return "-".join([*parts, run_hash(config)])
+    """A readable name that ends in the run's hash, such as "mixce-eta0.1-3fa81c90"."""
+    return f"{config.slug()}-{run_hash(config)}"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The story grammar: a distribution over texts whose probabilities are exact, and the reader of its rules."""
+"""The story grammar: a distribution over texts whose probabilities are exact."""
 
 import itertools
 import math
@@ -6,17 +6,17 @@ import random
 import re
 from bisect import bisect
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from mixkit._common import InputError, did_you_mean, unknown
+from mixkit._common import InputError, did_you_mean
+from mixkit.texts.grammar_rules import read_rules
 
 Rules = Mapping[str, Sequence[tuple[float, Sequence[str]]]]  # nonterminal -> (weight, expansion) of its alternatives
 Node = dict[str, Any]  # symbol -> the node after it; END -> log-probability of the expansion that ends here
-Table = dict[str, dict[str, str]]  # first cell of a row -> column -> cell
 
 RULES_FILE = Path(__file__).parent / "tales.grammar"
 END = ""  # of an expansion or of a text
@@ -57,7 +57,7 @@ class Grammar:
         self._check_ll1(trees)
         self._entropy = self._sum_entropy()
         symbols = {symbol for choices in self.rules.values() for _, expansion in choices for symbol in expansion}
-        self._vocabulary = sorted(symbols - self.rules.keys())
+        self.vocabulary = sorted(symbols - self.rules.keys())
 
     def sample(self, count: int, seed: int) -> list[str]:
         """Sample independent texts. The same seed gives the same texts on every machine."""
@@ -93,6 +93,25 @@ class Grammar:
         """
         return text[: self._parse(text)[1]]
 
+    def next_words(self, text: str) -> list[tuple[int, set[str]]]:
+        """For every word and mark of a text of the language: the index where the text before it ends, and the words
+        and marks that may follow there; "" stands for the end of the text.
+        """
+        choices: list[tuple[int, set[str]]] = []
+
+        def visit(end: int, node: Node, callers: list[tuple[Node, float]]) -> None:
+            nodes, words = [node, *(caller for caller, _ in reversed(callers))], set[str]()
+            for open_node in nodes:
+                words.update(*(self._first.get(symbol, {symbol}) for symbol in open_node if symbol != END))
+                if END not in open_node:
+                    break
+            else:
+                words.add(END)
+            choices.append((end, words))
+
+        self._parse(text, visit)
+        return choices
+
     def entropy(self) -> float:
         """H = -sum P(text) log P(text) in nats per text, exact. It is the lowest expected nll that a model can have."""
         return self._entropy
@@ -116,7 +135,7 @@ class Grammar:
             if kind == 0:
                 words[i : i + 2] = reversed(words[i : i + 2])
             elif kind == 1:
-                words[i] = generator.choice(self._vocabulary)
+                words[i] = generator.choice(self.vocabulary)
             else:
                 words = _SENTENCE_END.split(text)
                 generator.shuffle(words)
@@ -125,12 +144,16 @@ class Grammar:
                 return damaged
         raise InputError(f"no damage takes this text out of the language: {text[:60]!r}")
 
-    def _parse(self, text: str) -> tuple[float, int]:
-        """(log P(text), length of the longest prefix with which some text of the language begins)."""
+    def _parse(self, text: str, visit: Callable[..., None] = lambda *state: None) -> tuple[float, int]:
+        """(log P(text), length of the longest prefix with which some text of the language begins).
+
+        visit: called with (end, node, callers) before each word.
+        """
         tokens, end = _tokens(text), 0
         word, word_end = next(tokens, (END, end))
         node, log_prob = self._roots[self.start], 0.0
         callers: list[tuple[Node, float]] = []  # the unfinished expansions around the current one
+        visit(end, node, callers)
         while True:
             symbol = word if word in node else next((s for s in node if word in self._first.get(s, ())), END)
             if symbol not in node:
@@ -144,6 +167,7 @@ class Grammar:
             elif symbol == word:
                 node, end = node[word], word_end
                 word, word_end = next(tokens, (END, end))
+                visit(end, node, callers)
             else:
                 callers.append((node[symbol], log_prob))
                 node, log_prob = self._roots[symbol], 0.0
@@ -248,103 +272,3 @@ def _tokens(text: str) -> Iterator[tuple[str, int]]:
             return
         end += len(separator + word)
         yield word, end
-
-
-# The notation of tales.grammar, which that file explains
-
-
-def read_rules(text: str) -> tuple[dict[str, list[tuple[float, tuple[str, ...]]]], str]:
-    """(rules, start) of a grammar in the notation of tales.grammar. An InputError names the line."""
-    tables, templates = _read_blocks(text)
-    names = "|".join(map(re.escape, tables)) or "(?!)"
-    # hero.name and hero.pronoun.them anywhere; hero alone within <>
-    path = re.compile(rf"(?<![\w.])(?:(?:{names})(?:\.\w+)+|(?<= )(?:{names})(?= [^<>]*>|>))")
-    rows = {table: [_cells(table, row, tables) for row in tables[table]] for table in tables}
-    rules = {}
-    for head, lines in templates.items():
-        parameters = path.findall(head)
-        for number, line in lines:
-            weight, _, body = line.partition(" ")
-            if not re.fullmatch(r"\d*\.?\d+(e-\d+)?", weight):
-                raise InputError(f"line {number}: {weight!r} is no weight; an alternative is a weight, then words")
-            used = dict.fromkeys(name.split(".")[0] for name in path.findall(body))
-            free = [table for table in used if table not in parameters]
-            for arguments, _ in _row_choices(parameters, rows):
-                alternatives = rules.setdefault(_fill(head, path, arguments, number), [])
-                for choice, probability in _row_choices(free, rows):
-                    symbols = re.findall(r"\^?<[^<>]*>|\S+", _fill(body, path, arguments | choice, number))
-                    alternatives.append((float(weight) * probability, tuple(map(_capitalise, symbols))))
-    if not rules:
-        raise InputError("the grammar has no rules")
-    _add_capitalised_rules(rules)
-    return rules, next(iter(rules))
-
-
-def _read_blocks(text: str) -> tuple[dict[str, Table], dict[str, list[tuple[int, str]]]]:
-    """(tables, head of a rule -> its numbered lines). A word list becomes one weighted line per word."""
-    tables, templates, columns, block = {}, {}, [], None
-    for number, line in enumerate(text.splitlines(), 1):
-        line = line.split("#")[0].rstrip()
-        if not line:
-            continue
-        if table := re.fullmatch(r"table (\w+):(.*)", line):
-            columns, block = _split_bars(table[2]), tables.setdefault(table[1], {})
-        elif rule := re.fullmatch(r"(<[^<>]+>) =(.*)", line):
-            block = templates.setdefault(rule[1], [])
-            words = filter(None, _split_bars(rule[2]))
-            block += [(number, f"{1 / rank!r} {word}") for rank, word in enumerate(words, 1)]
-        elif block is None or not line[0].isspace():
-            raise InputError(f"line {number}: {line.strip()!r} is neither a table, a rule nor an indented alternative")
-        elif isinstance(block, list):
-            block.append((number, line.strip()))
-        else:
-            cells = _split_bars(line)
-            if len(cells) != len(columns):
-                raise InputError(f"line {number}: {len(cells)} cells where the table has {len(columns)} columns")
-            block[cells[0]] = dict(zip(columns, cells, strict=True))
-    return tables, templates
-
-
-def _split_bars(line: str) -> list[str]:
-    return [cell.strip() for cell in line.split("|")]
-
-
-def _cells(table: str, row: str, tables: dict[str, Table]) -> dict[str, str]:
-    """The cells of a row by their paths: hero -> Pip, hero.kind -> fox, hero.pronoun.them -> him."""
-    cells = {table: row}
-    for column, value in tables[table][row].items():
-        linked = column != table and value in tables.get(column, {})
-        for path, words in _cells(column, value, tables).items() if linked else [(column, value)]:
-            cells[f"{table}.{path}"] = words
-    return cells
-
-
-def _row_choices(names: list[str], rows: dict[str, list[dict[str, str]]]) -> Iterator[tuple[dict[str, str], float]]:
-    """The cells of every choice of one row from each table, with its probability. The row of rank r weighs 1/r."""
-    scale = math.prod(sum(1 / rank for rank in range(1, len(rows[name]) + 1)) for name in names)
-    for ranked in itertools.product(*(enumerate(rows[name], 1) for name in names)):
-        cells = dict(itertools.chain.from_iterable(row.items() for _, row in ranked))
-        yield cells, 1 / scale / math.prod(rank for rank, _ in ranked)
-
-
-def _fill(template: str, path: re.Pattern[str], cells: dict[str, str], number: int) -> str:
-    for name in path.findall(template):
-        if name not in cells:
-            raise unknown(f"column on line {number}:", name, cells)
-    return path.sub(lambda match: cells[match[0]], template)
-
-
-def _capitalise(symbol: str) -> str:
-    """^word with its capital; ^<name> and every other symbol unchanged."""
-    return symbol[1].upper() + symbol[2:] if symbol[0] == "^" and symbol[1:2] not in ("", "<") else symbol
-
-
-def _add_capitalised_rules(rules: dict[str, list[tuple[float, tuple[str, ...]]]]) -> None:
-    """Add a rule for every ^<name> in use: the expansions of <name> with a capital on their first letter."""
-    pending = [symbol for alternatives in rules.values() for _, expansion in alternatives for symbol in expansion]
-    while pending:
-        symbol = pending.pop()
-        if symbol.startswith("^<") and symbol not in rules and symbol[1:] in rules:
-            alternatives = rules[symbol[1:]]
-            rules[symbol] = [(weight, (_capitalise(f"^{e[0]}"), *e[1:])) for weight, e in alternatives if e]
-            pending += [expansion[0] for _, expansion in rules[symbol]]

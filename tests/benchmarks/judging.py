@@ -77,4 +77,4 @@ def judging(corpus: str) -> None:
 
 
 if __name__ == "__main__":
-    judging(sys.argv[1] if sys.argv[1:] else "pydoc")
+    judging(sys.argv[1] if sys.argv[1:] else "middlemarch")

@@ -12,6 +12,6 @@ def test_the_ways_to_read_texts_find_the_same_features():
 
 
 def test_every_row_has_its_time():
-    rows = bench_judging.counting("pydoc", rounds=1, texts=20, words=16)
+    rows = bench_judging.counting("middlemarch", rounds=1, texts=20, words=16)
     rows += bench.steps(rounds=1, texts=2, max_tokens=40) + bench.sampling(rounds=1, texts=2, max_new_tokens=4)
     assert len(rows) == 7 and all(seconds > 0 for _, seconds in rows)

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mixkit import MLE, MixCE, SequenceMatch, TaiLr, TokenScores, token_scores, weighted_cross_entropy
+from mixkit import MLE, MixCE, SequenceMatch, TaiLr, TokenScores, objective, token_scores, weighted_cross_entropy
 from mixkit.losses import weighted_cross_entropy_and_nll
 from tests.shapes import raises_shape_error
 
@@ -50,6 +50,29 @@ def test_token_scores_equal_the_full_logits(positions, chunk_size, bias):
     gradients = [torch.autograd.grad(x, inputs) for x in functions]
     for want, got in zip(*gradients, strict=True):
         torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize(("scale", "soft_cap"), [(0.125, None), (20.0, 3.0), (1.0, 0.5), (1.0, 30.0)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_scale_and_soft_cap_equal_autograd(scale, soft_cap, bias):
+    """Values and gradients of scores and losses, where the cap bites and where it does not."""
+    hidden, weight, bias, targets, mask = random_head(bias=bias)
+    inputs = [x for x in (hidden, weight, bias) if x is not None]
+    logits = scale * F.linear(hidden, weight, bias)
+    if soft_cap is not None:
+        logits = soft_cap * torch.tanh(logits / soft_cap)
+    expected, how = TokenScores.from_logits(logits, targets), {"bias": bias, "scale": scale, "soft_cap": soft_cap}
+    scores = token_scores(hidden, weight, targets, **how, chunk_size=4)
+    pairs = [[(x.logit.sin() + x.log_partition.square()).sum() for x in (scores, expected)]]
+    for trained in (MLE(), MixCE(0.2), objective("gem")):
+        got = weighted_cross_entropy(hidden, weight, targets, trained, mask=mask, **how)
+        parts = TokenScores.from_logits(logits, targets, trained.order)
+        pairs.append([got, trained.losses(parts)[mask].sum() / mask.sum()])
+    for got, want in pairs:
+        torch.testing.assert_close(got, want)
+        gradients = [torch.autograd.grad(x, inputs, retain_graph=True) for x in (got, want)]
+        for one, other in zip(*gradients, strict=True):
+            torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)

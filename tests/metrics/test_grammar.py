@@ -2,10 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
+import torch
 
 from mixkit._common import InputError
-from mixkit.metrics.grammar import coverage, score_texts
+from mixkit.metrics.grammar import coverage, score_texts, valid_next_auc
+from mixkit.models.loading import build_gpt2
+from mixkit.texts.corpora import load_corpus
 from mixkit.texts.story_grammar import Grammar, tales_grammar
 
 RULES = {
@@ -76,3 +80,45 @@ def test_coverage_of_a_known_model(toy):
 def test_bad_input(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_next_words_are_those_that_some_text_has():
+    grammar = Grammar(
+        {
+            "<s>": [(1, ("<a>", "ran", ".")), (1, ("so", "<a>", "<tail>"))],
+            "<a>": [(2, ("the", "fox")), (1, ("a", "hen"))],
+            "<tail>": [(1, ("sat", ".")), (1, ("sat", "down", "."))],
+        },
+        "<s>",
+    )
+    texts = {" ".join(text.replace(".", " .").split()) for text in grammar.sample(500, 0)}
+    for text in ("the fox ran.", "so a hen sat down."):
+        for end, following in grammar.next_words(text):
+            begun = text[:end].replace(".", " .").split()
+            tails = [words.split()[len(begun) :] for words in texts if words.split()[: len(begun)] == begun]
+            assert following == {tail[0] if tail else "" for tail in tails}
+
+
+def test_auc_of_next_words_against_all_pairs():
+    texts = load_corpus("tales", train=64, validation=1, test=1).train
+    model, tokenizer = build_gpt2(texts, 400, n_embd=32, n_layer=2, n_head=2, n_positions=128)
+    grammar = tales_grammar()
+    found = valid_next_auc(model, tokenizer, texts[:3], max_tokens=30)
+    words = [word for word in grammar.vocabulary if word[0].isalnum()]
+    first = {word: tokenizer(f" {word}")["input_ids"][0] for word in words}
+    aucs = []
+    for text in texts[:3]:
+        for end, following in grammar.next_words(text):
+            prefix = tokenizer(text[:end])["input_ids"]
+            whole = tokenizer(text)["input_ids"]
+            if text[end : end + 1] != " " or whole[: len(prefix)] != prefix or len(prefix) >= 30:
+                continue
+            with torch.no_grad():
+                z = model(torch.tensor([[tokenizer.eos_token_id, *prefix]])).logits[0, -1]
+            valid = {first[word] for word in following if word in first}
+            invalid = set(first.values()) - valid
+            if valid and invalid:
+                pairs = [float(z[v] > z[i]) + 0.5 * float(z[v] == z[i]) for v in valid for i in invalid]
+                aucs.append(np.mean(pairs))
+    assert found.value == pytest.approx(np.mean(aucs), abs=1e-6)
+    assert 0.2 < found.value < 0.8

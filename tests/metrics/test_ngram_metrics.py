@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from scipy import stats
 
@@ -215,6 +217,15 @@ def test_strings_words_and_numbers_give_equal_values(tokens):
     assert by_text == by_list == by_number
 
 
+@pytest.mark.parametrize("text", ["狐狸跳过了懒狗。", "きつねがイヌをとびこえた", "สุนัขจิ้งจอก"])
+def test_texts_without_blanks_are_read_by_character(text):
+    texts, characters = [text * 3 + "二", *[text] * 10], [[*text * 3, "二"], *[[*text]] * 10]
+    assert metrics.text_values(texts) == metrics.text_values(characters)
+    assert metrics.distinct_n(texts, 1) == naive_distinct(characters, 1) < 0.2
+    assert metrics.self_bleu(texts) == pytest.approx(np.mean(naive_self_bleu(characters, 4)), **EXACT)
+    assert metrics.rep_n(texts, 2) > 0.1 and metrics.self_bleu(texts) > 0.9
+
+
 def test_text_values(tokens):
     values = metrics.text_values(tokens)
     expected = {f"rep_{n}": [naive_rep([t], n) if len(t) >= n else None for t in tokens] for n in (2, 3, 4)}
@@ -262,6 +273,70 @@ def test_rep_n_resamples_texts():
     drawn = [naive_rep([tokens[i] for i in row], 2) for row in picks]
     score = metrics.score_texts(tokens)["rep_2"]
     assert (score.low, score.high) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), **EXACT)
+
+
+def cut_at(texts, budget):
+    """The first `budget` tokens of the texts."""
+    cut = []
+    for text in texts:
+        cut.append(text[: budget - sum(map(len, cut))])
+        if sum(map(len, cut)) == budget:
+            break
+    return cut
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 3), max_size=9), min_size=1, max_size=7), st.integers(1, 5), st.data())
+def test_any_texts_against_loops(texts, n, data):
+    def value(metric, *arguments, **options):
+        try:
+            return metric(*arguments, **options)
+        except Undefined:
+            return None
+
+    budget = data.draw(st.integers(1, max(1, sum(map(len, texts)))))
+    within = cut_at(texts, budget) if sum(map(len, texts)) >= budget else []
+    grams, tokens = naive_counts(texts, n), naive_counts(texts, 1)
+    expected = {
+        "rep_n": naive_rep(texts, n) if grams else None,
+        "distinct_n": naive_distinct(texts, n) if grams else None,
+        "ngram_entropy": naive_entropy(texts, n) if grams else None,
+        "budget": naive_distinct(within, n) if naive_counts(within, n) else None,
+        "pooled": np.mean([naive_pooled(text) for text in texts if text]) if tokens else None,
+        "zipf": naive_zipf(texts) if len(tokens) > 1 else None,
+        "loops": np.mean([naive_loop(text) for text in texts]),
+        "self_bleu": np.mean(naive_self_bleu(texts, n)) if len(texts) > 1 else None,
+    }
+    got = {
+        "rep_n": value(metrics.rep_n, texts, n),
+        "distinct_n": value(metrics.distinct_n, texts, n),
+        "ngram_entropy": value(metrics.ngram_entropy, texts, n),
+        "budget": value(metrics.distinct_n, texts, n, budget=budget),
+        "pooled": value(metrics.pooled_diversity, texts),
+        "zipf": value(metrics.zipf_coefficient, texts),
+        "loops": metrics.repetition_loops(texts),
+        "self_bleu": value(metrics.self_bleu, texts, n),
+    }
+    assert got == {name: x if x is None else pytest.approx(x, **EXACT) for name, x in expected.items()}
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 3), max_size=9), min_size=2, max_size=7), st.data())
+def test_a_part_of_a_corpus_counts_as_if_alone(texts, data):
+    first = data.draw(st.integers(0, len(texts) - 1))
+    end = data.draw(st.integers(first + 1, len(texts)))
+    left = texts[:first] + texts[end:]
+    part = metrics.count_ngrams(texts).without(slice(first, end))
+    assert part.texts == left and part.lengths.tolist() == list(map(len, left))
+    if left:
+        assert metrics.text_values(part) == metrics.text_values(left)
+    for n in (3, 1, 2):
+        number = part.ngrams(n).number
+        fits = [j + n <= len(text) for text in left for j in range(len(text))]
+        assert (number >= 0).tolist() == fits
+        assert sorted(np.unique(number[fits], return_counts=True)[1]) == sorted(naive_counts(left, n).values())
+    if len(left) > 1:
+        assert metrics.self_bleu(part) == pytest.approx(np.mean(naive_self_bleu(left, 4)), **EXACT)
 
 
 def test_counts_can_be_shared():

@@ -1,13 +1,19 @@
 """Sampling: unbiased by default, samplers, seeds, sets, prompts of several lengths, <backspace>."""
 
 import copy
+import re
+from types import SimpleNamespace
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
+from transformers import PreTrainedTokenizerFast
 
 from mixkit._common import InputError
 from mixkit.models.backspace import add_backspace
-from mixkit.models.generation import Sampler, cut_prompts, sample_continuations
+from mixkit.models.generation import Sampler, _decode, cut_prompts, sample_continuations
 
 
 def sample_texts(model, tokenizer, prompts, **settings):
@@ -39,7 +45,7 @@ def expected_counts(sharp, prompt, count):
         probabilities = torch.softmax(model(torch.tensor([prompt])).logits[0, -1].double(), -1)
     texts = {}
     for token, probability in enumerate(probabilities.tolist()):
-        text = "" if token == tokenizer.eos_token_id else tokenizer.decode([token])
+        text = "" if token == tokenizer.eos_token_id else tokenizer.decode([token]).rstrip("\ufffd")
         texts[text] = texts.get(text, 0) + probability * count
     return texts
 
@@ -62,7 +68,7 @@ def test_temperature_top_p_and_top_k(sharp):
     model, tokenizer = sharp
     with torch.no_grad():
         probabilities, ids = torch.softmax(model(torch.tensor([prompt])).logits[0, -1], -1).sort(descending=True)
-    likeliest = [tokenizer.decode([i]) for i in ids[:3].tolist()]
+    likeliest = [tokenizer.decode([i]).rstrip("\ufffd") for i in ids[:3].tolist()]
     assert set(first_tokens(*sharp, prompt, 200, sampler=Sampler(temperature=1e-3))) == {likeliest[0]}
     assert set(first_tokens(*sharp, prompt, 400, sampler=Sampler(top_k=3))) == set(likeliest)
     nucleus = set(first_tokens(*sharp, prompt, 400, sampler=Sampler(top_p=probabilities[0].item() * 0.9)))
@@ -88,7 +94,7 @@ def test_prompts_of_different_lengths_equal_single_prompts(toy):
         ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(prompt)["input_ids"]]])
         for _ in range(6):
             ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], 1)
-        assert tokenizer.decode(ids[0]).endswith(prompt + text)
+        assert re.fullmatch("\ufffd{0,3}", tokenizer.decode(ids[0]).removeprefix(tokenizer.bos_token + prompt + text))
 
 
 def test_a_model_with_backspace_deletes_tokens(toy):
@@ -113,7 +119,7 @@ def test_a_model_with_backspace_deletes_tokens(toy):
         assert "<backspace>" not in str(continuation)
         assert all(remains for _, remains in continuation.segments) == (continuation.num_deleted == 0)
         joined = "".join(text for text, remains in continuation.segments if remains)
-        assert joined == continuation.text or "\ufffd" in joined  # a deletion between the two tokens of a character
+        assert joined == continuation.text
     assert sum(continuation.num_deleted for continuation in continuations) > 20
 
 
@@ -141,3 +147,48 @@ def test_refused_settings(toy):
         sample_texts(*toy[:2], [], max_new_tokens=3)
     with pytest.raises(InputError, match="max_new_tokens is 254; beside 3 other tokens"):
         sample_texts(*toy[:2], [[0, 5], [0, 5, 7]], max_new_tokens=254)
+
+
+def subwords(decoder):
+    """A tokenizer with Metaspace's or byte-level subwords, and texts in the script that it is difficult for."""
+    tokenizer = Tokenizer(BPE())
+    if decoder == "metaspace":
+        tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+        texts = ["One summer, there lived a fox.", "Once upon a time, a king lived there."]
+    else:
+        tokenizer.pre_tokenizer, tokenizer.decoder = (
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+            decoders.ByteLevel(),
+        )
+        texts = ["从前有一只狐狸，它住在山里。", "有一天，国王来了。"]
+    trainer = BpeTrainer(vocab_size=60, special_tokens=["</s>"], initial_alphabet=[], show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>"), texts
+
+
+@pytest.mark.parametrize("decoder", ["metaspace", "byte level"])
+@pytest.mark.parametrize("prompt_tokens", [1, 3, 4, 5, 6, 7])
+def test_prompt_and_human_are_the_beginning_of_the_text(decoder, prompt_tokens):
+    tokenizer, texts = subwords(decoder)
+    for max_new_tokens in (1, 2, 4, 1000):
+        cuts = cut_prompts(tokenizer, texts, prompts=2, prompt_tokens=prompt_tokens, max_new_tokens=max_new_tokens)
+        assert prompt_tokens < 3 or len(cuts) == 2
+        for cut in cuts:
+            (text,) = [text for text in texts if text.startswith(cut.text)]
+            assert len(cut.ids) - 1 <= prompt_tokens and cut.text == tokenizer.decode(cut.ids[1:]) != ""
+            assert text == cut.text + cut.human if max_new_tokens == 1000 else text.startswith(cut.text + cut.human)
+
+
+@pytest.mark.parametrize("decoder", ["metaspace", "byte level"])
+def test_a_continuation_is_cut_out_of_the_whole_text(decoder):
+    """A model that repeats the text, and one that first writes a wrong token each time: blanks and characters stay."""
+    tokenizer, texts = subwords(decoder)
+    back, end = len(tokenizer), tokenizer.eos_token_id
+    model = SimpleNamespace(config=SimpleNamespace(backspace_token_id=back))
+    for ids, text in zip(tokenizer(texts)["input_ids"], texts, strict=True):
+        for cut in range(len(ids)):
+            for actions in (ids[cut:], [token for i in ids[cut:] for token in (5, back, i)]):
+                model = SimpleNamespace(config=SimpleNamespace(backspace_token_id=back))
+                got = _decode(model, tokenizer, [end, *ids[:cut]], [*actions, end])
+                assert tokenizer.decode(ids[:cut]).rstrip("\ufffd") + got.text == text
+                assert "".join(segment for segment, remains in got.segments if remains) == got.text

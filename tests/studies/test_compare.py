@@ -10,7 +10,9 @@ from mixkit.studies.compare import (
     COLUMNS,
     compare_with_mle,
     conclusion,
+    controls,
     curve_place,
+    decoders,
     decoding_curves,
     pareto_front,
     verdicts,
@@ -182,18 +184,44 @@ def test_verdicts_follow_the_numbers():
         ],
         columns=list(COLUMNS),
     )
+    done.append(at("twin", 0.5, 0.7, 0.01, objective="mle", role="decoding", decode_as="mixce", eta=0.2))
     table = verdicts(done, compared)
     assert table.values.tolist() == [
-        ["MixCE η=0.2", 0, "above the curve", "reached", "diversity +0.12, rep_2 -0.031"],
-        ["MixCE η=0.5", 0, "on the curve", "not reached", ""],
-        ["MixCE η=0.5", 0, "outside the curve", "not reached", ""],
+        ["MixCE η=0.2", 0, "above the curve", "better", "reached", "diversity +0.12, rep_2 -0.031"],
+        ["MixCE η=0.5", 0, "on the curve", "", "not reached", ""],
+        ["MixCE η=0.5", 0, "outside the curve", "", "not reached", ""],
     ]
     assert conclusion(table).startswith(
-        "1 of 3 runs are above MLE's decoding curve: MixCE η=0.2; each was trained once"
+        "1 of 3 runs are above MLE's decoding curve: MixCE η=0.2; "
+        "1 of 1 are better than MLE decoded as their objective: MixCE η=0.2; each was trained once"
     )
     assert "no objective is shown to beat decoding" in conclusion(table[1:])
     seeds = table.assign(seed=[0, 1, 2])
-    assert conclusion(seeds) == "1 of 3 runs are above MLE's decoding curve: MixCE η=0.2."
+    assert conclusion(seeds.assign(decoder="")) == "1 of 3 runs are above MLE's decoding curve: MixCE η=0.2."
     alone = verdicts([at("good", 0.5, 0.95, 0.01), CURVE[2]], compared)
     assert alone["verdict"].tolist() == ["no curve"] and "no decoding baselines" in conclusion(alone)
     assert verdicts([], compared).empty
+
+
+def test_curves_of_objectives_and_controls():
+    as_mixce = [
+        at(f"as{eta}", x, y, 0.01, objective="mle", role="decoding", decode_as="mixce", eta=eta)
+        for eta, x, y in ((0.5, 0.7, 0.5), (0.1, 0.4, 0.85))
+    ]
+    as_tailr = [at("ast", 0.6, 0.6, objective="mle", role="decoding", decode_as="tailr", gamma=0.1, w_min=0.0)]
+    as_power = [at("asp", 0.6, 0.6, objective="mle", role="decoding", decode_as="power(0.3)")]
+    trained = [at("r", 0.35, 0.8, 0.01, eta=0.1), at("far", 0.1, 0.9, eta=0.5), at("alone", 0.5, 0.7, eta=0.9)]
+    frame = results_frame([*CURVE, *as_mixce, *as_tailr, *as_power, *trained])
+    assert decoding_curves(frame) == [
+        ("temperature", 0, NAMES),
+        ("decode_as mixce", 0, ["as0.1", "as0.5", "mle"]),  # eta 1 is MLE
+        ("decode_as tailr", 0, ["mle", "ast"]),  # gamma 0 is
+        ("decode_as power", 0, ["mle", "asp"]),
+    ]
+    assert decoders(frame) == {"r": "as0.1", "far": "as0.5"}
+    table = controls(frame, ["mauve", "distinct_2"])
+    values = table.query("run == 'MixCE η=0.1'").pivot(index="texts", columns="metric", values="value")
+    assert values.loc["trained"].to_dict() == {"mauve": 0.8, "distinct_2": 0.35}
+    assert values.loc["MLE decoded as it"].to_dict() == {"mauve": 0.85, "distinct_2": 0.4}
+    assert values.loc["MLE at T=0.60"].to_dict() == pytest.approx({"mauve": 0.85, "distinct_2": 0.35})
+    assert table.query("run == 'MixCE η=0.5'")["texts"].unique().tolist() == ["trained", "MLE decoded as it"]

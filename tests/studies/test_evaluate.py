@@ -13,6 +13,7 @@ from mixkit.metrics.ngram_metrics import score_texts
 from mixkit.metrics.quality import SmallSampleWarning, coherence, judge_perplexity
 from mixkit.metrics.statistics import Estimate, prediction_interval, t_interval
 from mixkit.models.generation import Prompt, sample_continuations
+from mixkit.models.likelihood import text_nll
 from mixkit.studies import evaluate as module
 from mixkit.studies.config import RunConfig
 from mixkit.studies.evaluate import (
@@ -20,6 +21,7 @@ from mixkit.studies.evaluate import (
     KMEANS_SEEDS,
     MAUVE_NAMES,
     NEIGHBOUR_NAMES,
+    _entropy_calibration,
     evaluate,
     evaluate_samples,
     evaluate_with_models,
@@ -98,7 +100,7 @@ def test_the_ceiling_is_human_against_human_with_an_interval(evaluated):
         assert len(set(human[name].sets)) > 1 and len(human[name].sets) == CEILING_SPLITS
         assert human[name].value == pytest.approx(np.mean(human[name].sets))
         assert human[name].low < human[name].value < human[name].high
-    assert human["mauve"].low > metrics["mauve"].high  # the toy writes noise
+    assert human["mauve"].low > metrics["mauve"].value  # the toy writes noise
 
 
 @FEW
@@ -218,4 +220,41 @@ def test_all_metrics_of_a_run(toy, evaluated, monkeypatch):
     assert {"perplexity", "coherence", "valid_prefix_rate", "forward_kl"} <= set(result.metrics)
     assert result.metrics["perplexity"].value > 1 and result.human["valid_prefix_rate"].value == 1
     assert "longer than max_tokens" in result.metrics["forward_kl"].why
+    nll, tokens = text_nll(model, tokenizer, corpus.test, max_tokens=60)
+    assert result.metrics["perplexity"].value == pytest.approx((nll.sum() / tokens.sum()).exp().item(), rel=1e-6)
+    refined, best = (result.metrics[name] for name in ("refined_perplexity", "best_temperature"))
+    assert (refined.value is None) == (best.value is None) and (refined.value or 0) <= result.metrics[
+        "perplexity"
+    ].value
+    rates = [result.metrics[f"recall_at_{n}"].value for n in (1, 5, 50)]
+    assert 0 <= rates[0] <= result.metrics["mean_reciprocal_rank"].value <= rates[2] <= 1 and rates == sorted(rates)
+    assert "valid_next_auc" in result.metrics
+    beginnings = [prompt.text for prompt in prompts]
+
+    def mean_nll(texts, prompts):
+        nll, tokens = text_nll(model, tokenizer, texts, prompts=prompts, max_tokens=40)
+        return (nll.sum() / tokens.sum()).item()
+
+    own = mean_nll([text for texts in sets for text in texts], beginnings * len(sets))
+    expected = own - mean_nll([prompt.human for prompt in prompts], beginnings)
+    assert result.metrics["entropy_calibration"].value == pytest.approx(expected, rel=1e-6)
     assert "perplexity" not in result.human and "forward_kl" not in result.human
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"top_p": 0.7}, "at some temperature"),
+        ({"temperature": 0.0}, "at some temperature"),
+        ({"temperature": 0.7}, None),
+        ({"decode_as": "mixce"}, "at some temperature"),
+        ({"objective": "sequencematch"}, "deleted"),
+        ({"seed": 3}, None),
+    ],
+)
+def test_entropy_calibration_needs_unbiased_texts(toy, evaluated, settings, reason):
+    model, tokenizer, _ = toy
+    prompts, sets, *_ = evaluated
+    config = RunConfig.check({"prompt_tokens": 20, "max_new_tokens": 20, **settings})
+    estimate = _entropy_calibration(config, model, tokenizer, prompts[:8], [texts[:8] for texts in sets])
+    assert reason in estimate.why if reason else estimate.low < estimate.value < estimate.high

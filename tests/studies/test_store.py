@@ -5,8 +5,9 @@ import json
 import pandas as pd
 import pytest
 
-from mixkit import MLE, MixCE, SequenceMatch
+from mixkit import MLE, MixCE, SequenceMatch, TaiLr
 from mixkit._common import InputError, write_atomically
+from mixkit.losses import Power, TokenWeighted
 from mixkit.losses.definitions import COEFFICIENTS, OBJECTIVES
 from mixkit.models.on_policy import Backtracking
 from mixkit.studies.config import RunConfig, SweepConfig
@@ -121,6 +122,54 @@ def test_labels_name_what_is_special():
     assert CHECK({"objective": "mle"}).label("base") == "base (MLE)"
 
 
+def test_objectives_as_calls_formulas_and_decoders():
+    power = CHECK({"objective": "power(0.3)"})
+    assert power.label() == "power a=0.3" and power.slug() == "power-0.3" and power.make_objective() == Power(0.3)
+    formula = CHECK({"objective": "0.1 + 0.9 * q ** 0.5"})
+    assert formula.label() == "w(q) = 0.1 + 0.9 * q ** 0.5" and formula.slug() == "0.1-0.9-q-0.5"
+    assert CHECK({"objective": "mixce(0.1)"}).make_objective() == MixCE(0.1)
+    decoded = CHECK({"objective": "mle", "decode_as": "tailr", "gamma": 0.1, "w_min": 0.0, "epochs": 0.0})
+    assert decoded.label() == "MLE, decoded as TaiLr γ=0.1" and decoded.slug() == "mle-as-tailr-gamma0.1-wmin0"
+    assert decoded.make_sampler().decode_as == TaiLr(0.1, 0.0) and decoded.make_objective() == MLE()
+    assert run_hash(decoded) != run_hash(decoded.model_copy(update={"gamma": 0.2}))
+    greedy = CHECK({"objective": "mle", "temperature": 0.0})
+    assert greedy.label() == "MLE, greedy" and greedy.slug() == "mle-T0"
+
+
+def test_an_objective_written_in_a_notebook_is_its_own_label():
+    class Own(TokenWeighted):
+        def __repr__(self):
+            return "Own(2.0)"
+
+    config = CHECK({"objective": "mixce"}).with_objective(Own())
+    assert config.label() == "Own(2.0)" and CHECK(config.model_dump()) == config
+    assert CHECK({"eta": 0.3}).with_objective(MixCE(0.3)) == CHECK({"eta": 0.3})
+    assert CHECK({"eta": 0.3}).with_objective(MixCE(0.4)).label() == "MixCE(eta=0.4)"
+    with pytest.raises(InputError, match="defined in a notebook cell"):
+        config.make_objective()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"objective": "mixec"}, r"did you mean 'mixce'"),
+        ({"objective": "q +"}, "character 4"),
+        ({"objective": "0.1 - q"}, "is negative at q = 1"),
+        ({"decode_as": "sequencematch"}, "decode_as is 'sequencematch'; it must be a token-weighted objective"),
+        ({"decode_as": "own: Focal(2)"}, "it must be a token-weighted objective"),
+        ({"decode_as": "mixec"}, r"did you mean 'mixce'"),
+        ({"decode_as": "threshold(0.1)"}, "weight 0, so training may end at several points"),
+        ({"decode_as": "error-norm"}, "not a function of q alone"),
+        ({"decode_as": "q ** 2"}, "is not convex"),
+        ({"temperature": -1.0}, r"temperature is -1.0; it must be in \[0, 100\]"),
+    ],
+)
+def test_wrong_objectives_and_decoders_are_one_line(values, message):
+    with pytest.raises(InputError, match=message) as error:
+        CHECK(values)
+    assert "\n" not in str(error.value)
+
+
 def changed(settings: dict, **change) -> str:
     return run_hash(CHECK({**settings, **change}))
 
@@ -129,7 +178,7 @@ def test_the_hash_follows_from_what_can_change_the_outcome(tmp_path):
     mle = {"objective": "mle"}
     same = [{"eta": 0.9}, {"gamma": 0.5}, {"study": "other"}, {"name": "n"}, {"keep_model": False}, {"noise_rate": 0.1}]
     assert {changed(mle, **change) for change in same} == {changed(mle)}
-    different = [{"objective": "mixce"}, {"seed": 1}, {"learning_rate": 1e-3}, {"model": "gpt2"}, {"corpus": "pydoc"}]
+    different = [{"objective": "mixce"}, {"seed": 1}, {"learning_rate": 1e-3}, {"model": "gpt2"}, {"corpus": "my.txt"}]
     assert len({changed(mle, **change) for change in different} | {changed(mle)}) == 6
     match = {"objective": "sequencematch"}
     different = [{"alpha": 0.2}, {"buffer_texts": 9}, {"divergence": "js"}, {"mle_decay": 0.0}, {"noise_rate": 0.1}]

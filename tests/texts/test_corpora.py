@@ -1,19 +1,24 @@
-"""Corpora by name: splits, local files, WikiText's preparation, datasets in the hub's layout, and errors."""
+"""Corpora by name: splits, duplicates, datasets in the hub's layout, and errors."""
 
-import csv
+import bisect
+import gzip
+import itertools
 import json
+import re
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from mixkit._common import InputError
 from mixkit.texts import corpora
-from mixkit.texts.corpora import detokenize, load_corpus
+from mixkit.texts.corpora import load_corpus
 from mixkit.texts.story_grammar import tales_grammar
 
 PARAGRAPH = " ".join(f"word{i}" for i in range(60))
 
 
-@pytest.mark.parametrize("name", ["tales", "pydoc"])
+@pytest.mark.parametrize("name", ["tales", "middlemarch"])
 def test_built_in_corpora_are_fixed_and_disjoint(name):
     sizes = {"train": 200, "validation": 30, "test": 100}
     once, again = load_corpus(name, **sizes), load_corpus(name, **sizes)
@@ -38,7 +43,12 @@ def test_noisy_tales_are_the_tales_with_damage():
 
 @pytest.mark.parametrize(
     ("name", "from_grammar", "clean"),
-    [("tales", True, True), ("tales-noisy", True, False), ("tales-noisy:0.2", True, False), ("pydoc", False, True)],
+    [
+        ("tales", True, True),
+        ("tales-noisy", True, False),
+        ("tales-noisy:0.2", True, False),
+        ("middlemarch", False, True),
+    ],
 )
 def test_facts_of_corpora(name, from_grammar, clean):
     corpus = load_corpus(name, train=20, validation=20, test=20)
@@ -47,62 +57,56 @@ def test_facts_of_corpora(name, from_grammar, clean):
 
 def test_a_file_named_tales_has_no_grammar(tmp_path):
     path = tmp_path / "tales.txt"
-    path.write_text("\n\n".join([PARAGRAPH] * 30))
+    path.write_text("\n\n".join(numbered("a", 30)))
     assert not load_corpus(str(path)).from_grammar
 
 
-def test_pydoc_is_prose():
-    corpus = load_corpus("pydoc")
-    assert len(corpus.test) >= 100
-    for text in corpus.train:
-        assert "::=" not in text and "\n" not in text and not text.startswith(" ")
+def words_of(*splits):
+    return sum(len(text.split()) for split in splits for text in split)
 
 
-def test_paragraphs_of_a_text_file(tmp_path):
-    path = tmp_path / "own.txt"
-    short = " ".join(["short"] * 30)
-    path.write_text("\n\n".join([PARAGRAPH.replace(" ", "\n")] * 30 + [short, short]))
-    corpus = load_corpus(str(path))
-    texts = corpus.train + corpus.validation + corpus.test
-    assert len(texts) == 31
-    assert sorted(set(texts)) == [f"{short} {short}", PARAGRAPH]
+@pytest.fixture(scope="module")
+def middlemarch():
+    return load_corpus("middlemarch")
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
-def test_records_hold_one_text_each(tmp_path, suffix):
-    path = tmp_path / f"own{suffix}"
-    texts = [f'Text {i}, with "quotes"\nand two lines <b>, \u2028 three.' for i in range(40)]
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        if suffix == ".csv":
-            writer = csv.writer(file)
-            writer.writerows([["id", "text"], *enumerate(texts)])
-        else:
-            file.writelines(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
-    corpus = load_corpus(str(path))
-    assert sorted(corpus.train + corpus.validation + corpus.test) == sorted(texts)
-    assert len(load_corpus(str(path), train=5).train) == 5
+def test_middlemarch_has_the_words_of_the_novel(middlemarch):
+    corpus = middlemarch
+    splits = (corpus.train, corpus.validation, corpus.test)
+    lengths = [len(text.split()) for split in splits for text in split]
+    assert min(lengths) == 50 and max(lengths) == 303 and sum(n > 200 for n in lengths) < len(lengths) / 20
+    assert [len(split) for split in splits] == [2371, 311, 306]
+    assert [round(words_of(split) / words_of(*splits), 2) for split in splits] == [0.8, 0.1, 0.1]
+    # Independent: all words of the novel, without the indented and the upper-case lines.
+    novel = gzip.decompress(corpora.NOVEL.read_bytes()).decode().partition("\nPRELUDE\n")[2].splitlines()
+    words = sorted(" ".join(line for line in novel if line[:1] != " " and not line.isupper()).replace("_", "").split())
+    ours = sorted(" ".join(itertools.chain(*splits)).split())
+    assert 0 <= len(ours) - len(words) < 200  # 12 verses and signatures inside chapters are indented
+    assert not Counter(words) - Counter(ours)
 
 
-def test_wikitext_is_prepared_as_the_paper_does(wikitext_file):
-    corpus = load_corpus(str(wikitext_file))
-    texts = corpus.train + corpus.validation + corpus.test
-    raw = [line.strip() for line in wikitext_file.read_text().splitlines()]
-    kept = [line for line in raw if not line.startswith("= ") and 50 < len(line.split()) < 1000]
-    assert len(texts) == len(kept) > 1000
-    assert len(corpus.test) == 150
-    joined = "\n".join(texts)
-    for trace in (" @-@ ", " @,@ ", " @.@ ", " ,", " .\n", "( ", " )", " 's ", " n't "):
-        assert trace not in joined
-    lobster = next(text for text in texts if text.startswith("Homarus gammarus, known as the European lobster"))
-    assert "a length of 60 cm (24 in) and a mass of 6 kilograms (13 lb), and bears" in lobster
-    assert 'the lobsters are blue, only becoming "lobster red" on cooking.' in lobster
+def test_middlemarch_has_no_headings_and_epigraphs(middlemarch):
+    corpus = middlemarch
+    for text in corpus.train + corpus.validation + corpus.test:
+        assert not re.search(r"\bCHAPTER|\bBOOK|FINALE|PRELUDE|Gent\.|--[A-Z]{4,}|  |_|\n", text), text
 
 
-def test_detokenize():
-    tokens = "It 's 0 @.@ 7 – 2 @,@ 000 kg , well @-@ known ( the lobsters ' claws ) ; does n't it ?"
-    assert detokenize(tokens) == "It's 0.7 – 2,000 kg, well-known (the lobsters' claws); doesn't it?"
-    assert detokenize('called " <unk> " , or " crusher "') == 'called "<unk>", or "crusher"'
-    assert detokenize('an odd " mark') == 'an odd " mark'
+def test_no_chapter_of_middlemarch_is_in_two_splits(middlemarch):
+    corpus = middlemarch
+    novel = " ".join(gzip.decompress(corpora.NOVEL.read_bytes()).decode().replace("_", "").split())
+    headings = [match.start() for match in re.finditer(r"CHAPTER [IVXLC]+\.? (?!CHAPTER|BOOK)|FINALE\.", novel)]
+    chapters = {}
+    for split in ("train", "validation", "test"):
+        for text in getattr(corpus, split):
+            chapters.setdefault(bisect.bisect(headings, novel.index(text[:60])), set()).add(split)
+    assert len(chapters) == 88 and all(len(splits) == 1 for splits in chapters.values())
+
+
+def test_middlemarch_without_its_file(monkeypatch, tmp_path):
+    monkeypatch.setattr(corpora, "NOVEL", tmp_path / "middlemarch.txt.gz")
+    with pytest.raises(InputError, match=r"corpus 'middlemarch'.* not in the installed package; clone") as error:
+        load_corpus("middlemarch")
+    assert "\n" not in str(error.value)
 
 
 def write_dataset(folder, splits, column="text"):
@@ -132,10 +136,49 @@ def test_a_dataset_without_held_out_texts_is_split(tmp_path):
     assert len({*corpus.train, *corpus.validation, *corpus.test}) == 45
 
 
+def test_splits_of_a_dataset_share_no_text(tmp_path):
+    a, b, c = numbered("a", 30), numbered("b", 5), numbered("c", 5)
+    splits = {"train": a + b + c + a, "validation": b + c[:2] + b, "test": c + c}
+    corpus = load_corpus(write_dataset(tmp_path / "data", splits))
+    assert (corpus.train, corpus.validation, corpus.test) == (a, b, c)
+    assert corpus.origin == f"{tmp_path / 'data'}, local folder; dropped: {5 + 7 + 40} duplicates"
+
+
+def test_rows_without_a_text_are_skipped_and_counted(tmp_path):
+    texts = numbered("a", 40)
+    rows = [None, *texts[:20], None, *texts[20:], None]
+    corpus = load_corpus(write_dataset(tmp_path / "data", {"train": rows}, "story"))
+    assert sorted(corpus.train + corpus.validation + corpus.test) == sorted(texts)
+    assert corpus.origin.endswith("local folder; dropped: 3 empty texts")
+
+
+def test_a_dataset_of_short_texts(tmp_path):
+    with pytest.raises(InputError, match=r"too short: 0 texts; at least 20 texts of 50 to 1,000 words are") as error:
+        load_corpus(write_dataset(tmp_path / "data", {"train": ["too short"] * 50}))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("short", [["validation"], ["test"], ["validation", "test"]])
+def test_a_split_of_short_texts_is_taken_from_train(tmp_path, short):
+    splits = {"train": numbered("a", 60), "validation": numbered("b", 9), "test": numbered("c", 9)}
+    written = {split: ["too short"] * 9 if split in short else texts for split, texts in splits.items()}
+    corpus = load_corpus(write_dataset(tmp_path / "data", written))
+    for split in ("validation", "test"):
+        texts = getattr(corpus, split)
+        assert texts and set(texts) <= set(splits["train" if split in short else split])
+    expected = sum(len(splits[split]) for split in splits if split not in short)
+    assert len({*corpus.train, *corpus.validation, *corpus.test}) == expected
+
+
+def test_a_dataset_without_texts(tmp_path):
+    with pytest.raises(InputError, match=r"has no text column; found: id, words; known: text, story"):
+        load_corpus(write_dataset(tmp_path / "data", {"train": numbered("a", 30)}, "words"))
+
+
 def test_a_named_dataset_is_streamed_once_and_cached(tmp_path, monkeypatch):
-    rows = [" = Heading = \n", *(f" {t} @-@ x , \n" for t in numbered("a", 30))]
+    rows, *held_out = [[" = Heading = \n", *(f" {t} @-@ x , \n" for t in numbered(prefix, 30))] for prefix in "abc"]
     folder = tmp_path / "local"
-    write_dataset(folder, {"train": rows, "validation": rows[:8], "test": rows[:8]})
+    write_dataset(folder, {"train": rows, "validation": held_out[0], "test": held_out[1]})
     import datasets
 
     calls, real = [], datasets.load_dataset
@@ -153,43 +196,76 @@ def test_a_failed_download(monkeypatch, tmp_path):
     monkeypatch.setattr(corpora, "CACHE", tmp_path)
     with pytest.raises(ValueError) as error:
         load_corpus("wikitext")
-    for part in ("corpus 'wikitext': cannot load 'Salesforce/wikitext'", "these work: tales, tales-noisy, pydoc"):
+    for part in ("corpus 'wikitext': cannot load 'Salesforce/wikitext'", "these work: tales, tales-noisy, middlemarch"):
         assert part in str(error.value)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.rglob("*.json"))
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
+    ("name", "message"),
     [
-        ("tails", None, r"unknown corpus 'tails' \(did you mean 'tales'\?\); allowed: tales, tales-noisy, pydoc"),
-        ("hub:", None, "names no dataset"),
-        ("none.txt", None, r"does not exist \(did you mean '.*one.txt'\?\)"),
-        ("empty.txt", b"", "is too short: 0 texts"),
-        ("short.txt", b"A few words only.\n" * 3, "is too short: 0 texts .* at least 20 are needed"),
-        ("binary.txt", bytes(range(256)) * 9, "is not UTF-8 text"),
-        ("nul.txt", b"text\0" * 900, "binary file"),
-        ("own.pdf", b"%PDF", r"unknown file type of corpus .*: '.pdf'; allowed: .txt, .jsonl, .csv"),
-        ("broken.jsonl", b'{"text": "x"}\n{"text', "record 2 is not JSON"),
-        ("other.jsonl", b'{"story": "x"}\n', "record 1 has no field 'text' with a string .found: story."),
-        ("other.csv", b"a,b\n1,2\n", "record 1 has no field 'text'"),
+        ("tails", r"unknown corpus 'tails' \(did you mean 'tales'\?\); allowed: tales, tales-noisy, middlemarch"),
+        ("mytext", r"unknown corpus 'mytext'; allowed: .*hub:NAME, the path of a .txt, .jsonl or .csv file"),
+        ("hub:", "names no dataset"),
+        ("hub::config", "names no dataset"),
     ],
 )
-def test_bad_names_and_files(tmp_path, name, content, message):
-    (tmp_path / "one.txt").touch()
-    path = name
-    if content is not None or name == "none.txt":
-        path = str(tmp_path / name)
-    if content is not None:
-        (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=message) as error:
-        load_corpus(path)
+def test_unknown_names(name, message):
+    with pytest.raises(InputError, match=message) as error:
+        load_corpus(name)
     assert "\n" not in str(error.value)
 
 
-def test_a_folder_is_not_suggested_for_itself(tmp_path):
-    with pytest.raises(ValueError, match=f"corpus '{tmp_path}' is a folder; a .txt, .jsonl or .csv file is needed"):
-        load_corpus(str(tmp_path))
+def test_files_do_not_hide_names(tmp_path, monkeypatch):
+    """A file or folder in the working directory that has the name of a corpus or of a dataset."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("tales", "middlemarch", "tales-noisy:0.5", "mytext"):
+        Path(name).write_text("not this")
+    Path("imdb").mkdir()
+    assert load_corpus("tales", train=1, validation=1, test=1).from_grammar
+    assert load_corpus("middlemarch", train=1, validation=1, test=1).train[0] != "not this"
+    assert load_corpus("tales-noisy:0.5", train=2, validation=1, test=1).from_grammar
+    with pytest.raises(InputError, match="unknown corpus 'mytext'"):
+        load_corpus("mytext")
+    with pytest.raises(InputError, match=r"corpus 'hub:imdb': a folder 'imdb' is here too; write hub:./imdb"):
+        load_corpus("hub:imdb")
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("own.txt", "own.txt"),
+        ("data/own", "data/own"),
+        ("./tales", "tales"),
+        ("hub:./data", "data"),
+        ("hub:/data/x:config", "/data/x"),
+        ("hub:owner/name", None),
+        ("hub:owner/name:config", None),
+        ("wikitext", None),
+        ("tales", None),
+        ("tales-noisy:0.5", None),
+        ("middlemarch", None),
+    ],
+)
+def test_the_path_of_a_corpus(name, path):
+    assert corpora.corpus_path(name) == (path and Path(path))
+
+
+def write_records(path, texts):
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return str(path)
+
+
+def test_duplicates_are_in_one_split_and_counted(tmp_path):
+    texts = [f"text {i}" for i in range(60)]
+    corpus = load_corpus(write_records(tmp_path / "own.jsonl", [*texts * 3, "", " "]))
+    assert corpus.origin == "the file own.jsonl; dropped: 120 duplicates, 2 empty texts"
+    assert sorted(corpus.train + corpus.validation + corpus.test) == sorted(texts)
+    unique = load_corpus(write_records(tmp_path / "unique.jsonl", texts))
+    assert unique.origin == "the file unique.jsonl" and unique.test == corpus.test
+    with pytest.raises(InputError, match=r"too short: 3 texts; dropped: 57 duplicates; at least 20 texts .records, or"):
+        load_corpus(write_records(tmp_path / "own.jsonl", texts[:3] * 20))
 
 
 def test_a_split_needs_a_text():

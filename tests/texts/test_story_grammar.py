@@ -10,9 +10,12 @@ from collections import Counter
 
 import nltk
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mixkit._common import InputError
-from mixkit.texts.story_grammar import RULES_FILE, Grammar, read_rules
+from mixkit.texts.grammar_rules import read_rules
+from mixkit.texts.story_grammar import RULES_FILE, Grammar
 
 OUTSIDE = -math.inf
 FIRST = (  # of seed 0
@@ -137,6 +140,49 @@ def test_long_texts_do_not_underflow():
     # a geometric number of choices, 1 / 0.99 of them, each of entropy h(0.01)
     once = -(0.01 * math.log(0.01) + 0.99 * math.log(0.99))
     assert grammar.entropy() == pytest.approx(once / 0.99, rel=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.randoms(use_true_random=False), st.data())
+def test_any_derivation_has_the_product_of_its_choices(tales, random, data):
+    """Any story, also a rare one; its beginnings and its damaged copies are outside."""
+    words, pending, log_prob = [], [tales.start], 0.0
+    while pending:
+        symbol = pending.pop()
+        if symbol in tales.rules:
+            probability, expansion = random.choice(tales.rules[symbol])
+            log_prob += math.log(probability)
+            pending += reversed(expansion)
+        else:
+            words.append(symbol)
+    text = join(words)
+    assert tales.log_prob(text) == pytest.approx(log_prob, rel=1e-9)
+    assert tales.longest_prefix(text) == text
+    at = data.draw(st.integers(0, len(text) - 1))
+    blank = text.find(" ", at)
+    for damaged in (text[:at], text[:blank] + " " + text[blank:], text[:at] + "#" + text[at:], f"{text} {text}"):
+        assert tales.log_prob(damaged) == OUTSIDE
+        assert text.startswith(tales.longest_prefix(damaged)) or damaged.startswith(text)
+
+
+TOY_TEXTS = [list(words) for _, words in derivations(RULES, ["<text>"])]
+TOY_WORDS = sorted({word for words in TOY_TEXTS for word in words})
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(TOY_TEXTS), st.slices(3), st.lists(st.sampled_from(TOY_WORDS), max_size=3))
+def test_any_words_have_their_enumerated_probability(toy, words, place, new):
+    changed = words.copy()
+    changed[place.start : place.stop] = new
+    for text in (join(words), join(changed)):
+        expected = enumerate_texts(RULES, "<text>").get(text, 0)
+        assert math.exp(toy.log_prob(text)) == pytest.approx(expected, rel=1e-12)
+
+
+@given(st.text(max_size=60))
+def test_any_characters_are_read(tales, text):
+    assert tales.log_prob(text) == OUTSIDE
+    assert text.startswith(tales.longest_prefix(text))
 
 
 def test_sample_frequencies_meet_probabilities(toy):

@@ -1,0 +1,105 @@
+"""Sharpness and order of a model's predictions of held-out texts, in one pass with their nll."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.interpolate import CubicSpline
+
+from mixkit._common import Float
+from mixkit.losses.lm_head import logit_chunks
+from mixkit.models.head import last_hidden, lm_head
+from mixkit.models.likelihood import IGNORED, collate, encode
+from mixkit.models.loading import check_positions
+
+STEP = 0.2
+INVERSE_TEMPERATURES = np.arange(1, 10) / 5  # k = 1/T, from 0.2 to 1.8
+RECALL_AT = (1, 5, 50)
+ROWS = 2  # of logits, whose powers stay in a core's cache
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What a model says of N held-out texts, summed over the tokens of each text, the end included.
+
+    nll: in nats. tokens: their number. nll_at: the nll with logits divided by T, for each 1/T of INVERSE_TEMPERATURES.
+    reciprocal_rank: sum of 1 / rank, where rank 1 is the most probable token. recall: tokens of rank 1, up to 5, up to
+    50.
+    """
+
+    nll: Float[np.ndarray, " N"]
+    tokens: Float[np.ndarray, " N"]
+    nll_at: Float[np.ndarray, "N K"]
+    reciprocal_rank: Float[np.ndarray, " N"]
+    recall: Float[np.ndarray, "N 3"]
+
+
+@torch.no_grad()
+def held_out(model: Any, tokenizer: Any, texts: Sequence[str], *, max_tokens: int, batch_size: int = 32) -> HeldOut:
+    """equals: text_nll(model, tokenizer, texts, max_tokens=max_tokens), and more of the same logits
+
+    Texts are cut after `max_tokens` tokens, and the model is in evaluation mode meanwhile.
+    """
+    check_positions(model, "max_tokens", max_tokens, 2)
+    rows = encode(tokenizer, list(texts), max_tokens)
+    longest_first = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+    sums = torch.zeros(len(rows), 2 + len(INVERSE_TEMPERATURES) + 1 + len(RECALL_AT), dtype=torch.float64)
+    training = model.training
+    model.eval()
+    head = lm_head(model)
+    for first in range(0, len(rows), batch_size):
+        indices = torch.tensor(longest_first[first : first + batch_size])
+        batch = {k: v.to(model.device) for k, v in collate([rows[i] for i in indices]).items()}
+        labels = batch["labels"][:, 1:]
+        mask = labels != IGNORED
+        hidden, targets = last_hidden(model, batch["input_ids"])[:, :-1][mask], labels[mask]
+        text = mask.nonzero()[:, 0].cpu()  # of each token
+        for at, logits in logit_chunks(hidden, **vars(head)):
+            sums.index_add_(0, indices[text[at]], _token_values(logits, targets[at]).double().cpu())
+    model.train(training)
+    nll, tokens, *others = sums.numpy().T
+    at, ranks = others[: len(INVERSE_TEMPERATURES)], others[len(INVERSE_TEMPERATURES) :]
+    return HeldOut(nll, tokens, np.stack(at, 1), ranks[0], np.stack(ranks[1:], 1))
+
+
+def _token_values(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Per position: nll, 1, the nll at each 1/T, 1/rank, and whether the rank is at most each of RECALL_AT.
+
+    V_k = logsumexp(k z), so that the nll at T is V_{1/T} - z_y / T. The powers exp(k z) are made by multiplication.
+    """
+    target = logits.gather(1, targets[:, None])
+    largest = logits.amax(1, keepdim=True)
+    partitions = logits.new_empty(len(logits), len(INVERSE_TEMPERATURES))
+    above = logits.new_empty(len(logits))
+    for start in range(0, len(logits), ROWS):
+        at = slice(start, start + ROWS)
+        above[at] = (logits[at] > target[at]).sum(1)
+        base = (logits[at] - largest[at]).mul_(STEP).exp_()
+        power = base.clone()
+        for i in range(len(INVERSE_TEMPERATURES)):
+            partitions[at, i] = power.sum(1)
+            power *= base
+    k = torch.as_tensor(INVERSE_TEMPERATURES, dtype=logits.dtype, device=logits.device)
+    nll_at = partitions.log() + k * (largest - target)
+    rank = above[:, None] + 1
+    hits = rank <= torch.tensor(RECALL_AT, device=rank.device)
+    nll = nll_at[:, INVERSE_TEMPERATURES == 1]
+    return torch.cat([nll, torch.ones_like(nll), nll_at, 1 / rank, hits], 1)
+
+
+def best_temperature(nll_at: Float[np.ndarray, "... K"], tokens: Float[np.ndarray, "..."]) -> tuple[Any, Any]:
+    """(T*, nats per token at T*): the temperature at which the held-out nll is least, and that nll.
+
+    equals: argmin over T of sum_t -log softmax(z_t / T)[y_t]. nll_at (..., K), tokens (...): sums over texts.
+    The nll is convex in 1/T. A cubic spline in log T through its values at INVERSE_TEMPERATURES is right to about 1e-3
+    for T* up to 1.7. Both are nan where the least value is at an end, so that T* is outside [0.56, 5].
+    """
+    curve = np.asarray(nll_at, dtype=float) / np.asarray(tokens, dtype=float)[..., None]
+    log_k = np.log(INVERSE_TEMPERATURES)
+    fine = np.linspace(log_k[0], log_k[-1], 2198)  # steps of 0.001
+    values = CubicSpline(log_k, curve, axis=-1)(fine)
+    place = values.argmin(-1)
+    inside = (place > 0) & (place < len(fine) - 1)
+    return np.where(inside, np.exp(-fine[place]), np.nan), np.where(inside, values.min(-1), np.nan)
