@@ -1,6 +1,7 @@
 """Figures of objectives' weights, Gaussian fits, bigram chains, prefix trees, occupancies and accuracies."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,6 @@ LEARNERS = {
     "TaiLr, w_min=0": ("#56B4E9", "triangle-down"),
     "released script": ("#666666", "diamond-open"),
 }
-LEARNER_COLORS = {learner: color for learner, (color, _) in LEARNERS.items()}
-LEARNER_SYMBOLS = {learner: symbol for learner, (_, symbol) in LEARNERS.items()}
 SMALLEST = 1e-6  # smaller probabilities get the same colour
 FINAL, DELETED, PALE = "#0072B2", "#D55E00", "#DDDDDD"
 
@@ -37,11 +36,8 @@ def weight_curves(objectives: Mapping[str, TokenWeighted]) -> go.Figure:
     """The weight w(q), and as a thin line the gradient in the token's own logit, w(q) (1 - q), against log q."""
     q = torch.logspace(-9, 0, 181, dtype=torch.float64)
     figure = go.Figure()
-    previous: list[str] = []
-    for label, objective in objectives.items():
-        name = NAMES.get(type(objective), "")
-        line = {"color": COLORS.get(name, "#666666"), "dash": DASHES[previous.count(name) % len(DASHES)]}
-        previous.append(name)
+    for (label, objective), dash in zip(objectives.items(), cycle(DASHES)):
+        line = {"color": COLORS.get(NAMES.get(type(objective), ""), "#666666"), "dash": dash}
         weight = objective.weight(q)
         for quantity, y, width in (("w(q)", weight, 3), ("w(q) (1 − q)", weight * (1 - q), 1)):
             style = {"mode": "lines", "line": line | {"width": width}, "legendgroup": label, "showlegend": width > 1}
@@ -99,8 +95,9 @@ def learners(table: pd.DataFrame, x: str, y: str, **options: Any) -> go.Figure:
 
     table: columns learner, coefficient, deviation, x and y. options: of plotly.express.scatter, such as facet_col.
     """
-    style = {"color": "learner", "color_discrete_map": LEARNER_COLORS, "symbol": "learner"}
-    style |= {"symbol_map": LEARNER_SYMBOLS, "hover_name": "coefficient", "facet_col_spacing": 0.09}
+    colors, symbols = ({name: look[i] for name, look in LEARNERS.items()} for i in range(2))
+    style = {"color": "learner", "color_discrete_map": colors, "symbol": "learner", "symbol_map": symbols}
+    style |= {"hover_name": "coefficient", "facet_col_spacing": 0.09}
     figure = px.scatter(table, x=x, y=y, error_y="deviation", log_y=True, **style | options)
     figure.for_each_annotation(lambda title: title.update(text=title.text.partition("=")[2]))
     figure.update_traces(marker_size=10, error_y_width=3, error_y_thickness=1)
