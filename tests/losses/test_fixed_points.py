@@ -44,6 +44,8 @@ def test_a_weight_of_q_ends_at_the_most_probable_tokens(loss):
     assert stationary_distribution(loss, P).tolist() == [1, 0, 0, 0, 0, 0]
     tie = torch.tensor([0.4, 0.4, 0.2], dtype=torch.float64)
     assert stationary_distribution(loss, tie).tolist() == pytest.approx([0.5, 0.5, 0], abs=1e-12)
+    many = torch.full((20,), 0.05, dtype=torch.float64)  # exp(log(0.05)) is above 0.05
+    torch.testing.assert_close(stationary_distribution(loss, many), many)
 
 
 @pytest.mark.parametrize("loss", [MixCE(0.3), TaiLr(0.05, 0.2)], ids=str)

@@ -1,11 +1,14 @@
 """Figures: what they show of a results frame and of training curves."""
 
+import pandas as pd
 import pytest
 
 from mixkit.notebook import charts
+from mixkit.notebook.training_charts import search
 from mixkit.studies.config import RunConfig
 from mixkit.studies.plan import PlannedRun
 from mixkit.studies.records import results_frame
+from mixkit.studies.tune import Tuning
 from tests.notebook.builders import DONE, FRAME, metric, record
 
 RING = "no run is better on both axes"
@@ -222,3 +225,10 @@ def test_training_curves_leave_the_base_run_out():
     assert [trace.y for trace in figure.data] == [(1.0, 2.0)] and figure.data[0].name == "MixCE η=0.1"
     both = charts.training_curves(runs, {"a": lines, "b": lines}).data
     assert both[0].line.color == both[1].line.color and both[0].line.dash != both[1].line.dash
+
+
+def test_the_search_is_numbered_in_its_order():
+    table = pd.DataFrame({"eta": [1.0, 0.03, 0.2], "value": [0.4, -0.2, 0.01], "low": -0.3, "high": 0.5})
+    figure = search(Tuning("s", 0.2, table, "eta = 0.2"))
+    assert list(figure.data[0].text) == ["MLE", "1", "2"] and list(figure.data[0].x) == [1.0, 0.03, 0.2]
+    assert list(figure.data[0].error_y.array) == pytest.approx([0.1, 0.7, 0.49])

@@ -28,6 +28,7 @@ def execute(name, tmp_path, monkeypatch, **parameters):
     return json.loads(out.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of jupyter_client and its platform directories
 @pytest.mark.parametrize("name", SMALL)
 def test_a_notebook_runs_from_its_parameters_alone(name, tmp_path, monkeypatch):
@@ -38,12 +39,13 @@ def test_a_notebook_runs_from_its_parameters_alone(name, tmp_path, monkeypatch):
     assert not [out for out in [*outputs, *drawn] if out["output_type"] == "error"]
     assert not [out for out in outputs if out.get("name") == "stderr"]
     figures = [out for out in drawn if "application/vnd.plotly.v1+json" in out.get("data", {})]
-    assert len(figures) == {"1_objectives": 2, "2_known_truth": 1}[name]
+    assert len(figures) == {"1_objectives": 3, "2_known_truth": 1}[name]
     text = "".join(line for out in outputs if out["output_type"] == "stream" for line in out["text"])
     expected = {"1_objectives": "differ by at most", "2_known_truth": "Skipped, as there is nothing to show yet"}
-    assert expected[name] in text and "Set `answer`" in text
+    assert expected[name] in text and text.count("Write your answer") == 3
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_parameter_out_of_range_stops_the_notebook(tmp_path, monkeypatch):
     with pytest.raises(papermill.PapermillExecutionError, match=r"gamma is 2.0; it must be in \[0, 1\]"):
