@@ -271,5 +271,5 @@ def test_the_notebook_runs_a_sweep_from_its_parameters(tiny, tmp_path, monkeypat
     assert {"MLE", "MixCE η=0.25"} in names[:2] and names[2] == {"MixCE"}
     assert any({"MLE", "MixCE", "human texts"} <= found for found in names[:2])
     text = "".join(line for o in outputs if o["output_type"] == "stream" for line in o["text"])
-    assert "own: 2 of 2 runs are done" in text and "Set `answer`" in text
+    assert "own: 2 of 2 runs are done" in text and "Write your answer" in text
     assert (tmp_path / "runs" / "own" / "report.html").is_file()
