@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 TEN_MINUTES = 600_000  # milliseconds
 PARTS = {"5_sweep": "button.widget-button"}  # the picture is of the first output that contains this
 PORT = 8899
-HEIGHT = 800  # pixels; what is below is cut off
+HEIGHT = 604  # pixels; what is below is cut off, such as the paths in the panel
 
 
 def take(page, name: str) -> None:
