@@ -3,7 +3,6 @@
 import re
 
 import pandas as pd
-import pytest
 import torch
 
 from mixkit import MLE, MixCE, TaiLr, objective
