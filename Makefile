@@ -1,5 +1,5 @@
 # make study   set up, run the study and print its table      STUDY=quick  SET="corpus=my.txt"  NAME=folder
-# make check   set up, run ruff, pyright, import-linter and the fast tests
+# make check   set up, run ruff, import-linter, deptry, pyright and the fast tests, about a minute
 # make test    set up, run the linters and all tests
 # make lab     set up, open JupyterLab on the notebooks
 # make address write the public address (pyproject.toml, [project.urls]) into the notebooks and the README
@@ -11,7 +11,7 @@ NAME ?=
 PYTEST_ARGS ?=
 BIN := .venv/bin
 
-.PHONY: study check lint test lab address colab clean
+.PHONY: study check lint types fast test lab address colab clean
 .DEFAULT_GOAL := study
 
 study: .venv/installed
@@ -21,12 +21,18 @@ lint: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/deptry .
+
+types: .venv/installed-test
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-check: lint
+fast: lint
 	MIXKIT_CHECK_SHAPES=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not browser"
 
-test: lint
+check: .venv/installed-test
+	$(MAKE) --no-print-directory -j 2 types fast
+
+test: lint types
 	MIXKIT_CHECK_SHAPES=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lab: .venv/installed

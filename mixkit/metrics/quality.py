@@ -58,8 +58,9 @@ def mauve_of_features(
     """equals: mauve.compute_mauve(p_features=human, q_features=generated, seed=s), averaged over the seeds s
 
     The settings are the published ones: scaling factor 5, and a tenth of the smaller number of texts as the number of
-    clusters. Equal generated texts mean a collapsed model and score near 0. Fewer than 2,000 texts on a side bias MAUVE
-    upward and give a SmallSampleWarning.
+    clusters. Equal generated texts mean a collapsed model and score near 0. The same few texts, repeated on both sides,
+    score below 1 (0.75, say), because k-means cannot tell more clusters apart than there are different texts. Fewer
+    than 2,000 texts on a side bias MAUVE upward and give a SmallSampleWarning.
     Raises InputError for fewer than 100 texts on a side, features that are not finite, or equal human features.
     Source: Pillutla et al., NeurIPS 2021. The code is mauve-text, which is licensed GPL-3.
     """
@@ -121,7 +122,8 @@ def precision_recall_of_features(
     A ball around each text reaches to its k-th nearest neighbour in its own set, in euclidean distance. precision:
     share of generated texts in some human ball (quality). recall: share of human texts in some generated ball
     (diversity). density: mean number of human balls around a generated text, over k. coverage: share of human balls
-    with a generated text. Raises InputError for k outside 1 to the smaller number of texts - 1.
+    with a generated text. Texts that are repeated more than k times have balls of radius 0: precision and coverage are
+    then 0, even if both sides are the same. Raises InputError for k outside 1 to the smaller number of texts - 1.
     Source: Kynkäänniemi et al., NeurIPS 2019 (precision, recall); Naeem et al., ICML 2020 (density, coverage).
     """
     from sklearn.metrics import pairwise_distances_chunked  # comes with mauve-text

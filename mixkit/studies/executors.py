@@ -34,7 +34,7 @@ class Executor:
     start: Callable[[Path, int, int], Worker]
 
 
-def make_executor(name: str, max_workers: int, notebook: Path, gpus: Sequence[str] | None, address: str) -> Executor:
+def make_executor(name: str, max_workers: int, notebook: Path, address: str) -> Executor:
     """The executor "local" or "ray". address: of the Ray cluster. See local_executor for the other arguments."""
     if name == "ray":
         return _ray_executor(max_workers, notebook, address)
@@ -42,7 +42,7 @@ def make_executor(name: str, max_workers: int, notebook: Path, gpus: Sequence[st
         raise unknown("executor", name, ("local", "ray"))
     if address:
         raise InputError(f"address {address!r} is for Ray; use it with the executor ray")
-    return local_executor(max_workers, notebook, gpus)
+    return local_executor(max_workers, notebook)
 
 
 def local_workers(max_workers: int = 0, gpus: Sequence[str] | None = None) -> int:
@@ -52,7 +52,7 @@ def local_workers(max_workers: int = 0, gpus: Sequence[str] | None = None) -> in
     return max_workers or len(_gpus() if gpus is None else gpus) or min(2, _cores())
 
 
-def local_executor(max_workers: int, notebook: Path, gpus: Sequence[str] | None, cores: int = 0) -> Executor:
+def local_executor(max_workers: int, notebook: Path, gpus: Sequence[str] | None = None, cores: int = 0) -> Executor:
     """Runs as processes of this machine. max_workers: as in local_workers. gpus, cores: to use; None or 0: all."""
     gpus, cores = _gpus() if gpus is None else gpus, cores or _cores()
     max_workers = local_workers(max_workers, gpus)
@@ -129,7 +129,10 @@ def _cores() -> int:
 
 def _gpus() -> list[str]:
     """The GPUs of this machine, as in CUDA_VISIBLE_DEVICES."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible == "":
+        return []
     import torch  # seconds
 
-    visible, count = os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()
+    count = torch.cuda.device_count()
     return visible.split(",")[:count] if visible else [str(i) for i in range(count)]

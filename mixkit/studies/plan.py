@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from mixkit._common import CLONE, InputError, unknown, write_atomically
 from mixkit.losses.definitions import OBJECTIVES, parse_objective
 from mixkit.studies.config import RunConfig, Settings, SweepConfig
-from mixkit.studies.store import Role, RunStore, run_name
+from mixkit.studies.store import LOCAL, Role, RunStore, check_folder_name, run_name, with_paths
 
 STUDIES = CLONE / "data" / "studies"
 SWEEP_FILE = "sweep.yaml"  # in the folder of a sweep: its study file
@@ -51,7 +51,7 @@ class StudyFile(Settings):
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except OSError:
             raise InputError(f"{subject} does not exist") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
             raise InputError(f"{subject} is not YAML: {' '.join(str(error).split())}") from None
         if not isinstance(content, dict):
             raise InputError(f"{subject} must be a mapping with the keys {', '.join(cls.model_fields)}")
@@ -142,6 +142,7 @@ def write_study(study: Study, store: RunStore) -> None:
 
 def read_study(name: str, store: RunStore | None = None) -> Study:
     """The study in runs/<name>. Raises InputError if there is none, or if an earlier mixkit wrote it."""
+    check_folder_name("study", name)
     root = (store or RunStore()).root
     path = root / name / "study.yaml"
     try:
@@ -152,7 +153,7 @@ def read_study(name: str, store: RunStore | None = None) -> Study:
             raise unknown("study under runs/", name, known) from None
         how = "`make study` (on Colab `!python -m mixkit study quick`) makes one"
         raise InputError(f"no study under {root} yet; {how}") from None
-    except (yaml.YAMLError, ValidationError):
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValidationError):
         hint = f"run the study again under another name, or delete {path.parent}"
         raise InputError(f"{path} was written by an earlier mixkit; {hint}") from None
 
@@ -183,16 +184,16 @@ def outdated(file: Path, folder: Path) -> bool:
 
 def expand(file: StudyFile, overrides: Mapping[str, Any], name: str) -> Study:
     """The runs of a study file."""
-    if not re.fullmatch(r"\w[\w.-]*", name):
-        raise InputError(f"study is {name!r}; a folder's name has letters, digits, '.', '_' and '-' only")
+    check_folder_name("study", name)
     runs: dict[str, PlannedRun] = {}
 
     def add(role: Role, depends_on: str | None, settings: dict[str, Any]) -> PlannedRun:
-        settings = {**file.parameters, "study": name, **settings}
-        for key, exists in (("corpus", os.path.isfile), ("model", os.path.isdir)):
-            value = settings.get(key)
-            if isinstance(value, str) and exists(value):
-                settings[key] = os.path.abspath(value)  # runs are executed in another folder
+        settings = {**file.parameters, **settings}
+        if settings.setdefault("study", name) != name:
+            raise InputError(f"study is {settings['study']!r}, but the study is {name!r}; use --name in place of study")
+        for key in LOCAL:
+            if isinstance(value := settings.get(key), str):
+                settings[key] = with_paths(key, value, os.path.abspath)  # runs are executed in another folder
         config = RunConfig.check(settings)
         return runs.setdefault(run_name(config), PlannedRun(run_name(config), role, config, depends_on))
 

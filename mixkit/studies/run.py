@@ -2,10 +2,13 @@
 
 import errno
 import fcntl
+import hashlib
 import io
+import json
 import math
 import os
 import platform
+import re
 import sys
 import tempfile
 import threading
@@ -24,20 +27,38 @@ from mixkit.studies.store import Run, RunStore, run_name
 
 NOTEBOOK = CLONE / "notebooks" / "3_finetune.ipynb"
 FINISHED, LOCKED, KILLED = 0, 75, 76  # exit codes: run.json tells the outcome; another process has the lock; killed
+OUT_OF_MEMORY = "out of memory: halve batch_size and double accumulation, or lower max_tokens or --max-workers"
 
 
 def prepare(folder: Path, config: RunConfig) -> None:
-    """Write FOLDER/parameters.yaml: the settings that are not notebook 3's defaults."""
+    """Write FOLDER/parameters.yaml: all settings, so that no edit of notebook 3's parameters cell counts."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "parameters.yaml", yaml.safe_dump(config.model_dump(exclude_defaults=True)))
+    write_atomically(folder / "parameters.yaml", yaml.safe_dump(config.model_dump()))
+
+
+def notebook_hash(notebook: Path) -> str:
+    """First eight hexadecimal digits of the SHA-256 of a notebook's code cells, without the parameters cell."""
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        code = [
+            cell["source"]
+            for cell in cells
+            if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", ())
+        ]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise InputError(
+            f"{notebook} is not a notebook ({type(error).__name__}); get the kit's own file again"
+        ) from None
+    return hashlib.sha256("\n".join("".join(source) for source in code).encode()).hexdigest()[:8]
 
 
 def execute(folder: Path, notebook: Path = NOTEBOOK, gpu: str | None = None) -> int:
     """equals: papermill notebook FOLDER/notebook.ipynb -f FOLDER/parameters.yaml
 
     Nothing is executed if another process has the folder's lock or if FOLDER/run.json exists. What the notebook prints
-    goes to log.txt. If it raises, run.json has status "failed" and the error. A run whose corpus file has changed since
-    it was planned fails. gpu: wait until no other run of this machine uses it. Returns FINISHED, LOCKED or KILLED.
+    goes to log.txt. If it raises, run.json has status "failed" and the error. A run whose corpus or model is a file or
+    a folder that has changed since it was planned fails. gpu: wait until no other run of this machine uses it. Returns
+    FINISHED, LOCKED or KILLED.
     """
     store, study, name = RunStore(folder.parents[1]), folder.parent.name, folder.name
     with lock(folder) as descriptor:
@@ -45,11 +66,16 @@ def execute(folder: Path, notebook: Path = NOTEBOOK, gpu: str | None = None) -> 
             return LOCKED
         if store.read(study, name) is not None:
             return FINISHED
+        for left_behind in folder.glob(".*"):  # by write_atomically, in a process that was killed
+            left_behind.unlink()
         parameters = yaml.safe_load((folder / "parameters.yaml").read_text(encoding="utf-8"))
-        run = Run(folder, name, RunConfig.check(parameters))
-        if os.path.isfile(run.config.corpus) and run_name(run.config) != name:
-            run.fail("the corpus file has changed since the study was planned")
+        run = Run(folder, RunConfig.check(parameters))
+        if run_name(run.config) != name:
+            run.fail(
+                "the content of a local file or folder (corpus, model ...) has changed since the study was planned"
+            )
             return FINISHED
+        os.environ["MIXKIT_NOTEBOOK"] = notebook_hash(notebook)
         with PlainLog(open(folder / "log.txt", "ab"), encoding="utf-8", errors="replace") as log:
             log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}, {lock_owner(folder)}\n")
             log.flush()
@@ -59,6 +85,8 @@ def execute(folder: Path, notebook: Path = NOTEBOOK, gpu: str | None = None) -> 
         if store.read(study, name) is None:
             if error is None:
                 return KILLED
+            if re.search(r"out of memory|OutOfMemory|^MemoryError|not enough memory|allocate memory", error):
+                error = f"{OUT_OF_MEMORY} ({error})"
             run.fail(error or "the notebook ended without a result")
         return FINISHED
 
@@ -109,19 +137,27 @@ def _run_notebook(notebook: Path, parameters: dict[str, Any], folder: Path, log:
     # jsonschema would build a grammar of IRIs, most of papermill's import time; no notebook's format needs it.
     sys.modules.setdefault("rfc3987_syntax", None)  # pyright: ignore[reportArgumentType]
     import papermill
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
     class LockedKernel(AsyncKernelManager):
         async def start_kernel(self, **options):
             await super().start_kernel(**options, pass_fds=(lock,))
 
+        @property
+        def kernel_spec(self):
+            return KernelSpec(**get_kernel_dict())  # this Python, not another "python3" on JUPYTER_PATH
+
     watch = f"__import__('mixkit.studies.run').studies.run.exit_with_parent({os.getpid()})"
     arguments = [f"--IPKernelApp.exec_lines={watch}", "--IPKernelApp.log_level=40"]
     kernel = {"kernel_name": "python3", "kernel_manager_class": LockedKernel, "extra_arguments": arguments}
     output = {"stdout_file": log, "stderr_file": log, "progress_bar": False}
-    paths = str(notebook), str(folder / "notebook.ipynb")
+    # papermill formats the paths with the parameters
+    paths = (notebook, folder / "notebook.ipynb")
+    source, target = (str(path).replace("{", "{{").replace("}", "}}") for path in paths)
     try:
-        papermill.execute_notebook(*paths, parameters, cwd=str(CLONE), start_timeout=600, **kernel, **output)
+        papermill.execute_notebook(source, target, parameters, cwd=str(CLONE), start_timeout=600, **kernel, **output)
     except papermill.PapermillExecutionError as error:
         log.write("\n".join(error.traceback) + "\n")
         return one_line(f"{error.ename}: {error.evalue}")

@@ -4,21 +4,25 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mixkit._common import RUNS, write_atomically
+from mixkit._common import RUNS, InputError, write_atomically
 from mixkit.studies.config import RunConfig
+from mixkit.texts.corpora import BUILT_IN, HUB
 
 Role = Literal["base", "grid", "decoding"]
 PACKAGES = ("mixkit", "torch", "transformers", "numpy", "mauve-text")  # they can change results
+LOCAL = ("corpus", "model", "reader", "coherence_reader", "judge")  # settings that may name a file or a folder
 
 
 class Metric(BaseModel):
@@ -62,7 +66,8 @@ class RunRecord(BaseModel):
     """run.json: what was requested, where and when it ran, and the metrics of the run and of the human texts.
 
     config: all settings. resolved: facts found at run time (objective, reader, device ...). training: what `finetune`
-    returns, without its history. began: seconds since the epoch. role: the run's role in its study, from the plan.
+    returns, without its history. versions: of packages; of the notebook, a hash of its code, where a study ran it.
+    began: seconds since the epoch. role: the run's role in its study, from the plan.
     """
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
@@ -90,27 +95,76 @@ class RunRecord(BaseModel):
 def run_hash(config: RunConfig) -> str:
     """First eight hexadecimal digits of the SHA-256 of everything that can change the outcome of the run.
 
-    A corpus that is a file counts by its content, not by its name.
+    A corpus or model that is a local file or folder counts by its content, not by its name.
     """
     settings = config.canonical()
-    if os.path.isfile(config.corpus):
-        settings["corpus"] = hashlib.sha256(Path(config.corpus).read_bytes()).hexdigest()
+    for name in LOCAL:
+        settings[name] = with_paths(name, settings[name], _content)
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def with_paths(setting: str, value: str, replace: Callable[[Path], object]) -> str:
+    """The value of a setting with replace(path) for each local file or folder in it. Built-in names are no paths.
+
+    >>> with_paths("corpus", "hub:.", lambda path: "X"), with_paths("reader", "gpt2-large|start", Path.absolute)
+    ('hub:X', 'gpt2-large|start')
+    """
+    names = value.split("|") if setting == "reader" else [value]
+    for i, name in enumerate(names):
+        hub, rest = ("hub:", name[4:]) if name.startswith("hub:") else ("", name)
+        path, *configuration = rest.split(":") if hub else [rest]
+        if path and os.path.exists(path) and not (os.sep not in path and _is_built_in(path)):
+            names[i] = ":".join([f"{hub}{replace(Path(path))}", *configuration])
+    return "|".join(names)
+
+
+def _is_built_in(name: str) -> bool:
+    from mixkit.models.loading import NAMES  # seconds
+
+    return name in (*BUILT_IN, *HUB, *NAMES, "minilm", "start")
+
+
+def _content(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of a folder's files. Hidden files do not count."""
+    if path.is_file():
+        return _file_hash(path, path.stat().st_size, path.stat().st_mtime_ns)
+    files = {str(file.relative_to(path)): file for file in path.rglob("*") if file.is_file()}
+    hashes = {name: _content(files[name]) for name in sorted(files) if "/." not in f"/{name}"}
+    return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
+
+
+@lru_cache(maxsize=10_000)
+def _file_hash(path: Path, size: int, modified: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_folder_name(parameter: str, name: str) -> None:
+    """Raise InputError unless `name` can be the name of a folder."""
+    if not re.fullmatch(r"\w[\w.-]*", name) or len(name.encode()) > 100:
+        allowed = "at most 100 letters, digits, '.', '_' and '-', and none of '.' and '-' first"
+        raise InputError(f"{parameter} is {name!r}; it names a folder and must have {allowed}")
 
 
 def run_name(config: RunConfig) -> str:
     """A readable name that ends in the run's hash, such as "mixce-eta0.1-3fa81c90"."""
+    if config.name:
+        check_folder_name("name", config.name)
     return f"{config.slug()}-{run_hash(config)}"
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run in progress: its folder, its name, its settings, and when it began (seconds since the epoch)."""
+    """A run in progress: its folder, its settings, and when it began (since the epoch, and by a steady clock)."""
 
     folder: Path
-    name: str
     config: RunConfig
     began: float = field(default_factory=time.time)
+    _start: float = field(default_factory=time.monotonic)
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
 
     def write_samples(self, samples: Iterable[Sample]) -> None:
         """Write samples.jsonl."""
@@ -127,9 +181,10 @@ class Run:
         return self._write(status="failed", error=error)
 
     def _write(self, **facts: Any) -> RunRecord:
-        versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+        versions = {"notebook": os.environ.get("MIXKIT_NOTEBOOK", ""), "python": platform.python_version()}
+        versions |= {name: version(name) for name in PACKAGES}
         facts |= {"name": self.name, "study": self.folder.parent.name, "config": self.config, "versions": versions}
-        record = RunRecord(**facts, began=self.began, seconds=time.time() - self.began)
+        record = RunRecord(**facts, began=self.began, seconds=time.monotonic() - self._start)
         write_atomically(self.folder / "run.json", record.model_dump_json(indent=1, exclude={"role"}))
         return record
 
@@ -146,8 +201,8 @@ class RunStore:
 
     def begin(self, config: RunConfig) -> Run:
         """Make the folder of the run with these settings."""
-        name = run_name(config)
-        run = Run(self.folder(config.study, name), name, config)
+        check_folder_name("study", config.study)
+        run = Run(self.folder(config.study, run_name(config)), config)
         run.folder.mkdir(parents=True, exist_ok=True)
         return run
 
@@ -160,7 +215,10 @@ class RunStore:
         return record if record.name == name else None
 
     def samples(self, study: str, name: str) -> list[Sample]:
-        """The run's continuations; empty if there are none."""
+        """The run's continuations; empty if there are none. Raises InputError for a damaged file."""
         path = self.folder(study, name) / "samples.jsonl"
         lines = path.read_bytes().splitlines() if path.exists() else []  # of str it would also split at U+2028
-        return [Sample.model_validate_json(line) for line in lines]
+        try:
+            return [Sample.model_validate_json(line) for line in lines]
+        except ValidationError:
+            raise InputError(f"{path} is damaged; delete {path.parent} and run the study again") from None

@@ -1,6 +1,7 @@
 """Run a study: every run once, after the run that it depends on. And show how far the study is."""
 
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,11 +14,23 @@ from mixkit._common import plain
 from mixkit.studies.config import RunConfig
 from mixkit.studies.executors import Executor, Worker, make_executor
 from mixkit.studies.plan import PlannedRun, Study, write_study
+from mixkit.studies.preflight import preflight
 from mixkit.studies.records import records
-from mixkit.studies.run import FINISHED, KILLED, LOCKED, NOTEBOOK, lock, lock_owner, prepare
+from mixkit.studies.run import (
+    FINISHED,
+    KILLED,
+    LOCKED,
+    NOTEBOOK,
+    OUT_OF_MEMORY,
+    lock,
+    lock_owner,
+    notebook_hash,
+    prepare,
+)
 from mixkit.studies.store import Run, RunRecord, RunStore
 
 MAX_KILLS = 3  # a run whose worker or kernel is killed this often has failed
+MAX_FAILURES = 3  # after so many failures in a row for the same reason no further run is started
 TICK = 0.1  # seconds between two looks at the workers
 
 
@@ -30,20 +43,18 @@ def run_study(
     executor: str = "local",
     address: str = "",
     notebook: Path = NOTEBOOK,
-    gpus: Sequence[str] | None = None,
-    check: bool = True,
     log: Callable[[str], None] = print,
 ) -> list[RunRecord]:
     """Execute every run that has no result yet. Returns the records of the finished runs.
 
     Runs that another sweep executes, here or on another machine with the same folder, are waited for. A run whose
     worker or kernel is killed goes on from its last checkpoint, and has failed after the third time. Runs that depend
-    on a failed run are skipped. On an interruption the workers end; the same call then continues.
+    on a failed run are skipped. After three failures in a row for the same reason no further run is started. On an
+    interruption the workers end; the same call then continues.
 
     max_workers: runs at a time; 0: one per GPU, or two without a GPU. retry: execute failed runs again. executor:
-    "local" or "ray". address: of a Ray cluster to join. notebook: executed for each run. gpus: of this machine, as in
-    CUDA_VISIBLE_DEVICES; None: all. check: look for all corpora, models and readers first. log: gets a line per event.
-    Raises InputError before the first run for an unknown executor and for inputs that are missing.
+    "local" or "ray". address: of a Ray cluster to join. notebook: executed for each run. log: gets a line per event.
+    Raises InputError before the first run for an unknown executor and for what `preflight` finds.
     """
     store = store or RunStore()
     before = {run.name: store.read(study.name, run.name) for run in study.runs}
@@ -51,9 +62,13 @@ def run_study(
     again = [record.name for record in failures] if retry else []
     open_runs = [run for run in study.runs if before[run.name] is None or run.name in again]
     if open_runs:
-        if check:
-            check_inputs(open_runs)
-        workers = make_executor(executor, max_workers, notebook, gpus, address)
+        workers = make_executor(executor, max_workers, notebook, address)
+        for note in preflight(open_runs, store):
+            log(plain(note))
+        hashes = Counter(record.versions.get("notebook", "") for record in before.values() if record)
+        for other in hashes.keys() - {"", notebook_hash(notebook)}:
+            what = f"the code of {notebook.name} is {notebook_hash(notebook)}"
+            log(f"note: {what}; {hashes[other]} earlier runs of this study were made by {other}")
         write_study(study, store)
         for name in again:
             record = store.read(study.name, name)
@@ -63,20 +78,6 @@ def run_study(
     for record in [] if retry else failures:
         log(plain(f"{record.name} failed before: {record.error}; --retry runs it again"))
     return records(study, store)
-
-
-def check_inputs(runs: Sequence[PlannedRun]) -> None:
-    """Raises InputError for a corpus, model or reader of these runs that is missing. Loads each corpus once."""
-    from mixkit.metrics.features import check_reader  # seconds
-    from mixkit.models.loading import check_model
-    from mixkit.texts.corpora import load_corpus
-
-    for config in {run.config.corpus: run.config for run in reversed(runs)}.values():
-        load_corpus(config.corpus, train=config.train_texts, validation=config.validation_texts, test=config.test_texts)
-    for model, study in {(run.config.model, run.config.study) for run in runs if run.depends_on is None}:
-        check_model(model, study=study)
-    for reader, start in {(run.config.reader, run.config.model) for run in runs}:
-        check_reader(reader, start=start)
 
 
 def schedule(study: Study, store: RunStore, executor: Executor, log: Callable[[str], None]) -> None:
@@ -91,7 +92,11 @@ def schedule(study: Study, store: RunStore, executor: Executor, log: Callable[[s
     active: dict[str, tuple[int, Worker]] = {}  # slot and worker, by run
     free_slots = list(range(executor.max_workers))
     kills, foreign, seconds = Counter(), set(), []  # by run; executed by another process; of the runs that are done
+    reasons: list[str] = []  # of the last failures in a row
     log(f"study {study.name}: {len(study.runs)} runs, {sum(is_done.values())} done, {executor.max_workers} at a time")
+
+    def hopeless() -> bool:
+        return len(reasons) >= MAX_FAILURES and len(set(reasons[-MAX_FAILURES:])) == 1
 
     def collect(run: PlannedRun, folder: Path) -> None:
         """Take a worker that has exited off the list. Its run has failed if it left no record and was not killed."""
@@ -107,13 +112,13 @@ def schedule(study: Study, store: RunStore, executor: Executor, log: Callable[[s
         error = f"the worker ended with exit code {code}"
         if code == KILLED or code < 0:
             kills[run.name] += 1
-            error = f"killed {MAX_KILLS} times; out of memory?"
+            error = f"killed {MAX_KILLS} times; perhaps {OUT_OF_MEMORY}"
             if kills[run.name] < MAX_KILLS:
                 log(f"{run.name} was killed; it goes on from its last checkpoint")
                 return
         with lock(folder) as descriptor:
             if descriptor is not None and store.read(study.name, run.name) is None:
-                Run(folder, run.name, run.config).fail(error)
+                Run(folder, run.config).fail(error)
 
     def settle(run: PlannedRun, folder: Path) -> None:
         """Report a run that has a record, by whichever sweep. Otherwise skip it, or start it if that is possible."""
@@ -122,14 +127,16 @@ def schedule(study: Study, store: RunStore, executor: Executor, log: Callable[[s
             is_done[run.name] = record.status == "done"
             left = len(study.runs) - len(is_done)
             end = f"FAILED: {record.error}; see {folder / 'log.txt'}"
+            reasons.append(re.sub(r"\d+", "0", record.error))
             if record.status == "done":
+                reasons.clear()
                 seconds.append(record.seconds)
                 end = f"done in {record.seconds:.0f} s{_time_left(seconds, left, executor.max_workers)}"
             log(f"[{num_open - left}/{num_open}] {run.name}: {end}")
         elif dependency is False:
             is_done[run.name] = False
             log(f"skipped {run.name}: it starts from {run.depends_on}, which failed")
-        elif free_slots and (dependency or run.depends_on is None):
+        elif free_slots and not hopeless() and (dependency or run.depends_on is None):
             owner = lock_owner(folder)
             if owner is None:
                 prepare(folder, run.config)
@@ -140,11 +147,17 @@ def schedule(study: Study, store: RunStore, executor: Executor, log: Callable[[s
                 log(f"waiting for {run.name}: {owner} runs it")
 
     try:
-        while len(is_done) < len(study.runs):
+        while active or (len(is_done) < len(study.runs) and not hopeless()):
             for run in [run for run in study.runs if run.name not in is_done]:
-                step = collect if run.name in active else settle
-                step(run, store.folder(study.name, run.name))
+                folder = store.folder(study.name, run.name)
+                if run.name in active:
+                    collect(run, folder)
+                if run.name not in active:
+                    settle(run, folder)
             time.sleep(TICK)
+        if hopeless() and (left := len(study.runs) - len(is_done)):
+            why = f"the last {MAX_FAILURES} runs failed for the same reason"
+            log(f"stopped: {why}; {left} runs were not started; mend it, then run the study again with --retry")
     finally:
         for _, worker in active.values():
             worker.stop()

@@ -60,6 +60,7 @@ def test_one_text_cannot_be_replaced():
         DAMAGES["replace by another text"](["one"], 0)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::mixkit.metrics.quality.SmallSampleWarning")
 def test_the_table_of_damages(toy):
     from mixkit.metrics.features import Reader

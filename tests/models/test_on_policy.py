@@ -78,6 +78,7 @@ def test_a_batch_has_labels_except_at_wrong_tokens(toy):
         assert torch.equal(plain[key], value)
 
 
+@pytest.mark.slow
 def test_one_step_is_the_gradient_of_the_mix(toy, tmp_path):
     """One AdamW step at share 0.1 against MLE and SequenceMatch computed apart, each over its own tree."""
     settings = Backtracking(0.2, mle_warmup=0, mle_decay=0, mle_minimum=0.1, buffer_texts=8, refill_texts=8)
@@ -119,6 +120,7 @@ def test_one_step_is_the_gradient_of_the_mix(toy, tmp_path):
     torch.testing.assert_close(parameters(trained), parameters(reference), rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_mle_with_backspace_is_mle_over_the_actions(toy, tmp_path):
     trained, _, done = train(toy, tmp_path, MLE(), max_steps=1, batch_size=16)
     model, tokenizer, texts = copy.deepcopy(toy)
@@ -135,6 +137,7 @@ def test_mle_with_backspace_is_mle_over_the_actions(toy, tmp_path):
     assert trained.config.backspace_token_id == backspace_id
 
 
+@pytest.mark.slow
 def test_accumulation_does_not_change_the_training(toy, tmp_path):
     one, *_ = train(toy, tmp_path / "one", epochs=2, batch_size=8, max_tokens=200)
     eight, *_ = train(toy, tmp_path / "eight", epochs=2, batch_size=1, accumulation=8, max_tokens=200)
@@ -144,6 +147,7 @@ def test_accumulation_does_not_change_the_training(toy, tmp_path):
     assert (parameters(one) - parameters(eight)).abs().max() < 1e-5
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_resumes_with_its_buffer(toy, tmp_path, monkeypatch):
     whole, _, done = train(toy, tmp_path / "whole", epochs=2, batch_size=4, evaluations=4)
 
@@ -200,6 +204,7 @@ def test_the_evaluation_has_no_noise(toy, tmp_path):
     assert tokens.sum() == sum(len(row) - 1 for row in encode(toy[1], toy[2][-8:], SMALL["max_tokens"]))
 
 
+@pytest.mark.slow
 def test_bf16_trains_to_nearly_the_same_loss(toy, tmp_path):
     kwargs = {"dtype": torch.float32, "max_steps": 3, "batch_size": 8}
     *_, full = train(toy, tmp_path / "full", **kwargs)

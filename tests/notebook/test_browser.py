@@ -11,6 +11,7 @@ import sys
 import urllib.request
 from contextlib import closing, suppress
 
+import nbformat
 import psutil
 import pytest
 import yaml
@@ -65,6 +66,8 @@ def lab(runs):
         )
         text = text.replace('"study = \\"quick\\"', '"study = \\"own\\"')
         (runs / "notebooks" / path.name).write_text(text, encoding="utf-8")
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import sys"), nbformat.v4.new_code_cell("1 / 0")])
+    nbformat.write(book, runs / "notebooks" / "broken.ipynb")
     for name, settings in SETTINGS.items():
         path = runs / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,13 +117,13 @@ def browser():
 
 @pytest.fixture
 def page_of(lab, browser):
-    """Opens a notebook in JupyterLab, runs all its cells and gives the page; an error of the page fails."""
+    """Opens a notebook in JupyterLab, runs all its cells and gives the page; an error of page or notebook fails."""
     errors, context = [], browser.new_context(viewport={"width": 1300, "height": 1600})
     context.set_default_timeout(120_000)
     outside = lambda route: route.abort() if "127.0.0.1" not in route.request.url else route.continue_()  # noqa: E731
     context.route("http*://**", outside)
 
-    def opened(name):
+    def opened(name, tracebacks=0):
         view = context.new_page()
         view.on("pageerror", lambda error: errors.append(str(error)))
         view.goto(f"{lab}/tree/{name}.ipynb?token=here&reset", wait_until="domcontentloaded")
@@ -129,7 +132,11 @@ def page_of(lab, browser):
         view.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         last = view.locator(".jp-CodeCell .jp-InputPrompt").last
         sync_api.expect(last).to_have_text(re.compile(r"\[\d+\]"))
-        assert view.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
+        # JupyterLab shows an error as it shows stderr
+        shown = view.locator(
+            "[data-mime-type='application/vnd.jupyter.stderr']", has_text="Traceback (most recent call"
+        )
+        sync_api.expect(shown).to_have_count(tracebacks)
         return view
 
     yield opened
@@ -152,6 +159,10 @@ def until_redrawn(view, before, number=0):
     return drawn(view.locator(PLOT).nth(number))
 
 
+def test_a_traceback_in_the_last_cell_is_seen(page_of):
+    page_of("broken", tracebacks=1)
+
+
 def test_a_slider_turns_the_curves_of_the_objectives(page_of):
     view = page_of("1_objectives")
     before = drawn(view.locator(PLOT).first)
@@ -167,7 +178,7 @@ def test_a_slider_turns_the_curves_of_the_objectives(page_of):
 def test_a_menu_changes_the_axes_of_the_tradeoff(page_of):
     view = page_of("6_tradeoff")
     before = drawn(view.locator(PLOT).first)
-    view.get_by_label("up", exact=True).select_option("perplexity")
+    view.get_by_label("up", exact=True).select_option("perplexity · quality")
     until_redrawn(view, before)
 
 
@@ -188,7 +199,7 @@ def test_a_sweep_is_asked_for_run_and_seen(page_of):
     progress = view.locator(".widget-html", has_text="2 done; report:")
     progress.wait_for()
     curves, picture = (json.loads(until_redrawn(view, None, number)) for number in (0, 1))
-    assert [trace["name"] for trace in curves] == ["MLE", "MixCE"]
+    assert [trace["name"] for trace in curves] == ["MLE", "MixCE η=0.11"]
     points = {trace["name"]: trace for trace in picture}
     assert points["MLE"]["text"] == ["MLE"] and points["MixCE"]["text"] == ["η=0.11"] and "human texts" in points
     assert view.locator(PLOT).nth(1).locator(".points path.point").count() >= 3

@@ -19,6 +19,7 @@ NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "4_backtracking.ipynb"
 SMALL = {"train_questions": 40, "test_questions": 12, "steps": 6, "base": 4}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of papermill's and jupyter's own
 def test_it_runs_from_its_parameters(tmp_path):
     out = tmp_path / "out.ipynb"

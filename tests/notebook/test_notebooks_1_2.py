@@ -28,6 +28,7 @@ def execute(name, tmp_path, monkeypatch, **parameters):
     return json.loads(out.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of jupyter_client and its platform directories
 @pytest.mark.parametrize("name", SMALL)
 def test_a_notebook_runs_from_its_parameters_alone(name, tmp_path, monkeypatch):
@@ -44,6 +45,7 @@ def test_a_notebook_runs_from_its_parameters_alone(name, tmp_path, monkeypatch):
     assert expected[name] in text and text.count("Write your answer") == 3
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_parameter_out_of_range_stops_the_notebook(tmp_path, monkeypatch):
     with pytest.raises(papermill.PapermillExecutionError, match=r"gamma is 2.0; it must be in \[0, 1\]"):

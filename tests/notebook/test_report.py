@@ -20,6 +20,7 @@ from tests.notebook.builders import DONE, EVIL, SAMPLES, STUDY, record, samples_
 FIGURE = r'<script type="application/json">(.*?)</script>'
 
 
+@pytest.mark.slow
 def test_the_page_is_small_and_runs_nothing_that_a_model_wrote():
     named = record(EVIL, 0.5, 0.5, objective="mixce", eta=0.2)
     page = report_html(STUDY, [*DONE, named], {**SAMPLES, EVIL: samples_of(EVIL)})
@@ -35,6 +36,7 @@ def test_the_page_is_small_and_runs_nothing_that_a_model_wrote():
     assert page.count('data-run="cold" data-role="decoding" hidden') == report.NUM_PROMPTS
 
 
+@pytest.mark.slow
 def test_the_page_has_the_verdicts_and_their_conclusion():
     page = report_html(STUDY, DONE, SAMPLES)
     assert "<th>verdict</th>" in page and "2 runs" in page and "trained once" in page
@@ -56,6 +58,7 @@ def test_without_mauve_the_page_begins_with_a_measured_pair():
     assert re.findall(r'<option value="(\w+)" selected>', page) == ["precision", "diversity"]
 
 
+@pytest.mark.slow
 def test_every_quality_is_drawn_against_every_measured_diversity():
     packed = re.search(r'id="pairs">([^<]+)<', report_html(STUDY, DONE, SAMPLES)).group(1)
     pairs = json.loads(gzip.decompress(base64.b64decode(packed)))
@@ -65,6 +68,7 @@ def test_every_quality_is_drawn_against_every_measured_diversity():
     assert traces["MixCE"]["y"] == [9.0] and traces["MixCE"]["x"] == [0.7]
 
 
+@pytest.mark.slow
 def test_the_samples_have_their_own_prompts_and_deleted_text():
     segments = [("It <was> ", True), ("dark", False), ("light", True)]
     page = report_html(STUDY, DONE, {**SAMPLES, "tailr": samples_of("tailr", prompt="There was", segments=segments)})
@@ -74,6 +78,7 @@ def test_the_samples_have_their_own_prompts_and_deleted_text():
         assert len(prompts) == report.NUM_PROMPTS and all(prompt.startswith(beginning) for prompt in prompts)
 
 
+@pytest.mark.slow
 def test_a_report_is_written_again_only_after_a_change(tmp_path):
     store = RunStore(tmp_path)
     run = store.begin(DONE[1].config)

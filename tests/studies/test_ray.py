@@ -39,6 +39,7 @@ def cluster(monkeypatch, tmp_path):
         "RAY_raylet_start_wait_time_s": "120",
     }.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr("mixkit.studies.sweep.preflight", lambda *_: [])
     made = Cluster(initialize_head=True, head_node_args={**node(), "include_dashboard": False})
     second = made.add_node(**node())
     ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
@@ -72,7 +73,7 @@ def test_a_study_survives_the_loss_of_a_node(cluster, tmp_path):
 
     loser = threading.Thread(target=lose_a_node, daemon=True)
     loser.start()
-    done = run_study(study, store=store, executor="ray", notebook=notebook, check=False, log=lines.append)
+    done = run_study(study, store=store, executor="ray", notebook=notebook, log=lines.append)
     loser.join()
     assert lines[0].endswith("0 done, 2 at a time")
     assert [record.metrics["eta"].value for record in done] == [0.0, 0.1, 0.2, 0.3]

@@ -17,7 +17,7 @@ from mixkit._common import plain
 from mixkit.studies.config import RunConfig
 from mixkit.studies.executors import local_executor
 from mixkit.studies.plan import load_study, outdated
-from mixkit.studies.run import FINISHED, KILLED, LOCKED, execute, lock, lock_owner, prepare
+from mixkit.studies.run import FINISHED, KILLED, LOCKED, OUT_OF_MEMORY, execute, lock, lock_owner, prepare
 from mixkit.studies.store import RunStore, run_name
 from mixkit.studies.sweep import duration, run_study, schedule, states, status_table, time_left
 from tests import support as small
@@ -40,6 +40,8 @@ def notebook(tmp_path, monkeypatch):
     monkeypatch.setenv("MIXKIT_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("PYTHONPATH", str(small.CLONE))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr("mixkit.studies.sweep.preflight", lambda *_: [])
     return small.write_notebook(tmp_path)
 
 
@@ -68,7 +70,7 @@ def study_of(tmp_path, content=GRID, name="own"):
 def run_small(study, store, notebook, **options):
     """run_study with the small notebook. Returns the records and the lines of the log."""
     lines = []
-    done = run_study(study, store=store, notebook=notebook, gpus=[], check=False, log=lines.append, **options)
+    done = run_study(study, store=store, notebook=notebook, log=lines.append, **options)
     return done, lines
 
 
@@ -101,6 +103,7 @@ def test_terminal_escapes_reach_neither_log_nor_terminal(tmp_path, notebook):
     assert record.status == "failed" and record.error == "ValueError: a quarter is not allowed"
 
 
+@pytest.mark.slow
 def test_a_run_is_executed_once_and_by_one(tmp_path, notebook):
     folder = prepared(tmp_path)
     (folder / "wait").touch()
@@ -113,6 +116,7 @@ def test_a_run_is_executed_once_and_by_one(tmp_path, notebook):
     assert execute(folder, notebook) == FINISHED and len(small.began(folder)) == 1
 
 
+@pytest.mark.slow
 def test_a_corpus_file_that_changed_fails_the_run(tmp_path, notebook):
     corpus = tmp_path / "own.txt"
     corpus.write_text("as planned")
@@ -124,10 +128,11 @@ def test_a_corpus_file_that_changed_fails_the_run(tmp_path, notebook):
     (running / "wait").unlink()
     assert worker.wait() == execute(changed, notebook) == FINISHED and not small.began(changed)
     store = RunStore(tmp_path / "runs")
-    assert store.read("s", changed.name).error == "the corpus file has changed since the study was planned"
+    assert "local file or folder (corpus, model ...) has changed" in store.read("s", changed.name).error
     assert store.read("s", running.name).status == "done"  # it had read the file
 
 
+@pytest.mark.slow
 def test_a_kernel_without_its_worker_keeps_the_lock_and_ends(tmp_path, notebook):
     """So that no two kernels can write into one folder, and none is left behind."""
     folder = prepared(tmp_path)
@@ -145,6 +150,7 @@ def test_a_kernel_without_its_worker_keeps_the_lock_and_ends(tmp_path, notebook)
     assert execute(folder, notebook) == FINISHED and len(small.began(folder)) == 2
 
 
+@pytest.mark.slow
 def test_a_dead_kernel_is_told_from_an_error(tmp_path, notebook):
     folder = prepared(tmp_path)
     (folder / "wait").touch()
@@ -158,12 +164,14 @@ def test_a_dead_kernel_is_told_from_an_error(tmp_path, notebook):
     assert RunStore(tmp_path / "runs").read("s", silent.name).error == "the notebook ended without a result"
 
 
+@pytest.mark.slow
 def test_threads_follow_from_the_plan_and_the_workers(tmp_path, notebook):
     _, study, store = study_of(tmp_path, {**GRID, "grid": [{"objective": "mixce", "eta": [0.0, 0.1, 0.2]}]})
     schedule(study, store, local_executor(2, notebook, [], cores=12), lambda line: None)
     assert [small.began(store.folder("own", run.name))[0][2] for run in study.runs] == ["12", "6", "6", "6"]
 
 
+@pytest.mark.slow
 def test_each_run_gets_a_gpu(tmp_path, notebook):
     _, study, store = study_of(tmp_path, {**GRID, "grid": [{"objective": "mixce", "eta": [0.0, 0.1, 0.2]}]})
     executor = local_executor(0, notebook, ["3", "5"])
@@ -172,6 +180,7 @@ def test_each_run_gets_a_gpu(tmp_path, notebook):
     assert {small.began(store.folder("own", run.name))[0][1] for run in study.runs} == {"3", "5"}
 
 
+@pytest.mark.slow
 def test_two_sweeps_on_one_folder_execute_each_run_once(tmp_path, notebook):
     file, study, store = study_of(tmp_path)
     command = small.sweep_command(file, "own", notebook, ["--max-workers", "2"])
@@ -184,6 +193,7 @@ def test_two_sweeps_on_one_folder_execute_each_run_once(tmp_path, notebook):
     assert {state.status for state in states(study, store)} == {"done"}
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_three_times_has_failed(tmp_path, notebook):
     _, study, store = study_of(tmp_path)
     base, wait = store.folder("own", study.runs[0].name), store.root / "own" / "wait"
@@ -204,16 +214,17 @@ def test_a_run_that_is_killed_three_times_has_failed(tmp_path, notebook):
     killer.join()
     assert done == [] and len(small.began(base)) == 3
     failed, first, second = states(study, store)
-    assert (failed.status, failed.detail) == ("failed", "killed 3 times; out of memory?")
+    assert (failed.status, failed.detail) == ("failed", f"killed 3 times; perhaps {OUT_OF_MEMORY}")
     assert (first.status, second.status) == ("waiting", "waiting")
     assert sum("was killed; it goes on" in line for line in lines) == 2 and any("FAILED" in line for line in lines)
     _, lines = run_small(study, store, notebook)
-    assert lines[-1] == f"{study.runs[0].name} failed before: killed 3 times; out of memory?; --retry runs it again"
+    assert lines[-1] == f"{study.runs[0].name} failed before: {failed.detail}; --retry runs it again"
     wait.unlink()
     done, lines = run_small(study, store, notebook, retry=True)
     assert len(done) == 3 and "\x1b" not in "".join(lines)
 
 
+@pytest.mark.slow
 def test_a_stopped_sweep_ends_its_workers_a_killed_one_does_not(tmp_path, notebook):
     file, study, store = study_of(tmp_path)
     command = small.sweep_command(file, "own", notebook)
@@ -249,6 +260,7 @@ def test_a_stopped_sweep_ends_its_workers_a_killed_one_does_not(tmp_path, notebo
     assert resumed.returncode == 0 and len(small.began(base)) == 3
 
 
+@pytest.mark.slow
 def test_a_finished_study_is_not_reported_again(tmp_path, notebook):
     file, study, store = study_of(tmp_path)
     run_small(study, store, notebook)
@@ -271,6 +283,7 @@ def test_a_finished_study_is_not_reported_again(tmp_path, notebook):
     assert outdated(folder / "report.html", folder) and not outdated(folder / "table.txt", folder)
 
 
+@pytest.mark.slow
 def test_the_tables_of_plan_and_status(tmp_path, notebook, monkeypatch, capsys):
     _, study, store = study_of(tmp_path)
     plan = status_table(study, store, 2).splitlines()
@@ -303,13 +316,14 @@ def test_executors_that_are_not_there(tmp_path, monkeypatch):
         ({"address": "auto"}, "use it with the executor ray"),
     ):
         with pytest.raises(ValueError, match=message):
-            run_study(study, store=store, check=False, **options)
+            run_study(study, store=store, **options)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match=r"Ray is not installed; run: .*pip install .*\[ray\]"):
-        run_study(study, store=store, executor="ray", check=False)
+        run_study(study, store=store, executor="ray")
     assert not store.root.exists()
 
 
+@pytest.mark.slow
 def test_a_run_waits_for_its_gpu(tmp_path, notebook):
     folder, gpu = prepared(tmp_path), f"test-{os.getpid()}"
     with lock(Path(tempfile.gettempdir()) / f"mixkit-{os.getuid()}-gpu-{gpu}"):

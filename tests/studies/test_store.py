@@ -1,6 +1,7 @@
 """Settings, names and hashes of runs, and run folders that are never half-written."""
 
 import json
+import os
 
 import pandas as pd
 import pytest
@@ -11,8 +12,9 @@ from mixkit.losses import Power, TokenWeighted
 from mixkit.losses.definitions import COEFFICIENTS, OBJECTIVES
 from mixkit.models.on_policy import Backtracking
 from mixkit.studies.config import RunConfig, SweepConfig
+from mixkit.studies.plan import load_study
 from mixkit.studies.records import results_frame
-from mixkit.studies.store import Metric, RunStore, Sample, run_hash, run_name
+from mixkit.studies.store import Metric, RunStore, Sample, run_hash, run_name, with_paths
 from tests.support import parameters_cell, record
 
 CHECK = RunConfig.check
@@ -192,6 +194,53 @@ def test_the_hash_follows_from_what_can_change_the_outcome(tmp_path):
     assert changed(mle, corpus=str(corpus)) != before
 
 
+def test_the_hashes_of_earlier_versions_stay():
+    assert run_name(DEFAULTS) == "mixce-eta0.5-2da3a779"
+    assert run_name(CHECK({"objective": "mle"})) == "mle-d1de65a6"
+    hub = {"model": "gpt2", "corpus": "wikitext"}
+    assert run_name(CHECK({"objective": "tailr", "gamma": 0.1, **hub})) == "tailr-gamma0.1-3b5e59c1"
+    assert run_name(CHECK({"objective": "sequencematch", "seed": 3})) == "sequencematch-alpha0.01-seed3-0c90ec34"
+    assert [run.name for run in load_study("quick").runs[:2]] == ["base-d7d4505b", "mle-a54d0068"]
+
+
+@pytest.mark.parametrize("setting", ["model", "reader", "coherence_reader", "judge", "corpus"])
+def test_a_local_folder_counts_by_its_content(tmp_path, setting):
+    start, end = {"corpus": ("hub:", ":en"), "reader": ("gpt2-large|", "")}.get(setting, ("", ""))
+    for name in ("one", "two"):
+        (tmp_path / name / "part").mkdir(parents=True)
+        (tmp_path / name / "part" / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "two" / ".cache").mkdir()
+    (tmp_path / "two" / ".cache" / "time").write_text("now")
+
+    def hashed(name):
+        return changed({}, **{setting: f"{start}{tmp_path / name}{end}"})
+
+    assert hashed("one") == hashed("two") != changed({}, **{setting: f"{start}{tmp_path / 'none'}{end}"})
+    before = hashed("one")
+    (tmp_path / "one" / "part" / "model.safetensors").write_bytes(b"another")
+    assert hashed("one") != before
+    (tmp_path / "two" / "part" / "model.safetensors").rename(tmp_path / "two" / "model.safetensors")
+    assert hashed("two") not in (before, hashed("one"))
+
+
+def test_a_folder_does_not_shadow_a_built_in_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = run_hash(DEFAULTS)
+    for name in ("tales", "tiny", "start", "gpt2-large", "wikitext", "own"):
+        (tmp_path / name).mkdir()
+    assert run_hash(DEFAULTS) == before
+    assert with_paths("model", "tiny", os.path.abspath) == "tiny"
+    assert with_paths("reader", "gpt2-large|own", os.path.abspath) == f"gpt2-large|{tmp_path / 'own'}"
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "../a", ".a", "a b", "a\n", "-a", "é" * 51, "a" * 101, "\ud800"])
+def test_names_that_are_no_folders_are_refused(name, tmp_path):
+    with pytest.raises(InputError, match="it names a folder and must have"):
+        run_name(CHECK({"name": name}))
+    with pytest.raises(InputError, match="study is"):
+        RunStore(tmp_path).begin(CHECK({"study": name}))
+
+
 def test_names_are_readable_and_end_in_the_hash():
     config = CHECK({"objective": "mixce", "eta": 0.1, "temperature": 0.7, "seed": 3})
     assert run_name(config) == f"mixce-eta0.1-T0.7-seed3-{run_hash(config)}"
@@ -263,7 +312,6 @@ def test_the_results_frame_has_a_row_per_run_and_metric():
 def test_an_interrupted_write_leaves_the_old_content(tmp_path, monkeypatch):
     path = tmp_path / "run.json"
     write_atomically(path, "old")
-    import os
 
     def interrupted(descriptor):
         raise KeyboardInterrupt

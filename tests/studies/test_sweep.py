@@ -96,14 +96,17 @@ def test_study_files_that_are_refused(tmp_path, content, message):
     [
         (["quik"], "unknown study 'quik' (did you mean 'quick'?)"),
         (["none.yaml"], "study file 'none.yaml' does not exist"),
-        (["quick", "--set", "corpus=tails"], "unknown corpus 'tails' (did you mean 'tales'?)"),
-        (["quick", "--set", "model=tinny"], "unknown model 'tinny' (did you mean 'tiny'?)"),
+        (["{tmp}/own.yaml", "--set", "corpus=tails"], "unknown corpus 'tails' (did you mean 'tales'?)"),
+        (["{tmp}/own.yaml", "--set", "model=tinny"], "unknown model 'tinny' (did you mean 'tiny'?)"),
         (
-            ["quick", "--set", "reader=gpt2-larg"],
+            ["{tmp}/own.yaml", "--set", "reader=gpt2-larg"],
             "reader 'gpt2-larg': unknown model 'gpt2-larg' (did you mean 'gpt2-large'?)",
         ),
-        (["quick", "--set", "reader=gpt2-large|gpt2 larg"], "unknown model 'gpt2 larg' (did you mean 'gpt2-large'?)"),
-        (["quick", "--set", "reader="], "reader '': model '' is not available"),
+        (
+            ["{tmp}/own.yaml", "--set", "reader=gpt2-large|gpt2 larg"],
+            "unknown model 'gpt2 larg' (did you mean 'gpt2-large'?)",
+        ),
+        (["{tmp}/own.yaml", "--set", "reader="], "reader '': model '' is not available"),
         (["quick", "--set", "objective=mixec"], "unknown objective 'mixec' (did you mean 'mixce'?)"),
         (["quick", "--set", "eta=1.5"], "eta is 1.5; it must be in [0, 1]"),
         (["quick", "--set", "gamma=-1"], "gamma is -1; it must be in [0, 1]"),
@@ -118,11 +121,12 @@ def test_study_files_that_are_refused(tmp_path, content, message):
         (["quick", "--max-workers", "-3", "--dry-run"], "max_workers is -3; it must be at least 0"),
         (["quick", "--set", "etta=0.5"], "unknown parameter 'etta' (did you mean 'eta'?)"),
         (["quick", "--set", "eta"], "write NAME=VALUE"),
-        (["quick", "--set", "corpus={tmp}/empty.txt"], "is too short: 0 texts"),
-        (["quick", "--set", "corpus={tmp}/binary.txt"], "is not UTF-8 text"),
+        (["{tmp}/own.yaml", "--set", "corpus={tmp}/empty.txt"], "is too short: 0 texts"),
+        (["{tmp}/own.yaml", "--set", "corpus={tmp}/binary.txt"], "is not UTF-8 text"),
     ],
 )
 def test_bad_input_is_one_line_exit_code_2_and_nothing_written(tmp_path, monkeypatch, capsys, arguments, message):
+    write(tmp_path, STUDY)
     (tmp_path / "empty.txt").touch()
     (tmp_path / "binary.txt").write_bytes(bytes(range(256)))
     root = tmp_path / "runs"
@@ -291,8 +295,9 @@ def test_the_tradeoff_notebook_shows_a_finished_study(finished, tmp_path, monkey
 
 
 @pytest.mark.slow
-def test_a_failed_run_is_reported_and_its_dependants_are_skipped(tmp_path):
-    """A prompt longer than every text leaves nothing to continue, which only the run itself can find out."""
+def test_a_failed_run_is_reported_and_its_dependants_are_skipped(tmp_path, monkeypatch):
+    """A prompt longer than every text leaves nothing to continue."""
+    monkeypatch.setattr("mixkit.studies.sweep.preflight", lambda *_: [])
     broken = {**STUDY, "parameters": {**TINY, "prompt_tokens": 450}}
     study, store, lines = load_study(write(tmp_path, broken)), RunStore(tmp_path / "runs"), []
     assert run_study(study, store=store, log=lines.append) == []

@@ -268,6 +268,7 @@ def test_records_hold_the_published_measures():
     assert math.isnan(without_zeros[0]["avg_0s"])
 
 
+@pytest.mark.slow
 def test_fit_learns_and_its_ends_are_mle():
     chain = MarkovChain.random(6, 0.5, [1, 2])
     objectives = [MLE(), MixCE(1.0), TaiLr(0.0), MixCEStar(1.0), KLMix(1.0), KLMix(0.9)]
@@ -283,6 +284,7 @@ def test_fit_learns_and_its_ends_are_mle():
     torch.testing.assert_close(alone.learned.probs[0, 0], fitted.learned.probs[0, 1], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_fit_stops_early_and_keeps_the_best_epoch():
     chain, sizes = MarkovChain.random(4, 0.0, 1), {"train": 200, "development": 50, "batch": 10}
     long = fit(chain, [MLE()], [1], epochs=60, **sizes)
@@ -298,6 +300,7 @@ def test_the_last_batch_of_an_epoch_counts():
     assert many["forward_kl"] < 0.9 * one["forward_kl"]
 
 
+@pytest.mark.slow
 def test_gumbel_learns_to_avoid_the_forbidden():
     sizes = SMALL | {"train": 1500, "epochs": 3}
     plain, star = fit(MarkovChain.random(5, 0.5, 1), [MLE(), MixCEStar(0.9, "gumbel")], [1], **sizes).records()
@@ -315,6 +318,7 @@ def test_the_published_study_is_reproduced():
     assert zeros[2:] == pytest.approx([0.9e-4, 0.84e-4], abs=3e-5)
 
 
+@pytest.mark.slow
 def test_tailr_ignores_noise_in_the_data_that_mle_learns():
     """One token in twenty is random. TaiLr gives improbable tokens less weight and comes closer to the clean chain."""
     clean = MarkovChain.random(10, 0.5, [7, 42])
