@@ -19,7 +19,7 @@ from playwright.sync_api import expect, sync_playwright
 
 HERE = Path(__file__).parent
 TEN_MINUTES = 600_000  # milliseconds
-PARTS = {"5_sweep": "button.widget-button"}  # the picture is of the first cell that contains this
+PARTS = {"5_sweep": "button.widget-button"}  # the picture is of the first output that contains this
 PORT = 8899
 HEIGHT = 800  # pixels; what is below is cut off
 
@@ -32,8 +32,7 @@ def take(page, name: str) -> None:
         page.get_by_role("menuitem", name=item, exact=True).click()
     expect(page.locator(".jp-CodeCell .jp-InputPrompt").last).to_have_text(re.compile(r"\[\d+\]"), timeout=TEN_MINUTES)
     page.wait_for_timeout(3000)
-    cell = page.locator(".jp-CodeCell", has=page.locator(PARTS.get(name, ".js-plotly-plot"))).first
-    output = cell.locator(".jp-OutputArea-output").first
+    output = page.locator(".jp-OutputArea-output", has=page.locator(PARTS.get(name, ".js-plotly-plot"))).first
     output.evaluate("element => element.scrollIntoView()")
     page.wait_for_timeout(1000)
     clip = output.bounding_box()

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from mixkit.notebook.tables import prose as prose
     from mixkit.notebook.tables import report_link as report_link
     from mixkit.notebook.tables import results_table as results_table
-    from mixkit.notebook.widgets import check_answer as check_answer
     from mixkit.notebook.widgets import check_metrics as check_metrics
     from mixkit.notebook.widgets import choose_axes as choose_axes
     from mixkit.notebook.widgets import compare_samples as compare_samples

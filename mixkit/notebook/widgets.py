@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import ceil, floor, isclose, log10
+from math import ceil, floor, log10
 from typing import Any
 
 import ipywidgets as widgets
@@ -185,18 +185,6 @@ def match_occupancies(world: World, policy: torch.Tensor, alpha: float, discount
     ends = {"min": min(0.5, discount), "max": max(0.95, discount), "readout_format": ".3g"}
     slider = widgets.FloatSlider(discount, **ends, step=0.05, description="discount", continuous_update=False)
     return explore(draw, alpha=log_slider, discount=slider)
-
-
-def check_answer(answer: object, solution: Callable[[], object], hint: str) -> None:
-    """Print whether the answer of an exercise is right, or the hint. The solution is computed, not stored."""
-    if answer is None:
-        print(f"Set `answer`. Hint: {hint}.")
-        return
-    right = solution()
-    is_near = False
-    if isinstance(right, float) and isinstance(answer, int | float):
-        is_near = isclose(answer, right, rel_tol=1e-3, abs_tol=1e-3)
-    print("Right." if is_near or answer == right else f"Not yet. Hint: {hint}.")
 
 
 def _observe(inputs: Iterable[Any], redraw: Callable[[], None]) -> None:

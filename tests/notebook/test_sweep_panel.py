@@ -267,10 +267,9 @@ def test_the_notebook_runs_a_sweep_from_its_parameters(tiny, tmp_path, monkeypat
         o["data"]["application/vnd.plotly.v1+json"] for o in outputs if "plotly" in str(o.get("data", {}).keys())
     ]
     assert len(live) == 2 and len(printed) == 1  # training and frontier in the panel, then one against the coefficient
-    curves, frontier, coefficient = ({trace.get("name") for trace in figure["data"]} for figure in (*live, *printed))
-    assert (
-        curves == {"MLE", "MixCE η=0.25"} and {"MLE", "MixCE", "human texts"} <= frontier and coefficient == {"MixCE"}
-    )
+    names = [{trace.get("name") for trace in figure["data"]} for figure in (*live, *printed)]
+    assert {"MLE", "MixCE η=0.25"} in names[:2] and names[2] == {"MixCE"}
+    assert any({"MLE", "MixCE", "human texts"} <= found for found in names[:2])
     text = "".join(line for o in outputs if o["output_type"] == "stream" for line in o["text"])
-    assert "own: 2 of 2 runs are done" in text and "Set `answer`" in text
+    assert "own: 2 of 2 runs are done" in text and "Write your answer" in text
     assert (tmp_path / "runs" / "own" / "report.html").is_file()

@@ -70,13 +70,3 @@ def test_samples_of_one_prompt_are_shown_side_by_side():
     assert "Once 3" in view.value and "cold said so" in view.value
     assert "<script" not in view.value and visible(EVIL)[-5:] in view.value
     assert "No run has samples" in widgets.compare_samples(DONE, {}).children[0].value
-
-
-def test_an_answer_is_right_wrong_or_missing(capsys):
-    for answer, solution, printed in (
-        (None, 1, "Set `answer`. Hint: think."),
-        (0.3001, 0.3, "Right."),
-        ("b", "a", "Not yet. Hint: think."),
-    ):
-        widgets.check_answer(answer, lambda solution=solution: solution, "think")
-        assert capsys.readouterr().out == printed + "\n"
