@@ -1,4 +1,4 @@
-"""Studies from the command line: python -m mixkit study | status | report.
+"""Studies from the command line: python -m mixkit study | tune | status | report.
 
 Exit codes: 2 for wrong input, 1 if a run has failed or is missing, 130 if the study was stopped.
 """
@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, NoReturn
 
 from mixkit._common import InputError, plain, write_atomically
@@ -18,6 +19,7 @@ from mixkit.studies.preflight import preflight
 from mixkit.studies.records import records, results_frame
 from mixkit.studies.store import RunStore
 from mixkit.studies.sweep import run_study, states, status_table
+from mixkit.studies.tune import SEARCHED, tune
 
 
 class Parser(argparse.ArgumentParser):
@@ -41,6 +43,10 @@ def main(arguments: Sequence[str] | None = None, **options: Any) -> int:
     add("--dry-run", action="store_true", help="list the runs and look for their inputs")
     add("--executor", "--engine", choices=executors, default="local", help="this machine, or a Ray cluster")
     add("--address", default="", help="of the Ray cluster to join; default: one is started here")
+    tuning = commands.add_parser("tune", help="search for the coefficient with which the model is as sharp as people")
+    tuning.add_argument("file", help="a name from data/studies, or a .yaml file: its parameters and base are used")
+    tuning.add_argument("--objective", default="mixce", help=f"one of {', '.join(SEARCHED)}")
+    tuning.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="replace settings")
     for command, what in (("status", "how far a study's runs are"), ("report", "print a table, write report.html")):
         commands.add_parser(command, help=what).add_argument("name", help="folder under runs/")
     for stream in (sys.stdout, sys.stderr):
@@ -50,6 +56,8 @@ def main(arguments: Sequence[str] | None = None, **options: Any) -> int:
         settings = parser.parse_args(arguments)
         if settings.command == "study":
             return _study(settings, options)
+        if settings.command == "tune":
+            return _tune(settings, options)
         if settings.command == "report":
             return _report(settings.name)
         print(status_table(read_study(settings.name)))
@@ -79,6 +87,18 @@ def _study(settings: argparse.Namespace, options: dict[str, Any]) -> int:
         print(f"mixkit: study {study.name} was stopped; the same command continues it", file=sys.stderr)
         return 130
     return _report(study.name, always=False)
+
+
+def _tune(settings: argparse.Namespace, options: dict[str, Any]) -> int:
+    from mixkit.notebook.training_charts import search
+
+    log = partial(print, flush=True)
+    found = tune(settings.file, settings.objective, overrides=_overrides(settings.set), log=log, **options)
+    chart = RunStore().root / found.study / "search.html"
+    search(found).write_html(chart)
+    print(found.table.to_string(index=False, float_format="{:.4g}".format))
+    print(f"{found.conclusion} Chart: {chart}")
+    return 0
 
 
 def _report(name: str, *, always: bool = True) -> int:

@@ -44,8 +44,12 @@ _PICTURES = {
 class InputError(ValueError):
     """Errors caused by user input. The message is one line: the bad value, the allowed values and the closest match.
 
-    The command line prints it and exits with code 2.
+    The command line prints it and exits with code 2. A notebook shows it without a traceback.
     """
+
+    def _render_traceback_(self) -> list[str]:
+        """IPython shows these lines in place of the traceback."""
+        return [f"InputError: {visible(self)}"]
 
 
 def unknown(kind: str, value: object, allowed: Iterable[str]) -> InputError:

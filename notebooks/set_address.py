@@ -13,15 +13,23 @@ from pathlib import Path
 COLAB = "https://colab.research.google.com"
 INSTALL = """\
 # On Colab: clone the kit and install what is missing. Elsewhere this cell does nothing.
+import os
 import sys
 
+results_on_drive = False  # True: Colab saves the results on your Google Drive, where they outlive the runtime
 if "google.colab" in sys.modules and "mixkit" not in sys.modules:
     repository = "{address}"  # written by `make address`
     if not repository:
         raise SystemExit("This copy of mixkit has no public address yet: clone it by hand, then run this notebook.")
+    if results_on_drive:
+        from google.colab import drive
+
+        drive.mount("/content/drive")
+        os.environ["MIXKIT_RUNS"] = "/content/drive/MyDrive/mixkit-runs"
     !git clone --depth 1 {{repository}} /content/mixkit
     %cd /content/mixkit
-    !pip install -q -r requirements.txt && pip install -q --no-deps -e .
+    !grep -v jupyterlab requirements.txt > colab.txt
+    !pip install -q -r colab.txt && pip install -q --no-deps -e .
     sys.path.insert(0, "/content/mixkit")"""
 BADGE = re.compile(r"\[!\[Open In Colab\].*\n\n")
 LINKS = re.compile(r"(?<=<!-- colab -->\n).*?(?=<!-- /colab -->)", re.DOTALL)
@@ -52,6 +60,7 @@ def _notebook(path: Path, address: str, link: str | None) -> str:
     sources = {"title": f"{title}\n\n{badge}{BADGE.sub('', rest)}", "install": INSTALL.format(address=address)}
     for name, source in sources.items():
         cells[name]["source"] = source.splitlines(keepends=True)
+    cells["install"]["metadata"] = {"jupyter": {"source_hidden": True}}
     return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
 
 

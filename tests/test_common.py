@@ -3,6 +3,8 @@
 import html
 from html.parser import HTMLParser
 
+from IPython.core.interactiveshell import InteractiveShell
+
 from mixkit._common import as_html, visible
 from mixkit.models.generation import Continuation, Prompt
 from mixkit.notebook import widgets as controls
@@ -51,3 +53,9 @@ def test_no_panel_holds_an_element_that_a_text_asked_for():
         assert visible(EVIL).strip() in found.text and "\x1b" not in markup
     controls.fill(output := controls.widgets.Output(), EVIL)
     assert output.outputs[0]["text"] == visible(EVIL) + "\n"
+
+
+def test_a_notebook_shows_an_input_error_on_one_line(capsys):
+    shell = InteractiveShell()
+    shell.run_cell("from mixkit._common import InputError\nraise InputError('eta is 2\x1b[31m')")
+    assert capsys.readouterr().out == "InputError: eta is 2␛[31m\n"

@@ -91,6 +91,20 @@ def weighted_cross_entropy_and_nll(
     return loss / denominator, nll / denominator
 
 
+def logit_chunks(
+    hidden: Float[Tensor, "N D"],
+    head_weight: Float[Tensor, "V D"],
+    bias: Float[Tensor, " V"] | None = None,
+    scale: float = 1.0,
+    soft_cap: float | None = None,
+) -> Iterator[tuple[slice, Float[Tensor, "C V"]]]:
+    """The positions of each chunk and their logits, which the caller may overwrite. Arguments as of `token_scores`."""
+    targets = hidden.new_zeros(len(hidden), dtype=torch.long)
+    hidden, head, bias, _, chunks = _inputs(hidden, head_weight, bias, targets, scale, Chunks(None, soft_cap))
+    for at, logits, _ in _chunks(hidden, head, bias, chunks):
+        yield at, logits
+
+
 class Chunks(NamedTuple):
     size: int | None  # positions
     soft_cap: float | None

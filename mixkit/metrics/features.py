@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
+from tqdm.auto import tqdm
 
 from mixkit._common import CACHE, Float, InputError
 from mixkit.models import loading
@@ -120,6 +121,7 @@ class Reader:
         budget = CPU_BATCH_TOKENS * torch.get_num_threads() if device.type == "cpu" else GPU_BATCH_TOKENS
         rows: list[np.ndarray] = []
         self.model.eval()
+        bar = tqdm(total=len(ids), desc=f"{self.name} reads", unit="text", delay=3, mininterval=1)
         while len(rows) < len(ids):
             size = max(1, budget // len(ids[len(rows)]))
             batch = [torch.tensor(row) for row in ids[len(rows) : len(rows) + size]]
@@ -135,6 +137,8 @@ class Reader:
             else:
                 pooled = hidden[torch.arange(len(batch), device=device), lengths - 1]
             rows += list(pooled.float().cpu().numpy())
+            bar.update(len(batch))
+        bar.close()
         self.model.train(training)
         if not np.isfinite(rows).all():
             raise InputError(f"the features of reader {self.name!r} are not finite: its model has diverged")
@@ -165,6 +169,7 @@ def load_reader(name: str, *, study: str = "", cache: Path | None = CACHE) -> Re
     """
     from transformers import AutoModel, AutoTokenizer
 
+    loading.silence_libraries()
     if name == "minilm":
         folder = _minilm_folder()
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, model_max_length=MINILM_TOKENS)

@@ -11,7 +11,7 @@ from scipy.stats import mannwhitneyu
 
 from mixkit._common import InputError
 from mixkit.metrics.statistics import Estimate, bootstrap, wilson_interval
-from mixkit.models.likelihood import last_hidden, lm_head
+from mixkit.models.head import last_hidden, lm_head
 from mixkit.models.loading import start_token
 from mixkit.texts.story_grammar import Grammar, tales_grammar
 
@@ -95,15 +95,17 @@ def valid_next_auc(
     token_of = {word: ids[0] for word, ids in zip(words, first_tokens, strict=True)}
     candidates = torch.tensor(sorted(set(token_of.values())), device=model.device)
     place = {int(token): i for i, token in enumerate(candidates)}
-    weight, bias = lm_head(model)
+    head = lm_head(model)
+    weight, bias = head.head_weight[candidates], None if head.bias is None else head.bias[candidates]
     sums = np.zeros((len(texts), 2))
     for row, text in zip(sums, texts, strict=True):
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids = [start_token(tokenizer), *encoded["input_ids"][:max_tokens]]
         token_at = {begin: i for i, (begin, _) in enumerate(encoded["offset_mapping"][:max_tokens])}
         hidden = last_hidden(model, torch.tensor([ids], device=model.device))[0]
-        logits = torch.nn.functional.linear(hidden, weight[candidates], bias if bias is None else bias[candidates])
-        scores = logits.float().cpu().numpy()
+        scores = (
+            torch.nn.functional.linear(hidden, weight, bias).float().cpu().numpy()
+        )  # a scale or cap keeps the order
         for end, following in grammar.next_words(text):
             index = token_at.get(end, token_at.get(end + 1) if text[end : end + 1] == " " else None)
             valid = {place[token_of[word]] for word in following if word in token_of}

@@ -58,9 +58,9 @@ def mauve_of_features(
     """equals: mauve.compute_mauve(p_features=human, q_features=generated, seed=s), averaged over the seeds s
 
     The settings are the published ones: scaling factor 5, and a tenth of the smaller number of texts as the number of
-    clusters. Equal generated texts mean a collapsed model and score near 0. The same few texts, each repeated, on both
-    sides score below 1 (0.75, say), because k-means cannot tell more clusters apart than there are different texts.
-    Fewer than 2,000 texts on a side bias MAUVE upward and give a SmallSampleWarning.
+    clusters. Equal generated texts mean a collapsed model and score near 0. The same few texts, repeated on both sides,
+    score below 1 (0.75, say), because k-means cannot tell more clusters apart than there are different texts. Fewer
+    than 2,000 texts on a side bias MAUVE upward and give a SmallSampleWarning.
     Raises InputError for fewer than 100 texts on a side, features that are not finite, or equal human features.
     Source: Pillutla et al., NeurIPS 2021. The code is mauve-text, which is licensed GPL-3.
     """

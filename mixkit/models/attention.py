@@ -9,26 +9,26 @@ LAYER_TYPES = {"full_attention", "sliding_attention"}  # the layers that read no
 
 
 def layer_types(model) -> set[str]:
-    """The kinds of the model's layers, as its configuration names them. Empty where it names none."""
+    """The kinds of layers that the model's configuration names, if it names any."""
     return set(getattr(model.config.get_text_config(), "layer_types", None) or ())
+
+
+def window_of(model) -> int | None:
+    """The tokens that a token attends to in layers with a sliding window. None without such layers."""
+    types = layer_types(model)
+    return getattr(model.config.get_text_config(), "sliding_window", None) if types != {"full_attention"} else None
 
 
 def attention_mask(
     model, visible: Bool[Tensor, "B Q K"], distance: Int[Tensor, "B Q K"], dtype: torch.dtype
 ) -> Tensor | dict[str, Tensor]:
-    """The 4-D mask (B, 1, Q, K): 0 where a query attends to a key. A dict of masks for a model of two kinds of layers.
+    """The 4-D mask (B, 1, Q, K): 0 where a query attends to a key. A dict of masks for layers of both types.
 
-    visible: True where the key is the query itself or before it. distance: number of tokens from key to query. In a
-    layer with a sliding window a query attends to distances below the model's `sliding_window`.
+    visible: True where the key is the query itself or before it. distance: number of tokens from key to query.
     """
     model = getattr(model, "module", model)  # under DistributedDataParallel
-    types, window = layer_types(model), getattr(model.config.get_text_config(), "sliding_window", None)
-    full = _additive(visible, dtype)
-    if window is None or types == {"full_attention"}:
-        return full
-    sliding = _additive(visible & (distance < window), dtype)
-    return {"full_attention": full, "sliding_attention": sliding} if types == LAYER_TYPES else sliding
-
-
-def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
-    return (~visible).to(dtype)[:, None] * torch.finfo(dtype).min
+    window, masks = window_of(model), {}
+    for kind in sorted(LAYER_TYPES):  # full attention first
+        hidden = ~visible if window is None or kind == "full_attention" else ~visible | (distance >= window)
+        masks[kind] = hidden.to(dtype)[:, None] * torch.finfo(dtype).min
+    return masks if window and layer_types(model) == LAYER_TYPES else masks["sliding_attention"]

@@ -9,7 +9,9 @@ import torch
 from scipy.interpolate import CubicSpline
 
 from mixkit._common import Float
-from mixkit.models.likelihood import IGNORED, collate, encode, last_hidden, lm_head
+from mixkit.losses.lm_head import logit_chunks
+from mixkit.models.head import last_hidden, lm_head
+from mixkit.models.likelihood import IGNORED, collate, encode
 from mixkit.models.loading import check_positions
 
 STEP = 0.2
@@ -46,7 +48,7 @@ def held_out(model: Any, tokenizer: Any, texts: Sequence[str], *, max_tokens: in
     sums = torch.zeros(len(rows), 2 + len(INVERSE_TEMPERATURES) + 1 + len(RECALL_AT), dtype=torch.float64)
     training = model.training
     model.eval()
-    weight, bias = lm_head(model)
+    head = lm_head(model)
     for first in range(0, len(rows), batch_size):
         indices = torch.tensor(longest_first[first : first + batch_size])
         batch = {k: v.to(model.device) for k, v in collate([rows[i] for i in indices]).items()}
@@ -54,11 +56,8 @@ def held_out(model: Any, tokenizer: Any, texts: Sequence[str], *, max_tokens: in
         mask = labels != IGNORED
         hidden, targets = last_hidden(model, batch["input_ids"])[:, :-1][mask], labels[mask]
         text = mask.nonzero()[:, 0].cpu()  # of each token
-        chunk = max(1, 2**24 // len(weight))
-        for start in range(0, len(targets), chunk):
-            logits = torch.nn.functional.linear(hidden[start : start + chunk], weight, bias).float()
-            values = _token_values(logits, targets[start : start + chunk]).double().cpu()
-            sums.index_add_(0, indices[text[start : start + chunk]], values)
+        for at, logits in logit_chunks(hidden, **vars(head)):
+            sums.index_add_(0, indices[text[at]], _token_values(logits, targets[at]).double().cpu())
     model.train(training)
     nll, tokens, *others = sums.numpy().T
     at, ranks = others[: len(INVERSE_TEMPERATURES)], others[len(INVERSE_TEMPERATURES) :]

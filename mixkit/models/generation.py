@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Any
 
 import torch
+from tqdm.auto import tqdm
 from transformers import GenerationConfig, LogitsProcessorList
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
@@ -132,7 +133,8 @@ def sample_continuations(
     results = [Continuation("")] * len(all_rows)
     by_length = sorted(range(len(all_rows)), key=lambda i: len(all_rows[i]))
     gpus = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(gpus):
+    bar = tqdm(total=len(all_rows), desc="sampling", unit="text", delay=3, mininterval=1)
+    with torch.random.fork_rng(gpus), bar:
         torch.manual_seed(seed)
         for _, group in groupby(by_length, key=lambda i: len(all_rows[i])):
             indices = list(group)
@@ -142,6 +144,7 @@ def sample_continuations(
                 actions = _sample_actions(model, ids, tokenizer.eos_token_id, max_new_tokens, sampler)
                 for i, row_actions in zip(batch, actions, strict=True):
                     results[i] = _decode(model, tokenizer, all_rows[i], row_actions)
+                bar.update(len(batch))
     return [results[first : first + len(rows)] for first in range(0, len(results), len(rows))]
 
 

@@ -1,6 +1,6 @@
 """From hidden states to logits: the output embedding of a model, its scale and its soft cap."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 import torch
@@ -23,6 +23,11 @@ class Head:
     bias: Float[Tensor, " V"] | None
     scale: float
     soft_cap: float | None
+
+    def at(self, temperature: float) -> "Head":
+        """The head whose logits are those of this one divided by `temperature`."""
+        soft_cap = None if self.soft_cap is None else self.soft_cap / temperature
+        return replace(self, scale=self.scale / temperature, soft_cap=soft_cap)
 
 
 def lm_head(model) -> Head:
@@ -80,9 +85,7 @@ def _measure(model) -> tuple[float, float | None]:
         output = model(input_ids=ids, output_hidden_states=True, use_cache=False)
     logits, hidden = output.logits[0], output.hidden_states[-1][0]
     if not (logits.isfinite().all() and hidden.isfinite().all()):
-        raise InputError(
-            f"the logits of {name} are not finite (nan or inf): its training diverged or its file is damaged"
-        )
+        raise InputError(f"the logits of {name} are not finite: its training diverged, or its file is damaged")
 
     probes = torch.tensor(PROBES, device=model.device)
     with embedding.register_forward_hook(lambda module, args, output: probes.to(output)[:, None].expand(output.shape)):

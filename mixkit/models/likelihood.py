@@ -46,14 +46,21 @@ def collate(rows: Sequence[list[int] | Tensor]) -> dict[str, Ids]:
 @memory_advice("lower batch_size of text_nll, or max_tokens")
 @torch.no_grad()
 def text_nll(
-    model, tokenizer, texts: list[str], *, prompts: list[str] | None = None, max_tokens: int, batch_size: int = 32
+    model,
+    tokenizer,
+    texts: list[str],
+    *,
+    prompts: list[str] | None = None,
+    max_tokens: int,
+    batch_size: int = 32,
+    temperature: float = 1.0,
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
     """equals: for each text, sum_t -log q(y_t | y_<t) in nats, and its number of tokens t
 
     Texts are cut after `max_tokens` tokens. The end token counts too, where the text was not cut.
     prompts: one for each text. Then the nll is that of the text given its prompt: start token and prompt are context
     only, the end token is left out, and `max_tokens` is the limit of prompt and text together. Prompt and text are
-    tokenized apart. A text without tokens has the nll 0.
+    tokenized apart. A text without tokens has the nll 0. temperature: of the logits.
     Returns two float64 tensors on the CPU. Perplexity is exp(nll.sum() / tokens.sum()).
     Raises InputError as `check_head` does, where texts may exceed the model's positions, where prompts and texts differ
     in number, and where a prompt leaves no room for its text.
@@ -81,17 +88,19 @@ def text_nll(
         batch = collate([rows[i] for i in indices])
         for labels, i in zip(batch["labels"], indices, strict=True):
             labels[: context_lengths[i]] = IGNORED
-        batch_results = batch_nll(model, {key: value.to(model.device) for key, value in batch.items()})
+        batch_results = batch_nll(model, {k: v.to(model.device) for k, v in batch.items()}, temperature)
         nll[indices], tokens[indices] = (values.double().cpu() for values in batch_results)
     model.train(training)
     return nll, tokens
 
 
-def batch_nll(model, batch: Mapping[str, Tensor]) -> tuple[Float[Tensor, " B"], Int[Tensor, " B"]]:
+def batch_nll(
+    model, batch: Mapping[str, Tensor], temperature: float = 1.0
+) -> tuple[Float[Tensor, " B"], Int[Tensor, " B"]]:
     """The summed nll and the number of target tokens of each row. batch: from `collate`."""
     hidden = last_hidden(model, batch["input_ids"])[:, :-1]
     labels = batch["labels"][:, 1:]
     mask = labels != IGNORED
-    scores = token_scores(hidden[mask], targets=labels[mask], **vars(lm_head(model)))
+    scores = token_scores(hidden[mask], targets=labels[mask], **vars(lm_head(model).at(temperature)))
     nll = torch.zeros(mask.shape, dtype=scores.nll.dtype, device=mask.device).masked_scatter(mask, scores.nll)
     return nll.sum(1), mask.sum(1)

@@ -34,8 +34,7 @@ def load_model(name: str, *, texts: list[str] | None = None, seed: int = 0, stud
     Raises InputError (a ValueError) for a model that is not available, with the reason and the closest name.
     """
     source = check_model(name, study=study, runs=runs)
-    transformers.utils.logging.disable_progress_bar()  # a log contains our lines and errors only
-    transformers.utils.logging.set_verbosity_error()
+    silence_libraries()
     if name == "smollm2-135m":
         return _load_gguf(Path(source))
     if name != "tiny":
@@ -45,6 +44,12 @@ def load_model(name: str, *, texts: list[str] | None = None, seed: int = 0, stud
 
         texts = load_corpus("tales", train=2000, validation=1, test=1).train
     return build_gpt2(texts, 2048, seed=seed, n_embd=128, n_layer=4, n_head=4, n_positions=512)
+
+
+def silence_libraries() -> None:
+    """No progress bars, and no messages but errors, from transformers: a log contains our lines and errors only."""
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
 
 
 def check_model(name: str, *, study: str = "", runs: Path = RUNS) -> str | Path:

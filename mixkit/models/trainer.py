@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainerState
 from transformers.training_args import TrainingArguments
 
@@ -22,7 +22,7 @@ from mixkit.losses.token_weighted import MLE
 from mixkit.models.backspace import add_backspace
 from mixkit.models.head import last_hidden, lm_head
 from mixkit.models.likelihood import IGNORED, batch_nll, collate, encode
-from mixkit.models.loading import memory_advice
+from mixkit.models.loading import memory_advice, silence_libraries
 from mixkit.models.on_policy import (
     Backtracking,
     BacktrackingLoss,
@@ -91,6 +91,7 @@ def finetune(
     where memory runs out, and where the training diverges: at nan and inf, and at an nll of 2 log V above the first
     step's (log V is that of a uniform guess).
     """
+    silence_libraries()
     if isinstance(objective, SequenceMatch) and backtracking is None:
         raise InputError("SequenceMatch needs backtracking: its noise rate, schedule and buffer; pass Backtracking()")
     if backtracking is not None and not isinstance(objective, MLE | SequenceMatch):

@@ -14,16 +14,17 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from mixkit._common import write_atomically
-from mixkit.losses.definitions import OBJECTIVES
+from mixkit.metrics.definitions import METRICS
 from mixkit.notebook import tables
 from mixkit.notebook.charts import (
     against_coefficient,
-    axis_title,
     default_axes,
     frontier,
     measured_metrics,
     parallel_coordinates,
+    worth,
 )
+from mixkit.notebook.labels import axis_title
 from mixkit.studies.compare import compare_with_mle, conclusion, verdicts
 from mixkit.studies.plan import Study, outdated
 from mixkit.studies.records import records, results_frame
@@ -54,8 +55,8 @@ def report_html(study: Study, done: Sequence[RunRecord], samples: Mapping[str, S
     sets = tables.first_sets(done, samples)
     count = min([len(texts) for _, texts in sets], default=0)
     prompts = sorted(random.Random(0).sample(range(count), min(NUM_PROMPTS, count)))
-    objectives = {record.config.objective for record in done}
-    axes = {"up": measured_metrics(frame, "quality"), "right": measured_metrics(frame, "diversity")}
+    own = [name for name in measured_metrics(frame) if name not in METRICS]
+    axes = {"up": measured_metrics(frame, "quality") + own, "right": measured_metrics(frame, "diversity") + own}
     pairs = {}  # the frontier of every pair of metrics, without the template that all figures share
     for up, right in product(*axes.values()):
         figure = frontier(frame, up, right).update_layout(template=None)
@@ -73,8 +74,8 @@ def report_html(study: Study, done: Sequence[RunRecord], samples: Mapping[str, S
         compared=tables.compared_html(compared, {record.name: record.label for record in done}),
         any_compared=len(compared) > 0,
         parallel=_figure(parallel_coordinates(frame)),
-        objectives=[(name, objective.label) for name, objective in OBJECTIVES.items() if name in objectives],
-        coefficients=[(metric, _figure(against_coefficient(frame, metric))) for metric in COEFFICIENT_METRICS],
+        coefficients=[(name, _figure(against_coefficient(frame, name))) for name in (*COEFFICIENT_METRICS, *own)],
+        worth=_figure(worth(frame)) if "best_temperature" in measured_metrics(frame) else "",
         sets=[record for record, _ in sets],
         prompts=[(sets[0][1][i].prompt[:60], tables.prompt_cards(sets, i)) for i in prompts],
         pairs=_packed(json.dumps(pairs, separators=(",", ":"))),

@@ -8,9 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
-from math import log10
-from pathlib import Path
+from functools import partial
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import ipywidgets as widgets
@@ -18,7 +16,7 @@ import numpy as np
 import psutil
 from pydantic.fields import FieldInfo
 
-from mixkit._common import CLONE, InputError, write_atomically
+from mixkit._common import CLONE, InputError
 from mixkit.losses.definitions import COEFFICIENTS, OBJECTIVES
 from mixkit.notebook.charts import default_axes, frontier, measured_metrics, training_curves
 from mixkit.notebook.tables import MACROS, results_html
@@ -28,14 +26,18 @@ from mixkit.studies.executors import local_workers
 from mixkit.studies.plan import SWEEP_FILE, Study, load_sweep, read_study, write_sweep
 from mixkit.studies.records import records, results_frame
 from mixkit.studies.store import RunRecord, RunStore
-from mixkit.studies.sweep import RunState, states, time_left
+from mixkit.studies.sweep import RunState, check_inputs, states, time_left
 
-LOGARITHMIC = {"gamma": -9}  # settings whose values are equal factors apart: the lowest exponent of the slider
+SCALES = {  # the values that a range slider offers; those of gamma are about equal factors apart
+    "eta": [i / 100 for i in range(101)],
+    "gamma": [float(f"{digit}e-{power}") for power in range(7, 0, -1) for digit in (1, 2, 5)] + [1.0],
+}
+INPUTS = {"corpus", "train_texts", "validation_texts", "test_texts", "model", "reader"}  # preview looks for them
 FAILURE = re.compile(r"mixkit: (?!study .* was stopped)|[\w.]*(Error|Exception)\b")  # last log line of a failed sweep
-_children: list[subprocess.Popen] = []
+_children: list[subprocess.Popen] = []  # a Popen that is garbage while its process runs gives a warning
 
 
-def sweep(config: SweepConfig, store: RunStore | None = None) -> widgets.VBox:
+def sweep(config: SweepConfig, store: RunStore | None = None) -> "SweepPanel":
     """The panel, with its form set to `config`.
 
     In a kernel it follows the study for as long as the kernel lives. Without a running event loop it shows it once.
@@ -44,7 +46,7 @@ def sweep(config: SweepConfig, store: RunStore | None = None) -> widgets.VBox:
     panel.show(panel.snapshot())
     with contextlib.suppress(RuntimeError):  # no running event loop
         panel.task = asyncio.get_running_loop().create_task(panel.follow())  # the loop holds only weak references
-    return panel.box
+    return panel
 
 
 class FieldInput(NamedTuple):
@@ -91,17 +93,21 @@ class SweepForm:
 def field_input(name: str, info: FieldInfo, value: Any) -> FieldInput:
     """The widgets for a field of a settings model, showing this value."""
     kind: Any = info.annotation
-    settings: dict[str, Any] = {"description": name.replace("_", " "), "layout": {"width": "330px"}}
-    settings["style"] = {"description_width": "90px"}
+    symbol = COEFFICIENTS[name].symbol if name in COEFFICIENTS else name
+    description = f"{symbol} ({name})" if symbol != name else name.replace("_", " ")
+    settings: dict[str, Any] = {"description": description, "layout": {"width": "360px"}}
+    settings["style"] = {"description_width": "120px"}
     if get_origin(kind) is Literal:
         widget = widgets.Dropdown(options=get_args(kind), value=value, **settings)
         return FieldInput([widget], lambda: widget.value)
     settings["continuous_update"] = False  # each value makes a new plan, which reads every finished run
+    if name == "objectives":
+        return _checkboxes(value)
+    if get_origin(kind) is list and name not in SCALES:
+        line = widgets.Text("; ".join(value), placeholder="power(0.3); 0.1 + 0.9 * q", **settings)
+        return FieldInput([line], lambda: [text.strip() for text in line.value.split(";") if text.strip()])
     if get_origin(kind) is list:
-        (element,) = get_args(kind)
-        if get_origin(element) is Literal:
-            return _checkboxes(get_args(element), value)
-        return _list_input(name, *bounds(get_args(element)[1]), value, settings)
+        return _list_input(SCALES[name], value, settings)
     low, high = bounds(info)
     if kind is str:
         widget = widgets.Text(value, **settings)
@@ -111,20 +117,17 @@ def field_input(name: str, info: FieldInfo, value: Any) -> FieldInput:
     return FieldInput([widget], lambda: widget.value)
 
 
-def _checkboxes(objectives: Sequence[str], chosen: Sequence[str]) -> FieldInput:
+def _checkboxes(chosen: Sequence[str]) -> FieldInput:
     style = {"indent": False, "layout": {"width": "max-content", "margin": "2px 8px 2px 14px"}}
-    boxes = {name: widgets.Checkbox(name in chosen, description=OBJECTIVES[name].label, **style) for name in objectives}
+    boxes = {name: widgets.Checkbox(name in chosen, description=OBJECTIVES[name].label, **style) for name in OBJECTIVES}
     return FieldInput(list(boxes.values()), lambda: [name for name, box in boxes.items() if box.value])
 
 
-def _list_input(name: str, low: float, high: float, values: list[float], settings: dict[str, Any]) -> FieldInput:
-    """A range slider and the number of values. As long as neither is moved, the list itself is the value."""
-    ends, step = [min(values, default=low), max(values, default=high)], 0.01
-    if name in LOGARITHMIC:
-        low, high, step = LOGARITHMIC[name], log10(high), 0.25
-        ends = [log10(max(end, 10**low)) for end in ends]
-        settings["description"] += ", 10^"
-    slider = widgets.FloatRangeSlider(value=ends, min=low, max=high, step=step, **settings)
+def _list_input(scale: list[float], values: list[float], settings: dict[str, Any]) -> FieldInput:
+    """A range slider over `scale`, and how many of its values to take. Until one is moved, the value is the list."""
+    ends = [min(scale, key=lambda option: abs(option - end)) for end in (min(values), max(values))]
+    options = [(np.format_float_positional(option, trim="-"), option) for option in scale]
+    slider = widgets.SelectionRangeSlider(options=options, value=ends, **settings)
     count = widgets.BoundedIntText(len(values), min=1, max=50, description="values", layout={"width": "120px"})
     count.style.description_width = "50px"
     initial = (slider.value, count.value)
@@ -132,10 +135,8 @@ def _list_input(name: str, low: float, high: float, values: list[float], setting
     def read() -> list[float]:
         if (slider.value, count.value) == initial:
             return values
-        spaced = np.linspace(*slider.value, count.value).round(4).tolist()
-        if name in LOGARITHMIC:
-            spaced = [float(f"{10**exponent:.3g}") for exponent in spaced]
-        return sorted(set(spaced))
+        first, last = map(scale.index, slider.value)
+        return [scale[i] for i in sorted({round(i) for i in np.linspace(first, last, count.value)})]
 
     return FieldInput([slider, count], read)
 
@@ -147,26 +148,25 @@ def start(study: str, store: RunStore, *, retry: bool = False) -> None:
     """
     if find(study, store):
         raise InputError(f"a sweep of {study!r} is running already; stop it first")
-    folder = store.root / study
-    command = [sys.executable, "-m", "mixkit", "study", str(folder / SWEEP_FILE), "--name", study]
-    command += ["--retry"] * retry
     environment = {**os.environ, "MIXKIT_RUNS": str(store.root)}
     options: dict[str, Any] = {"cwd": CLONE, "env": environment, "stdin": subprocess.DEVNULL, "start_new_session": True}
-    with open(folder / "sweep.log", "w", encoding="utf-8") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, **options)
-    _children.append(process)
-    write_atomically(folder / "sweep.pid", f"{process.pid} {psutil.Process(process.pid).create_time()!r}\n")
+    with open(store.root / study / "sweep.log", "w", encoding="utf-8") as log:
+        command = [sys.executable, *_command(study, store), *["--retry"] * retry]
+        _children.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, **options))
 
 
 def find(study: str, store: RunStore) -> psutil.Process | None:
-    """The study's process if it is running on this machine. Its start time tells it from a later one of its number."""
+    """The process of this machine that runs the sweep, by its command line."""
     _children[:] = [child for child in _children if child.poll() is None]  # removes ended ones from the process table
-    try:
-        pid, began = (store.root / study / "sweep.pid").read_text().split()
-        process = psutil.Process(int(pid))
-        return process if process.create_time() == float(began) and process.status() != "zombie" else None
-    except (OSError, ValueError, psutil.Error):
-        return None
+    command = _command(study, store)
+    running = psutil.process_iter(["cmdline"])
+    return next(
+        (process for process in running if (process.info["cmdline"] or [])[1 : len(command) + 1] == command), None
+    )
+
+
+def _command(study: str, store: RunStore) -> list[str]:
+    return ["-m", "mixkit", "study", str(store.root / study / SWEEP_FILE), "--name", study]
 
 
 class Snapshot(NamedTuple):
@@ -184,7 +184,7 @@ class Snapshot(NamedTuple):
     done: Sequence[RunRecord] = ()
 
 
-class SweepPanel:
+class SweepPanel(widgets.VBox):
     """The widgets and their callbacks.
 
     JupyterLab runs callbacks on another thread than the event loop's. So callbacks only plan, start and stop; `show`
@@ -202,6 +202,7 @@ class SweepPanel:
         self.wake: Callable[[], object] = lambda: None  # replaced by `follow`
         self.task: asyncio.Task | None = None
         self._shown: dict[str, object] = {}
+        self._inputs: object = None  # that `preview` has found
         self.form.observe(self.preview)
         self.form.inputs["study"].widgets[0].observe(lambda change: self.wake(), "value")
         self.run.on_click(lambda button: self.begin())
@@ -209,11 +210,12 @@ class SweepPanel:
         self.stop.on_click(lambda button: self.terminate())
         buttons = widgets.HBox([self.run, self.stop, self.resume])
         study = [self.error, self.progress, self.curves, self.picture, self.numbers]
-        self.box = widgets.VBox([self.form.box, self.plan, buttons, *study])
+        super().__init__([self.form.box, self.plan, buttons, *study])
         self.preview()
 
     @property
     def name(self) -> str:
+        """The name of the study in the form."""
         return self.form.inputs["study"].value()
 
     def preview(self) -> None:
@@ -222,6 +224,10 @@ class SweepPanel:
             study, workers = load_sweep(self.form.config()), local_workers()
             done = [state.seconds for state in states(study, self.store) if state.status == "done"]
             seconds = time_left(done, len(study.runs) - len(done), workers)
+            inputs = {str(run.config.model_dump(include=INPUTS)) for run in study.runs}
+            if inputs != self._inputs:
+                check_inputs(study.runs)
+                self._inputs = inputs
             file = self.store.root / study.name / SWEEP_FILE
             self.plan.value, self.valid = MACROS.plan(study, len(done), workers, seconds, file), True
         except InputError as error:
@@ -268,7 +274,8 @@ class SweepPanel:
             return Snapshot(*process)
         study = read_study(name, store)
         files = {run.name: folder / run.name / "training.jsonl" for run in study.runs}
-        histories = {run: _history(file, file.stat().st_mtime_ns) for run, file in files.items() if file.is_file()}
+        texts = {run: file.read_text(encoding="utf-8") for run, file in files.items() if file.is_file()}
+        histories = {run: [json.loads(line) for line in text.splitlines()] for run, text in texts.items()}
         return Snapshot(*process, study, states(study, store), histories, records(study, store))
 
     def show(self, now: Snapshot) -> None:
@@ -280,7 +287,9 @@ class SweepPanel:
         failed = not self.running and not finished and FAILURE.match(now.message)
         self.error.value = MACROS.error(now.message) if failed else ""
         report = self.store.root / self.name / "report.html"
-        self.progress.value = MACROS.progress(now, report if report.is_file() and not now.running else None)
+        self.progress.value = MACROS.styled(
+            MACROS.progress(now, report if report.is_file() and not now.running else None)
+        )
         lengths = {name: len(lines) for name, lines in now.histories.items() if lines}
         if self._changed("curves", lengths):
             fill(self.curves, *[training_curves(now.study.runs, now.histories)] if now.study and lengths else [])
@@ -301,9 +310,3 @@ class SweepPanel:
         self.run.disabled = self.running or not self.valid
         self.stop.disabled = not self.running_here  # processes of other machines are stopped there
         self.resume.disabled = self.running or not self.resumable
-
-
-@lru_cache(maxsize=1000)
-def _history(file: Path, modified: int) -> list[dict[str, float]]:
-    """The lines of a training.jsonl. modified: the file's time, because the cache must not outlive a change."""
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]

@@ -11,8 +11,9 @@ from markupsafe import Markup
 
 from mixkit._common import visible
 from mixkit.metrics.definitions import METRICS, TABLE_METRICS
-from mixkit.notebook.charts import COLORS, frame_rows, number
-from mixkit.studies.compare import LEVEL
+from mixkit.notebook.charts import look
+from mixkit.notebook.labels import frame_rows, metric_label, number
+from mixkit.studies.compare import LEVEL, controls
 from mixkit.studies.records import HUMAN
 from mixkit.studies.store import RunRecord, Sample
 from mixkit.studies.sweep import aligned, duration
@@ -26,7 +27,7 @@ TEMPLATES = Environment(
     lstrip_blocks=True,
     finalize=lambda value: value if isinstance(value, Markup) else visible(value),
 )
-TEMPLATES.globals |= {"COLORS": COLORS, "number": number, "duration": duration}
+TEMPLATES.globals |= {"look": look, "number": number, "duration": duration}
 TEMPLATES.filters["base64"] = lambda text: base64.b64encode(text.encode()).decode()
 MACROS: Any = TEMPLATES.get_template("macros.html.jinja").module
 
@@ -46,12 +47,42 @@ class SampleCard(NamedTuple):
     role: str = HUMAN
 
 
-def results_table(frame: pd.DataFrame) -> str:
-    """The main metrics of every run as plain text, each value with its interval. frame: results(study)."""
+class Text(str):
+    """Plain text, such as a table. A notebook shows it as HTML."""
+
+    html: str = ""
+    __repr__ = str.__str__
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+
+def text_with_html(text: str, content: Markup) -> Text:
+    """The text, and what a notebook shows in its place."""
+    both = Text(text)
+    both.html = MACROS.styled(content)
+    return both
+
+
+def prose(text: str) -> Text:
+    """Sentences. JupyterLab breaks lines of printed text inside words, but not lines of HTML."""
+    return text_with_html(text, MACROS.paragraph(text))
+
+
+def report_link(report: Path) -> Text:
+    """The path of a report; in a notebook a link that holds the page, so that it needs no server for it."""
+    return text_with_html(str(report), MACROS.page_link(report.name, report.read_text(encoding="utf-8")))
+
+
+def results_table(frame: pd.DataFrame) -> Text:
+    """The main metrics of every run, each value with its interval. frame: results(study).
+
+    As HTML it has the columns of `results_html`.
+    """
     metrics = ["perplexity", "mauve", "diversity", "distinct_2"]
-    metrics += ["valid_prefix_rate"] * ("valid_prefix_rate" in set(frame["metric"]))
+    metrics += [name for name in columns(frame) if name == "valid_prefix_rate" or name not in METRICS]
     rows = [[run["label"], *(number(run["numbers"].get(name)) for name in metrics)] for run in _runs(frame).values()]
-    return aligned([["run", *metrics], *rows])
+    return text_with_html(aligned([["run", *metrics], *rows]), results_html(frame))
 
 
 def results_csv(frame: pd.DataFrame) -> str:
@@ -69,14 +100,14 @@ def results_html(frame: pd.DataFrame, order: Iterable[str] | None = None, *, sor
     frame: results(study). order: of the runs. sortable: headings are buttons, for a page whose script sorts.
     """
     runs = _runs(frame)
-    titles = {metric: METRICS[metric].label for metric in columns(frame)}
+    titles = {metric: metric_label(metric) for metric in columns(frame)}
     return MACROS.results([runs[name] for name in order or runs], titles, sortable)
 
 
 def columns(frame: pd.DataFrame) -> list[str]:
-    """The metrics of the table: those of TABLE_METRICS that some run has a value of."""
+    """The metrics of the table that some run has a value of: TABLE_METRICS, then those that METRICS does not know."""
     measured = {row.metric for row in frame_rows(frame) if row.run != HUMAN and row.value is not None}
-    return [metric for metric in TABLE_METRICS if metric in measured]
+    return [name for name in (*TABLE_METRICS, *sorted(measured - METRICS.keys())) if name in measured]
 
 
 def compared_html(compared: pd.DataFrame, labels: Mapping[str, str]) -> Markup:
@@ -87,13 +118,26 @@ def compared_html(compared: pd.DataFrame, labels: Mapping[str, str]) -> Markup:
     metrics = compared["metric"].unique().tolist()
     cells = {(row.run, row.metric): row for row in frame_rows(compared)}
     rows = [(labels[run], [cells.get((run, metric)) for metric in metrics]) for run in compared["run"].unique()]
-    return MACROS.compared(rows, [METRICS[metric].label for metric in metrics], LEVEL)
+    return MACROS.compared(rows, [metric_label(metric) for metric in metrics], LEVEL)
 
 
 def frame_html(frame: pd.DataFrame) -> Markup:
-    """The frame as an HTML table without its index."""
+    """The frame as an HTML table without its index, which scrolls inside the page."""
     html = frame.astype(object).where(frame.notna(), "–").to_html(index=False, border=0)
-    return Markup(visible(html))  # pandas escapes markup, not control characters
+    return Markup(f'<div class="wide">{visible(html)}</div>')  # pandas escapes markup, not control characters
+
+
+def frame_table(frame: pd.DataFrame) -> Text:
+    """The frame as a table without its index."""
+    return text_with_html(frame.to_string(index=False, na_rep="–"), frame_html(frame))
+
+
+def controls_table(frame: pd.DataFrame, metrics: Sequence[str]) -> Text:
+    """Each trained run, MLE decoded as its objective, and MLE at the T of equal distinct-2. See `controls`."""
+    rows = controls(frame, metrics)
+    rows["number"] = [number(row) for row in frame_rows(rows)]
+    wide = rows.pivot_table("number", ["run", "texts"], "metric", aggfunc="first", sort=False).reindex(columns=metrics)
+    return frame_table(wide.rename(columns=metric_label).reset_index())
 
 
 def first_sets(

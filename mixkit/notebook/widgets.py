@@ -13,11 +13,11 @@ import torch
 
 from mixkit._common import InputError, as_html, unknown, visible
 from mixkit.losses.sequence_match import SequenceMatch
-from mixkit.metrics.definitions import METRICS
 from mixkit.models.backspace import apply_backspaces, prefix_tree
 from mixkit.models.generation import Continuation, Prompt
 from mixkit.notebook import tables
-from mixkit.notebook.charts import frame_rows, measured_metrics
+from mixkit.notebook.charts import measured_metrics
+from mixkit.notebook.labels import frame_rows, metric_kind, metric_label
 from mixkit.notebook.tables import SampleCard
 from mixkit.notebook.toy_charts import occupancies, tree_and_mask
 from mixkit.studies.store import RunRecord, Sample
@@ -65,17 +65,18 @@ def explore(draw: Callable[..., go.Figure | tuple[go.Figure, str]], **inputs: An
         widget.style.description_width = "initial"
         widget.layout.margin = "2px 16px 2px 2px"
     _observe(inputs.values(), redraw)
-    style = widgets.HTML(WITHOUT_PNG, layout={"display": "none"})
+    style = widgets.HTML(WITHOUT_PNG + tables.MACROS.styled(""), layout={"display": "none"})
     return widgets.VBox([widgets.HBox(list(inputs.values())), style, output])
 
 
 def choose_axes(draw: Callable[..., go.Figure], frame: pd.DataFrame, quality: str, diversity: str) -> widgets.VBox:
     """Two menus over the metrics of the frame, and draw(quality=..., diversity=...), drawn again at each choice."""
     names = measured_metrics(frame) or [quality, diversity]
+    titles = [(" · ".join(filter(None, (metric_label(name), metric_kind(name)))), name) for name in names]
     up, right = (name if name in names else names[0] for name in (quality, diversity))
     menus = {
-        "quality": widgets.Dropdown(options=names, value=up, description="up"),
-        "diversity": widgets.Dropdown(options=names, value=right, description="right"),
+        "quality": widgets.Dropdown(options=titles, value=up, description="up"),
+        "diversity": widgets.Dropdown(options=titles, value=right, description="right"),
     }
     return explore(draw, **menus)
 
@@ -96,7 +97,7 @@ def sortable_table(frame: pd.DataFrame, name: str) -> widgets.VBox:
     frame: results(study).
     """
     columns = tables.columns(frame)
-    options = [("the study's order", ""), *((METRICS[metric].label, metric) for metric in columns)]
+    options = [("the study's order", ""), *((metric_label(metric), metric) for metric in columns)]
     menu = widgets.Dropdown(options=options, description="sort by")
     view = widgets.HTML()
     link = tables.MACROS.csv_link(name, tables.results_csv(frame))

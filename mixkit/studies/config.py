@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic.fields import FieldInfo
 
 from mixkit._common import InputError, unknown
-from mixkit.losses.definitions import COEFFICIENTS, OBJECTIVES, RIVALS, Coefficient, parse_objective
+from mixkit.losses.definitions import COEFFICIENTS, OBJECTIVES, Coefficient, parse_objective
 
 if TYPE_CHECKING:  # a type checker cannot look into OBJECTIVES
     ObjectiveName = str
@@ -36,7 +36,7 @@ def _check_decoder(text: str) -> str:
     return _check_objective(text) if text else text
 
 
-OBJECTIVE_HELP = f"{', '.join([*OBJECTIVES, *RIVALS])}, or a formula in q"
+OBJECTIVE_HELP = f"{', '.join(OBJECTIVES)}, a rival such as power(0.3), or a formula in q"
 AnyObjective = Annotated[str, AfterValidator(_check_objective)]
 AnyDecoder = Annotated[str, AfterValidator(_check_decoder)]
 NOT_IN_HASH = {"study", "name", "keep_model"}  # they do not change the outcome of a run
@@ -154,9 +154,9 @@ class RunConfig(Settings):
     refill_every: int = _coefficient("refill_every")
     epochs: float = Field(3.0, ge=0, description="passes over the training texts; 0: sample and evaluate only")
     max_steps: int = Field(-1, ge=-1, description="stop after this many optimizer steps; -1: by epochs")
-    batch_size: int = Field(32, ge=1, description="texts per batch and device")
+    batch_size: int = Field(8, ge=1, description="texts per batch and device")
     accumulation: int = Field(1, ge=1, description="batches per optimizer step")
-    learning_rate: float = Field(5e-4, ge=0, le=1, description="peak of AdamW's linear decay")
+    learning_rate: float = Field(1e-3, ge=0, le=1, description="peak of AdamW's linear decay")
     max_tokens: int = Field(160, ge=2, description="longer texts are cut to this many tokens")
     evaluations: int = Field(4, ge=1, description="validations during training")
     patience: int = Field(0, ge=0, description="stop after this many validations without a better nll; 0: never")

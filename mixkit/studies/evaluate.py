@@ -93,20 +93,21 @@ def _entropy_calibration(
 ) -> Estimate:
     """EntCE: mean nll of the model's texts - mean nll of the human texts, both under the model, nats per token.
 
+    The model is taken at the run's temperature, so the texts are unbiased samples of it.
     Above 0 the model is flatter than people, below 0 sharper. Continuations only; bootstrap over prompts.
     Source: Cao et al. 2025, arXiv 2511.11966; Braverman et al. 2019, arXiv 1906.05664.
     """
-    if config.decode_as or config.model_copy(update={"seed": 0}).unusual():
-        return Estimate.absent("the texts are not sampled from the model's own distribution")
+    if config.decode_as or config.top_p < 1 or config.top_k or config.temperature == 0:
+        return Estimate.absent("the texts are not sampled from the model's distribution at some temperature")
     if config.make_backtracking() is not None:
         return Estimate.absent("a text with deleted tokens is no sample of the model's token probabilities")
-    max_tokens = config.prompt_tokens + config.max_new_tokens
+    length = config.prompt_tokens + config.max_new_tokens
+    options: dict[str, Any] = {"max_tokens": length, "temperature": config.temperature}
     beginnings = [prompt.text for prompt in prompts]
     columns: list[np.ndarray] = []
     for texts in ([prompt.human for prompt in prompts], *sets):
-        columns += [
-            x.numpy() for x in text_nll(model, tokenizer, list(texts), prompts=beginnings, max_tokens=max_tokens)
-        ]
+        scored = text_nll(model, tokenizer, list(texts), prompts=beginnings, **options)
+        columns += [x.numpy() for x in scored]
     own = [sum(columns[2::2]), sum(columns[3::2])]
     totals = np.column_stack([*own, *columns[:2]])
     return bootstrap(totals, lambda t: t[..., 0] / t[..., 1] - t[..., 2] / t[..., 3])

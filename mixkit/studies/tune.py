@@ -10,7 +10,7 @@ import pandas as pd
 
 from mixkit._common import InputError, unknown
 from mixkit.studies.plan import StudyFile, expand
-from mixkit.studies.store import Metric, RunRecord, RunStore
+from mixkit.studies.store import Metric, RunRecord
 from mixkit.studies.sweep import run_study
 
 # Of each objective: the coefficient, its value for MLE, and the two ends of the search, the flat one first.
@@ -38,9 +38,8 @@ def tune(
     *,
     overrides: Mapping[str, Any] | None = None,
     max_runs: int = 4,
-    store: RunStore | None = None,
     run: Callable[..., Sequence[RunRecord]] = run_study,
-    log: Callable[[str], None] = print,
+    **options: Any,
 ) -> Tuning:
     """Search for the coefficient whose interval of EntCE contains 0, by at most `max_runs` runs after MLE's.
 
@@ -48,7 +47,8 @@ def tune(
     log gamma), or mle (by log T of its model, which is not trained). The first value is in the middle of the range. As
     soon as one run is flatter and one is sharper than people, the line through both gives the next value.
     The runs are those of the study <file>-tune-<objective>. They are not repeated: after an interruption the same call
-    goes on, and finds the same answer. overrides: settings that replace the file's. run: executes a study.
+    goes on, and finds the same answer. overrides: settings that replace the file's. run: executes a study; options:
+    its further arguments.
     Raises InputError for an objective that cannot be searched, and if a run fails or its EntCE is absent.
     """
     if objective not in SEARCHED:
@@ -63,7 +63,7 @@ def tune(
         """EntCE of the study's last run, whose coefficient is `value`."""
         entries = {"grid": grid, "decoding": decoding, "seeds": study_file.seeds[:1]}
         study = expand(study_file.model_copy(update=entries), overrides or {}, name)
-        done = {record.name: record for record in run(study, store=store, log=log)}
+        done = {record.name: record for record in run(study, **options)}
         if (record := done.get(study.runs[-1].name)) is None:
             raise InputError(f"run {study.runs[-1].name} has failed; see `python -m mixkit status {name}`")
         metric = record.metrics["entropy_calibration"]

@@ -118,3 +118,24 @@ def test_smollm2_is_a_pretrained_model(tmp_path):
     shuffled = " ".join(sorted(prose.split()))
     nats, tokens = text_nll(model, tokenizer, [prose, shuffled], max_tokens=64)
     assert nats[0] / tokens[0] + 1 < nats[1] / tokens[1] < 10
+
+
+@pytest.mark.parametrize("name", ["tiny", "gpt2"])
+def test_a_folder_does_not_shadow_a_built_in_name(toy, tmp_path, monkeypatch, name):
+    model, tokenizer, texts = toy
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / name)
+        part.save_pretrained(tmp_path / "hub")
+    asked = []
+
+    def download(repository, **how):
+        asked.append(repository)
+        return str(tmp_path / "hub")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.chdir(tmp_path)
+    assert not is_here("tiny") and is_here(f"./{name}")
+    built_in = load_model(name, texts=texts)[0]
+    assert asked == (["gpt2"] if name == "gpt2" else [])
+    assert name == "gpt2" or built_in.num_parameters() > 1e6
+    assert load_model(f"./{name}")[0].num_parameters() == model.num_parameters() and asked == asked[:1]

@@ -12,10 +12,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mixkit import MLE, MixCE, SequenceMatch, TokenScores
+from mixkit import MLE, MixCE, SequenceMatch, TokenScores, objective
 from mixkit._common import InputError
 from mixkit.models import trainer as training
-from mixkit.models.likelihood import check_head, collate, encode, text_nll
+from mixkit.models.generation import sample_continuations
+from mixkit.models.likelihood import collate, encode, text_nll
 from mixkit.models.loading import load_model
 from mixkit.models.on_policy import Backtracking
 from mixkit.models.trainer import finetune
@@ -267,7 +268,7 @@ def test_a_killed_training_ends_with_the_same_bits(toy, tmp_path, monkeypatch, k
         settings |= {"objective": SequenceMatch(0.1, 0.95), "texts": 14}
         settings["backtracking"] = Backtracking(0.2, 0.25, 0.5, 0.1, buffer_texts=6, refill_texts=2, refill_every=3)
     else:  # at this rate the first evaluation stays the best, and patience ends the training
-        settings |= {"learning_rate": 3.0, "patience": 2}
+        settings |= {"learning_rate": 0.4, "patience": 2}
     whole, done = train(toy, tmp_path / "whole", **settings)
     assert (done.steps < 9) == (objective == "mixce")
     with monkeypatch.context() as patched:
@@ -310,28 +311,85 @@ def test_bf16_trains_to_nearly_the_same_loss(toy, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=2e-2) and losses[0] != losses[1]
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-def test_the_head_is_checked(toy, architecture):
-    from transformers import LlamaConfig, LlamaForCausalLM
+@pytest.mark.parametrize("loss", [MixCE(0.3), SequenceMatch(0.1, 0.95)])
+@pytest.mark.parametrize("failure", ["nan", "explodes"])
+def test_a_training_that_diverges_stops(toy, tmp_path, monkeypatch, loss, failure):
+    """At step 6 a weight becomes nan, or the model becomes certain and wrong; the checkpoint of step 4 remains."""
+    original = training.ObjectiveTrainer.training_step
 
-    model = toy[0]
-    if architecture == "llama":
-        sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-        model = LlamaForCausalLM(LlamaConfig(vocab_size=50, **sizes, bos_token_id=0, eos_token_id=0))
-    check_head(model)
+    def damaged(self, model, *args, **kwargs):
+        if self.state.global_step == 5:
+            model.transformer.ln_f.weight.data *= math.nan if failure == "nan" else -1e3
+        return original(self, model, *args, **kwargs)
+
+    monkeypatch.setattr(training.ObjectiveTrainer, "training_step", damaged)
+    backtracking = Backtracking(0.2, 0.25, 0.5, 0.1, 6, 2, 1) if isinstance(loss, SequenceMatch) else None
+    settings = {"epochs": 3, "batch_size": 4, "evaluations": 3, "backtracking": backtracking}
+    with pytest.raises(InputError) as caught:
+        train(toy, tmp_path, loss, **settings)
+    message = str(caught.value)
+    assert "\n" not in message and message.startswith(f"training on {loss} diverged after step ")
+    assert message.endswith(f"last good checkpoint: {tmp_path}/checkpoints/checkpoint-4")
+    lines = (tmp_path / "training.jsonl").read_text().splitlines()
+    assert [json.loads(line, parse_constant=pytest.fail)["step"] for line in lines][-1] in (4, 5)
 
 
-def test_a_model_that_caps_its_logits_is_refused():
-    from transformers import Gemma2Config, Gemma2ForCausalLM
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has a total capacity of"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+def test_out_of_memory_has_advice(toy, tmp_path, monkeypatch, error):
+    def full(*args, **kwargs):
+        raise error
 
-    sizes = {
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "head_dim": 8,
-    }
-    config = Gemma2Config(vocab_size=50, **sizes, num_key_value_heads=1, final_logit_softcapping=0.1)
-    torch.manual_seed(0)
-    with pytest.raises(ValueError, match="Gemma2ForCausalLM changes its logits"):
-        check_head(Gemma2ForCausalLM(config))
+    monkeypatch.setattr(training.ObjectiveTrainer, "compute_loss", full)
+    monkeypatch.setattr("mixkit.models.likelihood.batch_nll", full)
+    monkeypatch.setattr("mixkit.models.generation._sample_actions", full)
+    model, tokenizer, texts = toy
+    with pytest.raises(
+        InputError, match=r"^out of memory; lower batch_size and raise accumulation .* lower max_tokens"
+    ):
+        train(toy, tmp_path, max_steps=1)
+    with pytest.raises(InputError, match=r"^out of memory; lower batch_size of text_nll, or max_tokens"):
+        text_nll(model, tokenizer, texts[:2], max_tokens=9)
+    with pytest.raises(InputError, match=r"^out of memory; lower batch_size of sample_continuations, or max_new"):
+        sample_continuations(model, tokenizer, ["a"], max_new_tokens=3)
+
+
+def test_other_runtime_errors_pass(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        training.ObjectiveTrainer, "compute_loss", lambda *args, **kwargs: torch.ones(2) @ torch.ones(3)
+    )
+    with pytest.raises(RuntimeError, match="inconsistent tensor size"):
+        train(toy, tmp_path, max_steps=1)
+
+
+NAMES = (
+    "mle",
+    "tailr(0.01, 0.2)",
+    "mle-backspace",
+    "power(0.3)",
+    "focal",
+    "threshold",
+    "gem",
+    "error-norm",
+    "q ** 0.3",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_objective_gives_the_same_bits_again(toy, tmp_path, monkeypatch, name):
+    """The same seed, once in one go and once killed and resumed. MixCE and SequenceMatch are tested above."""
+    backtracking = Backtracking(0.2) if name == "mle-backspace" else None
+    settings = {"dtype": torch.float32, "max_steps": 4, "batch_size": 4, "evaluations": 4, "backtracking": backtracking}
+    whole, done = train(toy, tmp_path / "whole", objective(name), **settings)
+    with monkeypatch.context() as patched:
+        kill_while_saving(patched, 3)
+        with pytest.raises(Killed):
+            train(toy, tmp_path / "cut", objective(name), **settings)
+    resumed, again = train(toy, tmp_path / "cut", objective(name), **settings)
+    assert torch.equal(parameters(resumed), parameters(whole)) and again.validation_nll == done.validation_nll

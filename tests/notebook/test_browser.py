@@ -178,7 +178,7 @@ def test_a_slider_turns_the_curves_of_the_objectives(page_of):
 def test_a_menu_changes_the_axes_of_the_tradeoff(page_of):
     view = page_of("6_tradeoff")
     before = drawn(view.locator(PLOT).first)
-    view.get_by_label("up", exact=True).select_option("perplexity")
+    view.get_by_label("up", exact=True).select_option("perplexity · quality")
     until_redrawn(view, before)
 
 
@@ -199,7 +199,7 @@ def test_a_sweep_is_asked_for_run_and_seen(page_of):
     progress = view.locator(".widget-html", has_text="2 done; report:")
     progress.wait_for()
     curves, picture = (json.loads(until_redrawn(view, None, number)) for number in (0, 1))
-    assert [trace["name"] for trace in curves] == ["MLE", "MixCE"]
+    assert [trace["name"] for trace in curves] == ["MLE", "MixCE η=0.11"]
     points = {trace["name"]: trace for trace in picture}
     assert points["MLE"]["text"] == ["MLE"] and points["MixCE"]["text"] == ["η=0.11"] and "human texts" in points
     assert view.locator(PLOT).nth(1).locator(".points path.point").count() >= 3

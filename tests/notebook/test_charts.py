@@ -1,11 +1,14 @@
 """Figures: what they show of a results frame and of training curves."""
 
+import pandas as pd
 import pytest
 
 from mixkit.notebook import charts
+from mixkit.notebook.training_charts import search
 from mixkit.studies.config import RunConfig
 from mixkit.studies.plan import PlannedRun
 from mixkit.studies.records import results_frame
+from mixkit.studies.tune import Tuning
 from tests.notebook.builders import DONE, FRAME, metric, record
 
 RING = "no run is better on both axes"
@@ -29,7 +32,7 @@ def test_the_frontier_has_decoding_curves_rings_and_the_human_band():
     mixce = named["MixCE"]
     assert mixce.customdata == ("mixce",) and mixce.error_y.array == pytest.approx((0.02,))
     assert mixce.hovertext == (
-        "<b>MixCE η=0.1</b><br>mauve 0.8 [0.78, 0.82]<br>diversity 0.7 [0.68, 0.72]<br>perplexity 9 [8.5, 9.5]",
+        "<b>MixCE η=0.1</b><br>MAUVE 0.8 [0.78, 0.82]<br>diversity 0.7 [0.68, 0.72]<br>perplexity 9 [8.5, 9.5]",
     )
     assert set(named["MLE, other decoding"].customdata) == {"cold", "cool", "p9"}
     assert named["human texts"].x == (0.8,) and named["human texts"].y == (0.9,)
@@ -115,18 +118,26 @@ def test_each_seed_has_its_own_curve_against_the_coefficient():
     assert [(trace.showlegend, trace.y) for trace in figure.data] == [(True, (0.51, 0.59)), (False, (0.71, 0.79))]
     assert figure.data[0].x == ("η=0.1", "η=0.9")
     assert [line.y0 for line in figure.layout.shapes] == [0.55, 0.75]
-    assert [note.text for note in figure.layout.annotations] == ["MLE", "MLE"]
+    assert [note.text for note in figure.layout.annotations] == ["MLE 0.55", "MLE 0.75"]
 
 
 def test_parallel_coordinates_have_the_metrics_of_all_runs():
-    (trace,) = charts.parallel_coordinates(FRAME).data
-    assert [axis.label for axis in trace.dimensions] == ["perplexity", "MAUVE", "precision", "diversity", "distinct-2"]
-    assert list(trace.dimensions[1]["values"]) == [0.5, 0.8, 0.6, 0.85, 0.7, 0.6]
-    assert list(trace.line.color) == [0, 1, 2, 0, 0, 0]
-    assert [color for _, color in trace.line.colorscale][:3] == [
-        charts.COLORS[name] for name in ("mle", "mixce", "tailr")
-    ]
+    lines = charts.parallel_coordinates(FRAME).data
+    assert [line.name for line in lines] == ["MLE", "MixCE", "TaiLr", *["MLE, other decoding"] * 3]
+    assert [line.showlegend for line in lines] == [True] * 4 + [False] * 2
+    mle, mixce = lines[:2]
+    labels = [text.split("<br>")[1] for text in mle.x]
+    assert labels == ["perplexity", "MAUVE", "precision", "diversity", "distinct-2"]
+    assert mle.x[1] == "<b>0.85</b><br>MAUVE<br>0.5" and mle.x == mixce.x
+    assert mixce.y[1] == pytest.approx((0.8 - 0.5) / (0.85 - 0.5)) and mle.y[1] == 0
+    assert mixce.line.color == charts.COLORS["mixce"] and mixce.hovertext[1] == "MixCE η=0.1<br>MAUVE 0.8"
     assert not charts.parallel_coordinates(results_frame([])).data
+
+
+def test_the_better_end_of_every_axis_is_on_top():
+    runs = [record("a", 0.5, 0.5), record("b", 0.6, 0.5, metrics={"perplexity": metric(7.0)})]
+    a, b = charts.parallel_coordinates(results_frame(runs)).data
+    assert (a.y[0], b.y[0]) == (0, 1) and a.x[0] == "<b>7</b><br>perplexity<br>9"
 
 
 def test_the_default_axes_are_the_first_that_were_measured():
@@ -135,6 +146,66 @@ def test_the_default_axes_are_the_first_that_were_measured():
     assert charts.default_axes(without) == ("precision", "diversity")
     assert charts.default_axes(results_frame([])) == ("mauve", "distinct_2")
     assert "coherence" not in charts.measured_metrics(FRAME)
+
+
+def test_objectives_without_a_look_of_their_own_have_one():
+    assert charts.look("mixce(0.1)") == charts.look("mixce") and charts.look("power(0.3)") == charts.look("power(0.9)")
+    runs = [
+        record("mle", 0.8, 0.5),
+        record("power", 0.7, 0.6, objective="power(0.3)"),
+        record("formula", 0.6, 0.7, objective="0.1 + 0.9 * q"),
+        record("own", 0.5, 0.8, objective="own: Focal(gamma=2.0)"),
+    ]
+    named = frontier(runs, "mauve", "diversity")
+    labels = ["MLE", "power", "w(q) = 0.1 + 0.9 * q", "Focal(gamma=2.0)"]
+    assert list(named)[-5:] == [*labels, "human texts"]
+    assert len({(named[label].marker.color, named[label].marker.symbol) for label in labels}) == 4
+    chart = charts.against_coefficient(results_frame(runs), "mauve")
+    assert [trace.x for trace in chart.data] == [("a=0.3",), (labels[2],), (labels[3],)]
+    lines = charts.parallel_coordinates(results_frame(runs)).data
+    assert [line.name for line in lines] == labels
+
+
+def test_mle_decoded_as_an_objective_has_its_colour_and_is_hollow():
+    decoded = {"role": "decoding", "decode_as": "mixce"}
+    runs = [*DONE, record("d1", 0.65, 0.7, eta=0.1, **decoded), record("d7", 0.75, 0.6, eta=0.7, **decoded)]
+    points = [
+        t for t in charts.frontier(results_frame(runs), "mauve", "diversity").data if t.customdata == ("d1", "d7")
+    ]
+    assert [(t.name, t.text) for t in points] == [("MLE decoded as MixCE", ("η=0.1", "η=0.7"))]
+    assert points[0].marker.color == charts.COLORS["mixce"] and points[0].marker.symbol == "square-open"
+
+
+def test_the_worth_of_a_coefficient_is_its_best_temperature():
+    runs = [
+        record("mle", 0.5, 0.5, metrics={"best_temperature": metric(1.0)}),
+        record("mixce", 0.5, 0.5, objective="mixce", eta=0.1, metrics={"best_temperature": metric(1.3, 0.1)}),
+    ]
+    figure = charts.worth(results_frame(runs))
+    assert figure.data[0].y == (1.3,) and figure.data[0].error_y.array == pytest.approx((0.1,))
+    assert figure.layout.shapes[0].y0 == 1.0 and "temperature" in figure.layout.title.text
+
+
+def test_every_chart_is_transparent_and_has_a_title():
+    lines = [{"step": 1, "nll": 2.0}]
+    runs = [PlannedRun("a", "grid", DONE[1].config, None)]
+    frontier, coefficient = charts.frontier(FRAME), charts.against_coefficient(FRAME, "mauve")
+    training = [charts.training_curve(lines), charts.training_curves(runs, {"a": lines})]
+    for figure in (frontier, coefficient, charts.parallel_coordinates(FRAME), *training):
+        assert figure.layout.title.text
+    template = charts.pio.templates["mixkit"].layout
+    assert template.paper_bgcolor == template.plot_bgcolor == "rgba(0,0,0,0)"
+    for background in (1.0, 0.0056):  # luminance of white, and of JupyterLab's dark page
+        for color in (charts.INK, charts.COLORS["human"]):
+            light, dark = sorted((luminance(color), background), reverse=True)
+            assert (light + 0.05) / (dark + 0.05) > 3.9
+
+
+def luminance(color):
+    """Relative luminance of #rrggbb, by WCAG 2."""
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def test_a_training_curve_has_the_keys_that_occur():
@@ -149,9 +220,15 @@ def test_training_curves_leave_the_base_run_out():
     runs = [PlannedRun(name, "base" if name == "base" else "grid", config, None) for name in ("base", "a", "b")]
     lines = [{"step": i, "nll": float(i)} for i in range(1, 121)]
     (base,) = charts.training_curves(runs, {"base": lines}).data
-    assert len(base.x) == 60 and base.y[:2] == (1.5, 3.5)
+    assert len(base.x) == 120 and base.y[:2] == (1.0, 2.0)
     figure = charts.training_curves(runs, {"base": lines, "a": lines[:2], "b": [{"step": 3, "validation_nll": 1.0}]})
-    assert [trace.y for trace in figure.data] == [(1.0, 2.0)] and figure.data[0].text[-1] == " η=0.1"
+    assert [trace.y for trace in figure.data] == [(1.0, 2.0)] and figure.data[0].name == "MixCE η=0.1"
     both = charts.training_curves(runs, {"a": lines, "b": lines}).data
     assert both[0].line.color == both[1].line.color and both[0].line.dash != both[1].line.dash
-    assert [trace.showlegend for trace in both] == [True, False]
+
+
+def test_the_search_is_numbered_in_its_order():
+    table = pd.DataFrame({"eta": [1.0, 0.03, 0.2], "value": [0.4, -0.2, 0.01], "low": -0.3, "high": 0.5})
+    figure = search(Tuning("s", 0.2, table, "eta = 0.2"))
+    assert list(figure.data[0].text) == ["MLE", "1", "2"] and list(figure.data[0].x) == [1.0, 0.03, 0.2]
+    assert list(figure.data[0].error_y.array) == pytest.approx([0.1, 0.7, 0.49])

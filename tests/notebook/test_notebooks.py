@@ -1,11 +1,15 @@
 """Notebooks have no outputs, and their parameters cells agree with mixkit.studies.config."""
 
 import json
+import os
 import runpy
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 from papermill.inspection import inspect_notebook
 
 from mixkit.studies.config import (
@@ -33,9 +37,9 @@ def test_a_notebook_has_no_outputs_and_no_widget_state(path):
     content = json.loads(path.read_text())
     code = [c for c in content["cells"] if c["cell_type"] == "code"]
     assert all(c["outputs"] == [] and c["execution_count"] is None for c in code)
-    assert set(content["metadata"]) <= {"kernelspec", "language_info"}
+    assert set(content["metadata"]) <= {"kernelspec", "language_info", "accelerator", "colab"}
     assert sum("parameters" in c["metadata"].get("tags", []) for c in code) == 1
-    assert len(code) <= 14
+    assert len(code) <= 16
     ids = [c["id"] for c in content["cells"]]
     assert len(set(ids)) == len(ids)
 
@@ -46,6 +50,39 @@ def test_the_parameters_cell_has_the_fields_of_the_config(name):
     parameters = {name: (eval(p["default"]), p["help"]) for name, p in inspect_notebook(str(path)).items()}
     fields = CONFIGS[name].model_fields
     assert parameters == {name: (field.default, field.description) for name, field in fields.items()}
+
+
+@pytest.fixture
+def colab(monkeypatch):
+    """A shell in which `google.colab` is there and mixkit is not; it lists what an install cell would do."""
+    shell, done = InteractiveShell(), []
+    drive = SimpleNamespace(mount=lambda path: done.append(f"mount {path}"))
+    for name, module in (("google.colab", SimpleNamespace(drive=drive)), ("google", SimpleNamespace())):
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.delitem(sys.modules, "mixkit")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("MIXKIT_RUNS", "elsewhere")
+    shell.system = lambda command: done.append(shell.var_expand(command, depth=1))
+    shell.register_magic_function(lambda line: done.append(f"cd {line}"), magic_name="cd")
+    shell.done = done
+    return shell
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("on_drive", [False, True])
+def test_the_install_cell_clones_and_installs_on_colab(path, on_drive, colab):
+    (cell,) = (c for c in json.loads(path.read_text())["cells"] if c["id"] == "install")
+    source = "".join(cell["source"]).replace("results_on_drive = False", f"results_on_drive = {on_drive}")
+    without = colab.run_cell(source)
+    assert isinstance(without.error_in_exec, SystemExit) and "no public address yet" in str(without.error_in_exec)
+    assert colab.done == []
+    address = "https://github.com/someone/mixkit"
+    colab.run_cell(source.replace('repository = ""', f'repository = "{address}"')).raise_error()
+    mount = ["mount /content/drive"] if on_drive else []
+    assert colab.done[:-2] == [*mount, f"git clone --depth 1 {address} /content/mixkit", "cd /content/mixkit"]
+    assert "jupyterlab" in colab.done[-2] and "pip install -q -r colab.txt" in colab.done[-1]
+    assert sys.path[0] == "/content/mixkit" and cell["metadata"]["jupyter"]["source_hidden"]
+    assert os.environ["MIXKIT_RUNS"] == ("/content/drive/MyDrive/mixkit-runs" if on_drive else "elsewhere")
 
 
 def test_badges_and_install_cells_hold_the_address_of_pyproject(tmp_path):

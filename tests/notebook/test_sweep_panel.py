@@ -1,13 +1,13 @@
 """The panel of notebook 5: its form, its plan, its process; and the notebook itself."""
 
 import asyncio
+import dataclasses
 import json
 import os
 import signal
 import time
 
 import papermill
-import psutil
 import pytest
 import yaml
 
@@ -90,12 +90,21 @@ def test_sliders_give_evenly_spaced_values_or_equal_factors(tiny):
     form = sweep_panel.SweepForm(tiny)
     (eta, eta_count), (gamma, gamma_count) = widgets_of(form, "eta"), widgets_of(form, "gamma")
     eta.value, eta_count.value = (0.1, 0.9), 3
-    gamma.value, gamma_count.value = (-7, -1), 4
+    gamma.value, gamma_count.value = (1e-7, 0.1), 4
     assert form.config().eta == [0.1, 0.5, 0.9] and form.config().gamma == [1e-7, 1e-5, 1e-3, 0.1]
     eta.value, eta_count.value = (0.2, 0.2), 5
     assert form.config().eta == [0.2]
     eta.value, eta_count.value = (0.0, 1.0), 4
-    assert form.config().eta[1] == 0.3333
+    assert form.config().eta == [0.0, 0.33, 0.67, 1.0]
+    assert gamma.options[0] == ("0.0000001", 1e-7) and gamma.options[-1] == ("1", 1.0)
+
+
+def test_other_objectives_are_written(tiny):
+    form = sweep_panel.SweepForm(with_settings(tiny, other_objectives=["power(0.3)"]))
+    (line,) = widgets_of(form, "other_objectives")
+    assert line.value == "power(0.3)" and form.config().other_objectives == ["power(0.3)"]
+    line.value = " focal(2.0);0.1 + 0.9 * q; "
+    assert form.config().other_objectives == ["focal(2.0)", "0.1 + 0.9 * q"]
 
 
 def test_a_coefficient_has_a_row_while_its_objective_is_chosen(tiny):
@@ -117,7 +126,7 @@ def test_the_form_makes_the_plan_and_an_error_is_red(tiny, tmp_path):
     eta.value = (0.5, 1.0)
     eta_count.value = 2
     next(box for box in widgets_of(panel.form, "objectives") if box.description == "TaiLr").value = True
-    widgets_of(panel.form, "gamma")[0].value = (-7, -1)
+    widgets_of(panel.form, "gamma")[0].value = (1e-7, 0.1)
     assert "MLE, MixCE η=0.5, MixCE η=1, TaiLr γ=1e-07, w_min=0.125, TaiLr γ=0.1, w_min=0.125<" in panel.plan.value
     widgets_of(panel.form, "base_study")[0].value = "<script>alert(1)</script>\x1b"
     assert "unknown study" in panel.plan.value and 'role="alert"' in panel.plan.value and panel.run.disabled
@@ -132,7 +141,7 @@ def test_a_finished_study_is_shown(finished, tiny):
     assert panel.resume.disabled and panel.error.value == ""
     menus, _, picture = panel.picture.children[0].children
     assert [menu.value for menu in menus.children] == ["mauve", "distinct_2"]
-    for output, names in ((panel.curves, {"MLE", "MixCE"}), (picture, {"MLE", "MixCE", "human texts"})):
+    for output, names in ((panel.curves, {"MLE", "MixCE η=0.25"}), (picture, {"MLE", "MixCE", "human texts"})):
         (figure,) = (o["data"]["application/vnd.plotly.v1+json"] for o in output.outputs)
         assert names <= {trace["name"] for trace in figure["data"]}
     before = picture.outputs
@@ -216,20 +225,22 @@ def test_a_sweep_stops_though_its_parent_ignores_interrupts(tiny, store):
 @pytest.mark.slow
 def test_an_error_of_the_sweep_is_shown_in_red(tiny, store):
     panel = shown_panel(with_settings(tiny, corpus="tails"), store)
+    assert "unknown corpus &#39;tails&#39;" in panel.plan.value and panel.run.disabled  # before anything runs
     panel.begin()
     wait_until(lambda: sweep_panel.find("own", store) is None)
     panel.show(panel.snapshot())
-    assert "unknown corpus &#39;tails&#39;" in panel.error.value and not panel.run.disabled
+    assert "unknown corpus &#39;tails&#39;" in panel.error.value
 
 
-def test_another_process_with_the_same_number_is_not_the_sweep(tiny, tmp_path):
-    store = RunStore(tmp_path)
-    write_sweep(tiny, store)
-    process = psutil.Process()
-    (tmp_path / "own" / "sweep.pid").write_text(f"{process.pid} {process.create_time() - 60!r}\n")
-    assert sweep_panel.find("own", store) is None
-    (tmp_path / "own" / "sweep.pid").write_text(f"{process.pid} {process.create_time()!r}\n")
-    assert sweep_panel.find("own", store) == process
+def test_bars_of_runs_that_do_not_train_move_without_a_number(finished, tiny):
+    panel = shown_panel(tiny, finished)
+    now = panel.snapshot()
+    first, second = now.states
+    cases = [(0.0, "starting", True), (0.5, "training, 50 %", False), (1.0, "sampling and evaluating", True)]
+    for share, stage, busy in cases:
+        state = dataclasses.replace(first, status="running", share=share)
+        panel.show(now._replace(states=[state, second]))
+        assert stage in panel.progress.value and ('class="busy"' in panel.progress.value) == busy
 
 
 @pytest.mark.slow
@@ -255,10 +266,11 @@ def test_the_notebook_runs_a_sweep_from_its_parameters(tiny, tmp_path, monkeypat
     printed = [
         o["data"]["application/vnd.plotly.v1+json"] for o in outputs if "plotly" in str(o.get("data", {}).keys())
     ]
-    assert len(live) == 2 and len(printed) == 2
-    names = [{trace.get("name") for trace in figure["data"]} for figure in (*live, *printed)]
-    frontiers = [found for found in names if {"MLE", "MixCE", "human texts"} <= found]
-    assert len(frontiers) == 2 and any(found == {"MLE", "MixCE"} for found in names[:2])  # the live one, the last one
+    assert len(live) == 2 and len(printed) == 1  # training and frontier in the panel, then one against the coefficient
+    curves, frontier, coefficient = ({trace.get("name") for trace in figure["data"]} for figure in (*live, *printed))
+    assert (
+        curves == {"MLE", "MixCE η=0.25"} and {"MLE", "MixCE", "human texts"} <= frontier and coefficient == {"MixCE"}
+    )
     text = "".join(line for o in outputs if o["output_type"] == "stream" for line in o["text"])
-    assert "2 of 2 runs are done" in text and "MixCE η=0.25" in text and "Set `answer`" in text
+    assert "own: 2 of 2 runs are done" in text and "Set `answer`" in text
     assert (tmp_path / "runs" / "own" / "report.html").is_file()

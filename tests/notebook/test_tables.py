@@ -5,6 +5,7 @@ import io
 
 import pandas as pd
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 
 from mixkit.notebook import tables
 from mixkit.studies.records import results_frame
@@ -23,6 +24,23 @@ def test_the_plain_table_has_aligned_columns():
     assert tables.results_table(results_frame(runs)) == TABLE
     known = record("a", 0.5, 0.5, metrics={"valid_prefix_rate": metric(0.25)})
     assert tables.results_table(results_frame([known])).splitlines()[0].endswith("  valid_prefix_rate")
+
+
+def test_a_table_is_text_in_a_shell_and_html_in_a_notebook():
+    table = tables.results_table(FRAME)
+    formats = InteractiveShell.instance().display_formatter.format(table)[0]
+    assert formats["text/plain"] == str(table) == repr(table) and table.startswith("run ")
+    assert formats["text/html"].count("<tr>") == 9 and "MixCE η=0.1" in formats["text/html"]
+    story = tables.prose(f"Once {EVIL}")
+    assert story == f"Once {EVIL}" and "<script" not in story._repr_html_() and ">Once" in story._repr_html_()
+
+
+def test_a_metric_of_ones_own_is_in_text_html_and_csv():
+    frame = results_frame([record("a", 0.5, 0.5, metrics={"word_length": metric(4.25)}), DONE[1]])
+    assert tables.columns(frame)[-1] == "word_length"
+    assert "4.25" in tables.results_table(frame).splitlines()[2]
+    assert '<th scope="col">word length</th>' in tables.results_html(frame)
+    assert "word_length,word_length_low" in tables.results_csv(frame)
 
 
 def test_the_csv_has_every_number_of_every_run():
@@ -61,6 +79,19 @@ def test_the_comparisons_are_bold_where_they_are_significant():
 def test_a_frame_becomes_a_table_of_text():
     table = tables.frame_html(pd.DataFrame([{"run": EVIL, "verdict": None}]))
     assert "<script" not in table and "\x1b" not in table and "alert(1)" in table and "–" in table
+
+
+def test_a_trained_run_stands_beside_its_controls():
+    twin = record("twin", 0.65, 0.75, role="decoding", decode_as="mixce", eta=0.1)
+    table = tables.controls_table(results_frame([*DONE, twin]), ["mauve", "distinct_2"])
+    assert [line.split()[:2] for line in table.splitlines()] == [
+        ["run", "texts"],
+        ["MixCE", "η=0.1"],
+        ["MixCE", "η=0.1"],
+        ["MixCE", "η=0.1"],
+    ]
+    assert "MLE decoded as it 0.75 [0.73, 0.77] 0.65 [0.63, 0.67]" in " ".join(table.split())
+    assert "MLE at T=0.90" in table and "<td>trained</td>" in table.html
 
 
 def test_cards_have_their_own_prompts_and_deleted_text():

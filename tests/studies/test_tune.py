@@ -12,7 +12,7 @@ from tests.support import record
 def runner(entce, half=0.02, studies=None):
     """A stand-in for run_study: EntCE of a run is a function of its settings."""
 
-    def run(study, *, store, log):
+    def run(study):
         if studies is not None:
             studies.append(study)
         done = []
@@ -77,4 +77,4 @@ def test_failures_are_one_line():
     with pytest.raises(ValueError, match="unknown objective to tune 'mixec'"):
         tune("quick", "mixec")
     with pytest.raises(ValueError, match="has failed; see"):
-        tune("quick", "mixce", run=lambda study, **options: [])
+        tune("quick", "mixce", run=lambda study: [])

@@ -1,0 +1,42 @@
+"""Names and numbers as text, for charts and tables."""
+
+from typing import Any
+
+import pandas as pd
+
+from mixkit.losses.definitions import parse_objective
+from mixkit.metrics.definitions import METRICS
+from mixkit.studies.records import HUMAN
+
+
+def objective_label(objective: str) -> str:
+    """The objective's name in charts and tables: "MixCE" of "mixce(0.1)"."""
+    return "human texts" if objective == HUMAN else parse_objective(objective)[0].label
+
+
+def number(estimate: Any, digits: int = 3) -> str:
+    """An Estimate, a Metric or a row of the results frame as text: "0.912 [0.903, 0.921]"; "–" where it is absent."""
+    if estimate is None or pd.isna(estimate.value):
+        return "–"
+    interval = "" if pd.isna(estimate.low) else f" [{estimate.low:.{digits}g}, {estimate.high:.{digits}g}]"
+    return f"{estimate.value:.{digits}g}{interval}"
+
+
+def frame_rows(frame: pd.DataFrame) -> list[Any]:
+    """The rows as named tuples, with None in place of NaN."""
+    return list(frame.astype(object).where(frame.notna(), None).itertuples(index=False))
+
+
+def axis_title(metric: str) -> str:
+    """The metric's axis title; its name if METRICS does not have it."""
+    return METRICS[metric].axis if metric in METRICS else metric.replace("_", " ")
+
+
+def metric_label(metric: str) -> str:
+    """The metric's label; its name if METRICS does not have it."""
+    return METRICS[metric].label if metric in METRICS else metric.replace("_", " ")
+
+
+def metric_kind(metric: str) -> str:
+    """The axis of the trade-off that the metric can stand on: "quality", "diversity" or ""."""
+    return METRICS[metric].kind if metric in METRICS else ""
