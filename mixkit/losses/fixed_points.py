@@ -137,7 +137,7 @@ def _solve(objective: TokenWeighted, inverse: Inverse, p: Tensor, tolerance: flo
 def _bracket(objective: TokenWeighted, p: Tensor) -> tuple[Tensor, Tensor]:
     """log W at which Q sums to at least 1, and log W at which it sums to at most 1. p: with its largest entries."""
     weights = objective.weight(torch.linspace(0, 1, 1001, dtype=p.dtype, device=p.device))
-    low = (p.amax(-1, keepdim=True) * weights[-1]).clamp(min=_TINY).log()
+    low = (p.amax(-1, keepdim=True) * weights[-1]).clamp(min=_TINY).log() - 1e-5  # exp(log(p)) may be above p
     return low, torch.maximum(low, weights.max().clamp(min=_TINY).log())
 
 

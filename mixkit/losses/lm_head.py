@@ -32,7 +32,7 @@ def token_scores(
     Differentiable once in hidden, head_weight and bias. The backward pass computes the logits again.
     Raises ValueError for shapes that do not fit and, on the CPU only, for a target outside [0, V).
     """
-    inputs = _inputs(hidden, head_weight, bias, targets, scale, Chunks(chunk_size, soft_cap))
+    inputs = _inputs(hidden, head_weight, bias, targets, chunk_size, scale, soft_cap)
     logit, log_partition = _Scores.apply(*inputs)
     return TokenScores(logit.reshape(targets.shape), log_partition.reshape(targets.shape))
 
@@ -82,7 +82,7 @@ def weighted_cross_entropy_and_nll(
     """
     if isinstance(objective, type) or not callable(getattr(objective, "losses", None)):
         raise ValueError(f"objective is {objective!r}; it must be token-weighted: MLE(), MixCE(eta), TaiLr(gamma)")
-    inputs = _inputs(hidden, head_weight, bias, targets, scale, Chunks(chunk_size, soft_cap), mask)
+    inputs = _inputs(hidden, head_weight, bias, targets, chunk_size, scale, soft_cap, mask)
     if denominator is None:
         denominator = len(inputs[0])
         if denominator == 0:
@@ -100,13 +100,13 @@ def logit_chunks(
 ) -> Iterator[tuple[slice, Float[Tensor, "C V"]]]:
     """The positions of each chunk and their logits, which the caller may overwrite. Arguments as of `token_scores`."""
     targets = hidden.new_zeros(len(hidden), dtype=torch.long)
-    hidden, head, bias, _, chunks = _inputs(hidden, head_weight, bias, targets, scale, Chunks(None, soft_cap))
+    hidden, head, bias, _, chunks = _inputs(hidden, head_weight, bias, targets, None, scale, soft_cap)
     for at, logits, _ in _chunks(hidden, head, bias, chunks):
         yield at, logits
 
 
 class Chunks(NamedTuple):
-    size: int | None  # positions
+    size: int  # positions
     soft_cap: float | None
 
 
@@ -115,8 +115,9 @@ def _inputs(
     head: Tensor,
     bias: Tensor | None,
     targets: Tensor,
+    chunk_size: int | None,
     scale: float,
-    chunks: Chunks,
+    soft_cap: float | None,
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Chunks]:
     """The arguments of _Scores for the N unmasked positions. Floats have the dtype of autocast or of hidden."""
@@ -130,17 +131,17 @@ def _inputs(
             raise ValueError(f"mask {tuple(mask.shape)} and targets {tuple(targets.shape)} differ in shape")
         hidden, targets = hidden[mask.bool()], targets[mask.bool()]
     check_targets(targets, head.shape[0])
-    if chunks.size is None:
-        chunks = Chunks(max(1, CHUNK_LOGITS // head.shape[0]), chunks.soft_cap)
-    if chunks.size < 1:
-        raise ValueError(f"chunk_size is {chunks.size}; it must be at least 1")
+    if chunk_size is None:
+        chunk_size = max(1, CHUNK_LOGITS // head.shape[0])
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size is {chunk_size}; it must be at least 1")
     if scale != 1:  # of the logits
         hidden, bias = hidden * scale, None if bias is None else bias * scale
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     hidden = hidden.reshape(-1, hidden.shape[-1]).to(dtype)  # (N, D)
     bias = None if bias is None else bias.to(dtype)
-    return hidden, head.to(dtype), bias, targets.reshape(-1), chunks
+    return hidden, head.to(dtype), bias, targets.reshape(-1), Chunks(chunk_size, soft_cap)
 
 
 def _chunks(
@@ -150,8 +151,8 @@ def _chunks(
 
     The slope is that of each logit in its value before the cap, None without a cap.
     """
-    for start in range(0, len(hidden), chunks.size or 1):
-        at = slice(start, start + (chunks.size or 1))
+    for start in range(0, len(hidden), chunks.size):
+        at = slice(start, start + chunks.size)
         with torch.autocast(hidden.device.type, enabled=False):
             logits = F.linear(hidden[at], head, bias)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))

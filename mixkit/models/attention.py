@@ -27,8 +27,8 @@ def attention_mask(
     visible: True where the key is the query itself or before it. distance: number of tokens from key to query.
     """
     model = getattr(model, "module", model)  # under DistributedDataParallel
-    window, masks = window_of(model), {}
-    for kind in sorted(LAYER_TYPES):  # full attention first
-        hidden = ~visible if window is None or kind == "full_attention" else ~visible | (distance >= window)
-        masks[kind] = hidden.to(dtype)[:, None] * torch.finfo(dtype).min
-    return masks if window and layer_types(model) == LAYER_TYPES else masks["sliding_attention"]
+    window, seen = window_of(model), {"full_attention": visible}
+    if window is not None:
+        seen["sliding_attention"] = visible & (distance < window)
+    masks = {kind: (~seen[kind]).to(dtype)[:, None] * torch.finfo(dtype).min for kind in seen}
+    return masks if window and layer_types(model) == LAYER_TYPES else masks[max(masks)]

@@ -75,7 +75,7 @@ def check_head(model) -> None:
 def _measure(model) -> tuple[float, float | None]:
     """(scale, soft cap). A hook puts known values in place of what the output embedding gives."""
     embedding, name = model.get_output_embeddings(), type(model).__name__
-    if not isinstance(embedding, torch.nn.Linear):
+    if type(embedding).forward is not torch.nn.Linear.forward:
         raise InputError(f"{name} cannot be used: its output embedding is {type(embedding).__name__}, not a Linear")
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(model.config.get_text_config().vocab_size, (1, len(PROBES)), generator=generator)
@@ -95,10 +95,12 @@ def _measure(model) -> tuple[float, float | None]:
     if not _close(after[:-1], _capped(scale * probes.double(), soft_cap)[:-1, None].expand_as(after[:-1])):
         raise InputError(f"{name} cannot be used: it changes its logits, and not by a scale or a soft cap")
 
-    multiplier = _rounded((inputs[0] * hidden).sum() / hidden.square().sum())  # between hidden state and embedding
-    found = _capped(scale * embedding(inputs[0][0]), soft_cap)
+    state, multiplier = inputs[0][0], 1.0
+    if not torch.equal(state, hidden):  # the model multiplies its last hidden states
+        multiplier = _rounded((state * hidden).sum() / hidden.square().sum())
+    found = _capped(scale * embedding(state), soft_cap)
     foldable = multiplier == 1 or embedding.bias is None
-    if not (foldable and _close(multiplier * hidden, inputs[0][0]) and _close(found, logits)):
+    if not (foldable and _close(multiplier * hidden, state) and _close(found, logits)):
         raise InputError(f"{name} cannot be used: it changes its last hidden states before the output embedding")
     if not _close(last_hidden(model, ids[:, :5])[0], hidden[:5]):
         raise InputError(f"{name} cannot be used: its hidden states depend on later tokens; choose a causal model")

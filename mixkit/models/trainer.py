@@ -224,16 +224,16 @@ class ObjectiveTrainer(Trainer):
             logs["nll"] = nll.item() / (self.state.global_step - step)
             logs["tokens_per_second"] = (self.tokens - tokens) / (self.seconds - seconds)
             self._nll_sum, self._last_log = 0.0, (self.state.global_step, self.seconds, self.tokens)
+        limit = self._first_nll + 2 * math.log(len(lm_head(self.model).head_weight))
         for name in {"nll", "eval_nll"} & set(logs):
-            self._stop_if_diverged(name, logs[name], self._first_nll + 2 * math.log(self.model.config.vocab_size))
+            self._stop_if_diverged(name, logs[name], limit)
         super().log(logs, *args, **kwargs)
 
     def _stop_if_diverged(self, name: str, value: float, limit: float = sys.float_info.max) -> None:
         if abs(value) <= limit:
             return
-        last, where = _last_checkpoint(Path(str(self.args.output_dir))), "none"
-        if last is not None:
-            where = f"{self.args.output_dir}/checkpoint-{last.global_step}"
+        last = _last_checkpoint(Path(str(self.args.output_dir)))
+        where = f"{self.args.output_dir}/checkpoint-{last.global_step}" if last else "none"
         raise InputError(
             f"training on {self.objective} diverged after step {self.state.global_step}: {name} is {value:.6g}; "
             f"learning_rate is {self.args.learning_rate:g}, choose a lower one; last good checkpoint: {where}"

@@ -219,6 +219,7 @@ def parallel_coordinates(frame: pd.DataFrame) -> go.Figure:
     axes = [f"<b>{high[m] * signs[m]:.3g}</b><br>{metric_label(m)}<br>{low[m] * signs[m]:.3g}" for m in values]
     figure = go.Figure(layout={"height": 460, "title": {"text": "Every run on every axis; the better end is on top"}})
     figure.update_layout(yaxis={"visible": False, "range": [-0.05, 1.05]}, xaxis={"side": "bottom", "gridcolor": INK})
+    seen = Counter()
     for row in frame_rows(trained.drop_duplicates("run")) if len(axes) else []:
         name, color, symbol = _style(row)
         numbers = [f"{row.label}<br>{metric_label(m)} {values.loc[row.run, m]:.3g}" for m in values]
@@ -230,11 +231,12 @@ def parallel_coordinates(frame: pd.DataFrame) -> go.Figure:
             marker={"symbol": symbol, "size": 8},
             name=name,
             legendgroup=name,
-            showlegend=all(trace.name != name for trace in figure.data),
+            showlegend=not seen[name],
             customdata=[row.run] * len(axes),
             hovertext=numbers,
             hoverinfo="text",
         )
+        seen[name] += 1
     return figure
 
 
@@ -323,7 +325,7 @@ def _label_sides(points: Mapping[str, tuple[float, float]], texts: Mapping[str, 
     """By run, the textposition where its label covers no marker and no earlier label; "" if there is none."""
     values = np.array(list(points.values())).reshape(-1, 2)
     scale = PLOT / np.maximum(np.ptp(values, axis=0), 1e-9) if points else PLOT
-    boxes = [(x, y, MARKER - 1, MARKER - 1) for x, y in values * scale]  # center and half sizes
+    boxes = [(x, y, MARKER - 1.0, MARKER - 1.0) for x, y in values * scale]  # center and half sizes
     sides = dict.fromkeys(points, "")
     for run, (x, y, *_) in zip(points, list(boxes), strict=True):
         width, height = LETTER * len(texts[run]) / 2, LINE / 2

@@ -1,6 +1,7 @@
 """Figures of objectives' weights, Gaussian fits, bigram chains, prefix trees, occupancies and accuracies."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,19 @@ from mixkit.losses.definitions import OBJECTIVES
 from mixkit.losses.token_weighted import TokenWeighted
 from mixkit.metrics.statistics import Estimate
 from mixkit.models.backspace import PrefixTree
-from mixkit.notebook.charts import COLORS, SYMBOLS
+from mixkit.notebook.charts import COLORS
 from mixkit.toys.bigram import NAMES, MarkovChain
 from mixkit.toys.gaussian import Gaussian, target_log_density
 
 DASHES = ("solid", "dash", "dot", "dashdot")
-LABELS = {name: OBJECTIVES[name].label for name in OBJECTIVES} | {"mixce*": "MixCE*", "kls": "mix of KLs"}
-BIGRAM_COLORS = COLORS | {"mixce*": "#8B5FBF", "kls": "#E69F00"}
-BIGRAM_SYMBOLS = SYMBOLS | {"mixce*": "star", "kls": "hexagon"}
+LEARNERS = {
+    "MixCE": ("#D55E00", "square"),
+    "MixCE*": ("#8B5FBF", "star"),
+    "mix of KLs": ("#E69F00", "hexagon"),
+    "TaiLr, w_min=0.2": ("#009E73", "triangle-up"),
+    "TaiLr, w_min=0": ("#56B4E9", "triangle-down"),
+    "released script": ("#666666", "diamond-open"),
+}
 SMALLEST = 1e-6  # smaller probabilities get the same colour
 FINAL, DELETED, PALE = "#0072B2", "#D55E00", "#DDDDDD"
 
@@ -30,11 +36,8 @@ def weight_curves(objectives: Mapping[str, TokenWeighted]) -> go.Figure:
     """The weight w(q), and as a thin line the gradient in the token's own logit, w(q) (1 - q), against log q."""
     q = torch.logspace(-9, 0, 181, dtype=torch.float64)
     figure = go.Figure()
-    previous: list[str] = []
-    for label, objective in objectives.items():
-        name = NAMES[type(objective)]
-        line = {"color": COLORS[name], "dash": DASHES[previous.count(name) % len(DASHES)]}
-        previous.append(name)
+    for (label, objective), dash in zip(objectives.items(), cycle(DASHES)):
+        line = {"color": COLORS.get(NAMES.get(type(objective), ""), "#666666"), "dash": dash}
         weight = objective.weight(q)
         for quantity, y, width in (("w(q)", weight, 3), ("w(q) (1 − q)", weight * (1 - q), 1)):
             style = {"mode": "lines", "line": line | {"width": width}, "legendgroup": label, "showlegend": width > 1}
@@ -87,37 +90,19 @@ def transitions(chain: MarkovChain, learned: MarkovChain, name: str) -> go.Figur
     return figure.update_layout(height=480, coloraxis_colorbar=bar)
 
 
-def bigram_tradeoff(table: pd.DataFrame, published: pd.DataFrame, chosen: float | None = None) -> go.Figure:
-    """Probability of forbidden transitions against distance from the truth, both on log axes; lower left is better.
+def learners(table: pd.DataFrame, x: str, y: str, **options: Any) -> go.Figure:
+    """Trained chains by column x (of coefficients or numbers) and column y, with the deviation over seeds. Log y axis.
 
-    table: one row per objective and coefficient, columns objective, estimator, eta, gamma, avg_js, avg_js_std, avg_0s
-    and avg_0s_std. published: rows with objective, eta, avg_js and avg_0s. chosen: the eta drawn large.
+    table: columns learner, coefficient, deviation, x and y. options: of plotly.express.scatter, such as facet_col.
     """
-    groups: Any = table.dropna(subset=["avg_0s"]).groupby(["objective", "estimator"], sort=False)
-    figure = go.Figure()
-    for (name, estimator), group in groups:
-        values = group["eta"].fillna(group["gamma"])
-        figure.add_scatter(
-            x=group["avg_js"],
-            y=group["avg_0s"],
-            error_x={"array": group["avg_js_std"].fillna(0), "thickness": 1, "width": 2},
-            error_y={"array": group["avg_0s_std"].fillna(0), "thickness": 1, "width": 2},
-            mode="lines+markers+text",
-            line={"color": BIGRAM_COLORS[name], "width": 1, "dash": "dot" if estimator == "gumbel" else "solid"},
-            marker={"symbol": BIGRAM_SYMBOLS[name], "size": np.where(values == chosen, 16, 8)},
-            text=[f"{value:g}" if value < 0.99 else "" for value in values],  # the others lie beside MLE
-            textposition="top center",
-            name=f"{LABELS[name]} ({estimator})" if estimator else LABELS[name],
-        )
-    if len(published):
-        color = [BIGRAM_COLORS[name] for name in published["objective"]]
-        marker = {"symbol": "diamond-open", "size": 12, "color": color, "line": {"width": 2}}
-        text = published["objective"].replace(LABELS) + published["eta"].map(" {:g}".format).replace(" nan", "")
-        points = {"x": published["avg_js"], "y": published["avg_0s"], "hovertext": text}
-        figure.add_scatter(**points, mode="markers", marker=marker, name="released script, seed 7")
-    figure.update_xaxes(type="log", exponentformat="power", dtick=1, title="avg. js: distance of Q from P")
-    figure.update_yaxes(type="log", exponentformat="power", dtick=1, title="avg. 0s: probability of the forbidden")
-    return figure.update_layout(height=460)
+    colors, symbols = ({name: look[i] for name, look in LEARNERS.items()} for i in range(2))
+    style = {"color": "learner", "color_discrete_map": colors, "symbol": "learner", "symbol_map": symbols}
+    style |= {"hover_name": "coefficient", "facet_col_spacing": 0.09}
+    figure = px.scatter(table, x=x, y=y, error_y="deviation", log_y=True, **style | options)
+    figure.for_each_annotation(lambda title: title.update(text=title.text.partition("=")[2]))
+    figure.update_traces(marker_size=10, error_y_width=3, error_y_thickness=1)
+    figure.update_yaxes(matches=None, showticklabels=True, exponentformat="power", dtick=1)
+    return figure.update_layout(height=480, legend={"y": 1.1, "title": None})
 
 
 def tree_and_mask(tree: PrefixTree, label: Callable[[int], str]) -> go.Figure:
@@ -187,7 +172,8 @@ def accuracies(estimates: Mapping[str, Estimate]) -> go.Figure:
     """One bar with its interval per objective name."""
     values = [(estimate.value, estimate.low, estimate.high) for estimate in estimates.values()]
     value, low, high = np.array(values, dtype=float).T
-    bars = {"x": [LABELS[name] for name in estimates], "y": value, "text": [f"{share:.2f}" for share in value]}
+    text = {"text": [f"{share:.2f}" for share in value], "textposition": "inside", "insidetextanchor": "start"}
+    bars = {"x": [OBJECTIVES[name].label for name in estimates], "y": value, **text}
     error = {"symmetric": False, "array": high - value, "arrayminus": value - low}
     figure = go.Figure(go.Bar(**bars, error_y=error, marker_color=[COLORS[name] for name in estimates]))
     return figure.update_layout(height=340, yaxis={"title": "right answers", "range": [0, 1]})

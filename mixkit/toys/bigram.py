@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from scipy.spatial.distance import jensenshannon
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm.auto import tqdm
 
 from mixkit._common import InputError, check_unit_interval, unknown
 from mixkit.losses.token_weighted import MLE, MixCE, TaiLr, TokenWeighted
@@ -22,10 +22,9 @@ PASSAGES, PASSAGE_LENGTH = 32, 8  # Gumbel samples per batch
 
 @dataclass(frozen=True, eq=False)
 class MarkovChain:
-    """A bigram model over V tokens. Token V - 1 is the end of a text.
+    """A bigram model over V tokens, or a batch of them. Token V - 1 is the end of a text.
 
-    probs[..., i, j] is the probability of token j after row i, shape (..., V, V). Row 0 is the start of a text, row
-    i + 1 is token i. Leading dimensions are a batch of chains.
+    probs[..., i, j], shape (..., V, V): the probability of token j after row i. Row 0 is the start, row i + 1 token i.
     Raises InputError if a row is not a distribution, or if a text might never end.
     """
 
@@ -74,18 +73,12 @@ class MarkovChain:
 
     @classmethod
     def from_matrix(cls, initial: Any, matrix: Any) -> "MarkovChain":
-        """A chain from the first token, initial (..., V), and the token after each token, matrix (..., V - 1, V).
-
-        Both are nested lists or tensors and may carry gradients. The last column is the end.
-        """
+        """The chain with the rows initial (..., V) and matrix (..., V - 1, V), which are lists or tensors."""
         initial, matrix = (torch.as_tensor(x, dtype=torch.float64) for x in (initial, matrix))
         return cls(torch.cat([initial[..., None, :], matrix], -2))
 
     def sample(self, n: int, seed: int, max_length: int | None = None) -> Tensor:
-        """n texts as token ids, int64 (n, longest). Every text ends with the end token, which also pads it.
-
-        A text of `max_length` tokens, with the end, is forced to end.
-        """
+        """n texts, int64 (n, longest), of at most `max_length` tokens, then forced to end. The end token also pads."""
         if self.probs.ndim != 2:
             raise InputError(f"this is a batch of chains {tuple(self.probs.shape[:-2])}; pick one: chain[0]")
         end, generator = self.vocab - 1, torch.Generator().manual_seed(seed)
@@ -108,8 +101,7 @@ class MarkovChain:
 
     def expected_visits(self) -> Tensor:
         """Expected visits of each row in a text, (..., V), by one linear solve; differentiable. The start has 1."""
-        between_tokens = self.probs[..., 1:, :-1]  # visits = initial + visits @ between_tokens
-        system = torch.eye(self.vocab - 1, dtype=self.probs.dtype) - between_tokens.mT
+        system = torch.eye(self.vocab - 1, dtype=self.probs.dtype) - self.probs[..., 1:, :-1].mT
         return F.pad(torch.linalg.solve(system, self.probs[..., 0, :-1]), (1, 0), value=1.0)
 
 
@@ -133,6 +125,12 @@ def forward_kl(p: MarkovChain, q: MarkovChain) -> Tensor:
 def reverse_kl(p: MarkovChain, q: MarkovChain) -> Tensor:
     """E_Q log Q/P of a text, in nats, (...), with the floor of `reverse_cross_entropy`."""
     return reverse_cross_entropy(p, q) - forward_cross_entropy(q, q)
+
+
+def avg_js(p: Tensor, q: Tensor) -> Tensor:
+    """The Jensen-Shannon divergence of two rows, its mean over rows, in [0, log 2] nats. p, q: (..., rows, V)."""
+    divergence = (torch.special.xlogy(p, p) + torch.special.xlogy(q, q) - torch.special.xlogy(p + q, (p + q) / 2)) / 2
+    return divergence.sum(-1).mean(-1)
 
 
 def jensen_shannon(p: MarkovChain, q: MarkovChain, eta: float = 0.5, samples: int = 10_000) -> tuple[float, float]:
@@ -185,34 +183,32 @@ NAMES = {MLE: "mle", MixCE: "mixce", TaiLr: "tailr", MixCEStar: "mixce*", KLMix:
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """The chains learned by `fit`, a batch (objectives, seeds), and the true chains, a batch (seeds,)."""
+    """Chains learned by `fit` after the best and after the last epoch (objectives, seeds); true chains (seeds,)."""
 
     objectives: tuple[Objective, ...]
     seeds: tuple[int, ...]
     chain: MarkovChain
     learned: MarkovChain
+    last: MarkovChain
     best_epoch: Tensor
     seconds: float
 
     def records(self) -> list[dict[str, Any]]:
-        """One record per objective and seed: its name, coefficients, measures and share of the seconds.
+        """One record per objective and seed: its name, coefficients and measures of the best epoch.
 
-        avg_js: squared Jensen-Shannon distance of learned and true rows, mean over rows, in [0, log 2] nats.
         avg_0s: mean learned probability of forbidden transitions, in [0, 1]; nan without any. KLs: nats per text.
         """
         p, q = self.chain.probs, self.learned.probs
         measures = {
-            "avg_js": np.square(jensenshannon(p, q, axis=-1)).mean(-1),  # pyright: ignore[reportCallIssue]
+            "avg_js": avg_js(p, q),
             "avg_0s": q.where(p == 0, torch.nan).nanmean((-2, -1)),
             "forward_kl": forward_kl(self.chain, self.learned),
             "reverse_kl": reverse_kl(self.chain, self.learned),
-            "epoch": self.best_epoch,
         }
-        share = self.seconds / len(self.objectives) / len(self.seeds)
         records = []
         for i, objective in enumerate(self.objectives):
             for j, seed in enumerate(self.seeds):
-                record = {"objective": NAMES[type(objective)], **asdict(objective), "seed": seed, "seconds": share}
+                record = {"objective": NAMES[type(objective)], **asdict(objective), "seed": seed}
                 records.append(record | {name: values[i, j].item() for name, values in measures.items()})
         return records
 
@@ -228,6 +224,7 @@ def fit(
     development: int = 5_000,
     batch: int = 1_000,
     patience: int = 5,
+    progress: bool = False,
 ) -> Fitted:
     """Train the published study's learner on texts of `chain` for each objective and seed, all in one batched model.
 
@@ -235,7 +232,7 @@ def fit(
     the texts and the dropout. Other objectives and seeds change no result, except that Gumbel samples are joint.
     Learner: embedding 50, linear 50, ReLU, dropout 0.1, linear V + 1; token 0 is the padding and the start. Adam 1e-3,
     weight decay 1e-4. A loss is a sum over a text and a mean over texts. `patience` epochs without a better
-    development loss stop the training. The best epoch counts.
+    development loss end an objective's training with its best epoch. The last epoch is the one in which all have ended.
 
     Differences from the released script: a batch is its transition counts, which give the same loss and gradient;
     dropout is drawn MASKS times per row and batch, not at each position; reverse terms are without the padding; exact
@@ -257,12 +254,13 @@ def fit(
     parameters = [x.repeat(len(objectives), 1, 1, 1).requires_grad_() for x in (embedding, *linear)]
     optimizer = torch.optim.Adam(parameters, lr=1e-3, weight_decay=1e-4, fused=True)
     reverse = [i for i, x in enumerate(objectives) if isinstance(x, MixCEStar | KLMix)]
-    gumbel = {i: 1 - x.eta for i, x in enumerate(objectives) if isinstance(x, MixCEStar) and x.estimator == "gumbel"}
-    gumbel_share = torch.tensor(list(gumbel.values()))[:, None]
-    exact = [i for i in reverse if i not in gumbel]
+    exact = [i for i in reverse if getattr(objectives[i], "estimator", "exact") == "exact"]
+    gumbel = [i for i in reverse if i not in exact]
+    gumbel_share = torch.tensor([[1 - objectives[i].eta] for i in gumbel])
     best_loss = torch.full((len(objectives), len(seeds)), torch.inf, dtype=torch.float64)
     best_epoch, best_probs = torch.zeros_like(best_loss), torch.zeros(*best_loss.shape, vocab, vocab).double()
-    for epoch in range(1, epochs + 1):
+    logits = torch.empty(0)
+    for epoch in tqdm(range(1, epochs + 1), desc="epochs", disable=not progress):
         frequencies = []
         for generator, (text, row, token) in zip(generators, transitions, strict=True):
             batch_of_text = torch.randperm(train, generator=generator) // batch + 1
@@ -274,7 +272,7 @@ def fit(
             masks = (_draw(torch.rand, generators, MASKS * vocab, WIDTH) >= DROPOUT) / (1 - DROPOUT)
             loss = _losses(objectives, exact, _logits(parameters, masks), counts / batch, chain).sum()
             if gumbel:
-                loss = loss + (gumbel_share * _gumbel_cross_entropy([x[list(gumbel)] for x in parameters], chain)).sum()
+                loss = loss + (gumbel_share * _gumbel_cross_entropy([x[gumbel] for x in parameters], chain)).sum()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -286,7 +284,8 @@ def fit(
         best_probs = torch.where(better[..., None, None], logits[..., 1:].softmax(-1), best_probs)
         if (epoch - best_epoch >= patience).all():
             break
-    return Fitted(objectives, tuple(seeds), chain, MarkovChain(best_probs), best_epoch, time.perf_counter() - began)
+    learned, last = MarkovChain(best_probs), MarkovChain(logits[..., 1:].softmax(-1))
+    return Fitted(objectives, tuple(seeds), chain, learned, last, best_epoch, time.perf_counter() - began)
 
 
 def _draw(distribution: Callable[..., Tensor], generators: Sequence[torch.Generator], *size: int) -> Tensor:

@@ -207,7 +207,7 @@ def test_judge_perplexity_equals_a_loop(gpt2, with_prompts, bos):
 
 def test_a_uniform_judge_has_its_vocabularys_perplexity(gpt2):
     torch.nn.init.zeros_(gpt2.model.transformer.ln_f.weight)
-    with pytest.raises(InputError, match="changes its logits"):  # nan
+    with pytest.raises(InputError, match="are not finite"):
         broken = toy_gpt2()
         torch.nn.init.constant_(broken.transformer.ln_f.weight, float("nan"))
         judge_perplexity(["abc"], Reader("nan", broken, byte_tokenizer(), None), judged=None)
@@ -215,19 +215,19 @@ def test_a_uniform_judge_has_its_vocabularys_perplexity(gpt2):
 
 
 def test_unfit_judges_and_texts_are_refused(gpt2, bert):
-    class Scaled(GPT2LMHeadModel):
+    class Shifted(GPT2LMHeadModel):
         def forward(self, *args, **kwargs):
             output = super().forward(*args, **kwargs)
-            output.logits = output.logits * 2
+            output.logits = output.logits + 2
             return output
 
     headless = Reader("headless", toy_gpt2().transformer, gpt2.tokenizer, None)
-    scaled = Reader("scaled", toy_gpt2(Scaled), gpt2.tokenizer, None)
+    shifted = Reader("shifted", toy_gpt2(Shifted), gpt2.tokenizer, None)
     for judge, texts, options, message in (
         (gpt2, ["a"], {"judged": "toy"}, "'toy' is the model that wrote"),
         (bert, ["a"], {"judged": None}, "no next-token probabilities"),
         (headless, ["a"], {"judged": None}, "no next-token probabilities"),
-        (scaled, ["a"], {"judged": None}, "changes its logits"),
+        (shifted, ["a"], {"judged": None}, "changes its logits"),
         (gpt2, ["", ""], {"judged": None}, "none of 2 texts"),
         (gpt2, [], {"judged": None}, "texts is empty"),
         (gpt2, ["a"], {"judged": None, "prompts": ["a", "b"]}, "2 prompts and 1 texts"),

@@ -140,7 +140,7 @@ def test_cut_prompts_join_to_the_text(toy):
 
 
 def test_refused_settings(toy):
-    for bad in ({"temperature": 0}, {"top_p": 0}, {"top_p": 1.5}, {"top_k": -1}):
+    for bad in ({"temperature": -1}, {"top_p": 0}, {"top_p": 1.5}, {"top_k": -1}):
         with pytest.raises(ValueError, match="must be"):
             Sampler(**bad)
     with pytest.raises(ValueError, match="nothing to continue"):

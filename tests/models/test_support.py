@@ -1,6 +1,7 @@
 """What is refused before a training starts."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -24,11 +25,11 @@ from mixkit._common import InputError
 from mixkit.models.backspace import add_backspace, check_tree_attention, prefix_tree, score_actions
 from mixkit.models.support import check_model_support
 
-SIZES = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-SIZES |= {"num_key_value_heads": 2, "max_position_embeddings": 128}
-NEO = {"vocab_size": 99, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "max_position_embeddings": 128}
-NEO |= {"attention_types": [[["global", "local"], 1]]}
-LOCAL = {"head_dim": 8, "sliding_window": 16}
+SIZES: dict[str, Any] = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128}
+NEO: dict[str, Any] = {"vocab_size": 99, "hidden_size": 32, "num_layers": 2, "num_heads": 4}
+NEO |= {"max_position_embeddings": 128, "attention_types": [[["global", "local"], 1]]}
+LOCAL: dict[str, Any] = {"head_dim": 8, "sliding_window": 16}
 
 
 def build(architecture, config):
@@ -79,7 +80,7 @@ def test_hybrids_are_refused_at_the_start(kind, toy):
         check_tree_attention(model)
 
 
-def words(count, **special):
+def words(count, **special: Any) -> Any:
     vocabulary = {"</s>": 0} | {f"w{i}": i for i in range(1, count)}
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(vocabulary, unk_token="w1")), **special)
 

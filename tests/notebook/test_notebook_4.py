@@ -30,7 +30,7 @@ def test_it_runs_from_its_parameters(tmp_path):
     printed = [o for cell in notebook["cells"] for o in cell.get("outputs", [])]
     assert not any(o["output_type"] == "error" for o in printed)
     text = "".join("".join(o["text"]) for o in printed if o["output_type"] == "stream" and o["name"] == "stdout")
-    assert text.count(" right; ") == 3 and "of 12 answers" in text
+    assert text.count(" right; ") == 3 and "of 12 answers" in text and text.count("Write your answer") == 3
     assert "Traceback" not in json.dumps(notebook["metadata"].get("widgets", {}))
 
 

@@ -39,10 +39,10 @@ def test_a_notebook_runs_from_its_parameters_alone(name, tmp_path, monkeypatch):
     assert not [out for out in [*outputs, *drawn] if out["output_type"] == "error"]
     assert not [out for out in outputs if out.get("name") == "stderr"]
     figures = [out for out in drawn if "application/vnd.plotly.v1+json" in out.get("data", {})]
-    assert len(figures) == {"1_objectives": 2, "2_known_truth": 1}[name]
+    assert len(figures) == {"1_objectives": 3, "2_known_truth": 1}[name]
     text = "".join(line for out in outputs if out["output_type"] == "stream" for line in out["text"])
     expected = {"1_objectives": "differ by at most", "2_known_truth": "Skipped, as there is nothing to show yet"}
-    assert expected[name] in text and "Set `answer`" in text
+    assert expected[name] in text and text.count("Write your answer") == 3
 
 
 @pytest.mark.slow

@@ -3,10 +3,9 @@
 import re
 
 import pandas as pd
-import pytest
 import torch
 
-from mixkit import MLE, MixCE, TaiLr
+from mixkit import MLE, MixCE, TaiLr, objective
 from mixkit.notebook import toy_charts
 from mixkit.toys.bigram import MarkovChain
 from mixkit.toys.gaussian import fit_gaussian
@@ -42,12 +41,18 @@ def test_gaussians_are_drawn_with_their_parameters():
     assert figure.data[1].name == "forward KL: N(1.80, 1.67²)" and max(figure.data[1].y) < max(figure.data[2].y)
 
 
-def test_tradeoff_has_a_curve_per_objective_and_the_published_points():
-    row = {"objective": "mixce", "estimator": "", "gamma": None, "avg_js": 0.1, "avg_js_std": 0.01, "avg_0s_std": None}
-    rows = [row | {"eta": 0.0, "avg_0s": 1.6}, row | {"eta": 0.5, "avg_0s": 1.4}]
-    rows.append(row | {"objective": "mle", "eta": None, "avg_0s": None})  # nothing is forbidden
-    figures = {"avg_js": 1e-3, "avg_0s": 1e-4}
-    published = pd.DataFrame([{"objective": "mle", **figures}, {"objective": "mixce*", "eta": 0.5, **figures}])
-    curve, points = toy_charts.bigram_tradeoff(pd.DataFrame(rows), published, chosen=0.5).data
-    assert list(curve.y) == pytest.approx([1.6, 1.4]) and list(curve.marker.size) == [8, 16]
-    assert list(points.hovertext) == ["MLE", "MixCE* 0.5"]
+def test_learners_have_a_point_per_coefficient_and_a_panel_per_measure():
+    rows = [
+        {"learner": learner, "coefficient": coefficient, "measure": measure, "value": value, "deviation": 0.1}
+        for learner, coefficient, value in (("MixCE", "η=0", 1.6), ("MixCE", "η=0.5", 1.4), ("MixCE*", "η=0.5", 0.2))
+        for measure in ("avg. js", "avg. 0s")
+    ]
+    figure = toy_charts.learners(pd.DataFrame(rows), "coefficient", "value", facet_col="measure")
+    assert [title.text for title in figure.layout.annotations] == ["avg. js", "avg. 0s"]
+    assert {(trace.name, tuple(trace.y)) for trace in figure.data} == {("MixCE", (1.6, 1.4)), ("MixCE*", (0.2,))}
+    assert {trace.marker.symbol for trace in figure.data} == {"square", "star"}
+
+
+def test_a_formula_of_the_readers_own_is_drawn_too():
+    figure = toy_charts.weight_curves({"own": objective("q ** 0.5")})
+    assert figure.data[0].y[-1] == 1 and figure.data[0].line.color == "#666666"

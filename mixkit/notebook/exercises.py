@@ -1,0 +1,68 @@
+"""Exercises of a notebook: judged at once, with a hint and a solution that the reader unfolds."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from IPython.display import HTML
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise. hint and solution are HTML and may contain LaTeX.
+
+    right: computes the right answer, a number or a word. With points it is the right function itself.
+    replies: wrong answers, each with what is wrong about it.
+    points: tuples of arguments. The answer is then a function, which is compared with `right` at each of them.
+    """
+
+    difficulty: str
+    minutes: int
+    hint: str
+    solution: str
+    right: Callable[..., Any]
+    replies: Sequence[tuple[Any, str]] = ()
+    points: Sequence[tuple[Any, ...]] = ()
+
+    def check(self, answer: Any) -> HTML:
+        """Print the verdict. Return the hint and the solution, both folded."""
+        print(f"{self._verdict(answer)} ({self.difficulty}, {self.minutes} minutes)")
+        parts = {"Hint": self.hint, "Solution": self.solution}
+        return HTML("".join(f"<details><summary>{title}</summary>{text}</details>" for title, text in parts.items()))
+
+    def _verdict(self, answer: Any) -> str:
+        try:
+            given = self._values(answer)
+        except Exception as error:  # of the reader's function
+            return f"Not yet: your function stops with {type(error).__name__}: {error}"
+        if any(value is None for value in given):
+            return "Write your answer, then run this cell again."
+        right = self._values(self.right)
+        differing = [i for i in range(len(right)) if not _equal(given[i], right[i])]
+        if not differing:
+            return "Right."
+        for wrong, reply in self.replies:
+            if all(map(_equal, given, self._values(wrong))):
+                return f"Not yet: {reply}."
+        if not self.points:
+            return f"Not yet: {answer!r} is not the answer. Look at the hint."
+        first = differing[0]
+        arguments = ", ".join(map(_short, self.points[first]))
+        return f"Not yet: for {arguments} your function gives {_short(given[first])}, not {_short(right[first])}."
+
+    def _values(self, answer: Any) -> list[Any]:
+        return [answer(*point) if callable(answer) else answer for point in self.points or [()]]
+
+
+def _equal(given: Any, right: Any) -> bool:
+    """Whether two words are the same, or two numbers or arrays up to 1 %."""
+    try:
+        given, right = np.asarray(given, float), np.asarray(right, float)
+        return given.shape == right.shape and np.allclose(given, right, rtol=0.01, atol=1e-6)
+    except (TypeError, ValueError):  # not numbers
+        return given == right
+
+
+def _short(value: Any) -> str:
+    return f"{float(value):.4g}" if np.ndim(value) == 0 and not isinstance(value, str) else str(value)
