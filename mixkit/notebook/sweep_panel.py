@@ -24,9 +24,10 @@ from mixkit.notebook.widgets import choose_axes, fill
 from mixkit.studies.config import SweepConfig, bounds
 from mixkit.studies.executors import local_workers
 from mixkit.studies.plan import SWEEP_FILE, Study, load_sweep, read_study, write_sweep
+from mixkit.studies.preflight import preflight
 from mixkit.studies.records import records, results_frame
 from mixkit.studies.store import RunRecord, RunStore
-from mixkit.studies.sweep import RunState, check_inputs, states, time_left
+from mixkit.studies.sweep import RunState, states, time_left
 
 SCALES = {  # the values that a range slider offers; those of gamma are about equal factors apart
     "eta": [i / 100 for i in range(101)],
@@ -226,7 +227,7 @@ class SweepPanel(widgets.VBox):
             seconds = time_left(done, len(study.runs) - len(done), workers)
             inputs = {str(run.config.model_dump(include=INPUTS)) for run in study.runs}
             if inputs != self._inputs:
-                check_inputs(study.runs)
+                preflight(study.runs, self.store)
                 self._inputs = inputs
             file = self.store.root / study.name / SWEEP_FILE
             self.plan.value, self.valid = MACROS.plan(study, len(done), workers, seconds, file), True
