@@ -169,11 +169,13 @@ def test_objectives_without_a_look_of_their_own_have_one():
 def test_mle_decoded_as_an_objective_has_its_colour_and_is_hollow():
     decoded = {"role": "decoding", "decode_as": "mixce"}
     runs = [*DONE, record("d1", 0.65, 0.7, eta=0.1, **decoded), record("d7", 0.75, 0.6, eta=0.7, **decoded)]
-    points = [
-        t for t in charts.frontier(results_frame(runs), "mauve", "diversity").data if t.customdata == ("d1", "d7")
-    ]
+    figure = charts.frontier(results_frame(runs), "mauve", "diversity")
+    points = [trace for trace in figure.data if trace.customdata == ("d1", "d7")]
     assert [(t.name, t.text) for t in points] == [("MLE decoded as MixCE", ("η=0.1", "η=0.7"))]
     assert points[0].marker.color == charts.COLORS["mixce"] and points[0].marker.symbol == "square-open"
+    curve, marks = (trace for trace in figure.data if trace.name == "MLE decoded as MixCE")
+    assert curve.x == (0.65, 0.75, 0.8) and curve.line.dash == "dash"  # it ends at MLE, which is eta = 1
+    assert curve.line.color == charts.COLORS["mixce"] and (curve.showlegend, marks.showlegend) == (True, False)
 
 
 def test_the_worth_of_a_coefficient_is_its_best_temperature():
