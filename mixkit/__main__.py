@@ -19,7 +19,6 @@ from mixkit.studies.preflight import preflight
 from mixkit.studies.records import records, results_frame
 from mixkit.studies.store import RunStore
 from mixkit.studies.sweep import run_study, states, status_table
-from mixkit.studies.tune import SEARCHED, tune
 
 
 class Parser(argparse.ArgumentParser):
@@ -45,7 +44,7 @@ def main(arguments: Sequence[str] | None = None, **options: Any) -> int:
     add("--address", default="", help="of the Ray cluster to join; default: one is started here")
     tuning = commands.add_parser("tune", help="search for the coefficient with which the model is as sharp as people")
     tuning.add_argument("file", help="a name from data/studies, or a .yaml file: its parameters and base are used")
-    tuning.add_argument("--objective", default="mixce", help=f"one of {', '.join(SEARCHED)}")
+    tuning.add_argument("--objective", default="mixce", help="mixce, tailr or mle")
     tuning.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="replace settings")
     for command, what in (("status", "how far a study's runs are"), ("report", "print a table, write report.html")):
         commands.add_parser(command, help=what).add_argument("name", help="folder under runs/")
@@ -91,6 +90,7 @@ def _study(settings: argparse.Namespace, options: dict[str, Any]) -> int:
 
 def _tune(settings: argparse.Namespace, options: dict[str, Any]) -> int:
     from mixkit.notebook.training_charts import search
+    from mixkit.studies.tune import tune  # pandas
 
     log = partial(print, flush=True)
     found = tune(settings.file, settings.objective, overrides=_overrides(settings.set), log=log, **options)

@@ -115,7 +115,7 @@ STUDY_FILES = [
     ({**STUDY, "grid": [{"objective": "mle", 1: 2}]}, "grid contains 1; every element must be a valid string"),
 ]
 CORPORA = [
-    ("", "is a folder; a .txt, .jsonl or .csv file is needed"),
+    ("", "unknown corpus ''"),
     ("tale", "unknown corpus 'tale' (did you mean 'tales'?)"),
     ("tales-noisy:2", "tales-noisy:RATE, 0 to 1"),
     ("tales-noisy:much", "tales-noisy:RATE, 0 to 1"),
@@ -127,10 +127,10 @@ CORPORA = [
     ("{tmp}/nul.txt", "binary file"),
     ("{tmp}/latin1.txt", "is not UTF-8 text"),
     ("{tmp}/short.txt", "is too short: 1 texts"),
-    ("{tmp}/broken.jsonl", "record 1 is not JSON"),
-    ("{tmp}/list.jsonl", "record 1 has no field 'text'"),
-    ("{tmp}/number.jsonl", "record 1 has no field 'text'"),
-    ("{tmp}/column.csv", "record 1 has no field 'text'"),
+    ("{tmp}/broken.jsonl", "line 1 is not JSON"),
+    ("{tmp}/list.jsonl", "has no field 'text' with a string"),
+    ("{tmp}/number.jsonl", "has no field 'text' with a string"),
+    ("{tmp}/column.csv", "has no field 'text' with a string"),
 ]
 MODELS = [
     ("", "model '' is not available"),

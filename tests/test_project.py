@@ -46,7 +46,7 @@ def test_rooms_are_seven_folders_of_small_files():
 
 @pytest.mark.parametrize("room", ["losses", "metrics", "models", "texts"])
 def test_thin_rooms_import_only_the_thin_stack(room):
-    allowed = {"torch", "transformers", "numpy", "scipy", "tqdm", "mixkit", *sys.stdlib_module_names}
+    allowed = {"torch", "transformers", "huggingface_hub", "numpy", "scipy", "tqdm", "mixkit", *sys.stdlib_module_names}
     for path in (CLONE / "mixkit" / room).glob("*.py"):
         for node in ast.parse(path.read_text()).body:  # imports inside functions are optional
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -64,7 +64,7 @@ def commands_of(name):
 
 def test_the_commands_of_the_readme_exist():
     commands = commands_of("README.md")
-    assert commands[:2] == ["make study", "make test"]
+    assert {"make study", "make test"} <= set(commands)
     for command in [*commands, *commands_of("CONTRIBUTING.md")]:
         program, *arguments = shlex.split(command)
         if program == "make":

@@ -85,8 +85,9 @@ class TokenWeighted:
         Raises ValueError if every position is masked.
         """
         if mask is not None:
-            parts = (scores.logit, scores.log_partition, scores.scaled_partition)
-            scores = TokenScores(*(part if part is None else part[mask.bool()] for part in parts))
+            mask, scaled = mask.bool(), scores.scaled_partition
+            scaled = None if scaled is None else scaled[mask]
+            scores = TokenScores(scores.logit[mask], scores.log_partition[mask], scaled)
         if scores.logit.numel() == 0:
             raise ValueError("every position is masked, so there is no mean; leave at least one position unmasked")
         return self.losses(scores).mean()

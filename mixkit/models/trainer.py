@@ -249,7 +249,8 @@ class TrainingLog(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         hidden = not (self.progress and state.is_world_process_zero)
         steps = {"total": state.max_steps, "initial": state.global_step, "unit": "step"}
-        self.bar = tqdm(**steps, desc="training", mininterval=2, disable=hidden)
+        options: dict[str, Any] = {"disable": True} if hidden else {}  # else as TQDM_DISABLE says
+        self.bar = tqdm(**steps, desc="training", mininterval=2, **options)
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % args.save_steps == 0:

@@ -84,7 +84,7 @@ class Settings(BaseModel):
         first = error.errors()[0]
         name, value, kind = str((*first["loc"], "")[0]), first["input"], first["type"]
         if kind == "value_error":  # of a validator, which raises InputError
-            return first["ctx"]["error"]
+            return first.get("ctx", {})["error"]
         if name not in cls.model_fields:
             return unknown(cls.noun, name, cls.model_fields)
         field, in_list = cls.model_fields[name], len(first["loc"]) > 1

@@ -254,9 +254,9 @@ def fit(
     parameters = [x.repeat(len(objectives), 1, 1, 1).requires_grad_() for x in (embedding, *linear)]
     optimizer = torch.optim.Adam(parameters, lr=1e-3, weight_decay=1e-4, fused=True)
     reverse = [i for i, x in enumerate(objectives) if isinstance(x, MixCEStar | KLMix)]
-    exact = [i for i in reverse if getattr(objectives[i], "estimator", "exact") == "exact"]
-    gumbel = [i for i in reverse if i not in exact]
-    gumbel_share = torch.tensor([[1 - objectives[i].eta] for i in gumbel])
+    gumbel = {i: x for i, x in enumerate(objectives) if isinstance(x, MixCEStar) and x.estimator == "gumbel"}
+    gumbel_share = torch.tensor([[1 - objective.eta] for objective in gumbel.values()])
+    exact = [i for i in reverse if i not in gumbel]
     best_loss = torch.full((len(objectives), len(seeds)), torch.inf, dtype=torch.float64)
     best_epoch, best_probs = torch.zeros_like(best_loss), torch.zeros(*best_loss.shape, vocab, vocab).double()
     logits = torch.empty(0)
@@ -272,7 +272,7 @@ def fit(
             masks = (_draw(torch.rand, generators, MASKS * vocab, WIDTH) >= DROPOUT) / (1 - DROPOUT)
             loss = _losses(objectives, exact, _logits(parameters, masks), counts / batch, chain).sum()
             if gumbel:
-                loss = loss + (gumbel_share * _gumbel_cross_entropy([x[gumbel] for x in parameters], chain)).sum()
+                loss = loss + (gumbel_share * _gumbel_cross_entropy([x[list(gumbel)] for x in parameters], chain)).sum()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
