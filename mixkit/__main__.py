@@ -53,6 +53,9 @@ def main(arguments: Sequence[str] | None = None, **options: Any) -> int:
             stream.reconfigure(errors="replace")  # "?" for what the terminal's encoding lacks, such as η
     try:
         settings = parser.parse_args(arguments)
+        if settings.command in ("study", "tune"):
+            for stopping in (signal.SIGINT, signal.SIGTERM):  # a parent process, such as a kernel, may ignore them
+                signal.signal(stopping, signal.default_int_handler)
         if settings.command == "study":
             return _study(settings, options)
         if settings.command == "tune":
@@ -61,6 +64,9 @@ def main(arguments: Sequence[str] | None = None, **options: Any) -> int:
             return _report(settings.name)
         print(status_table(read_study(settings.name)))
         return 0
+    except KeyboardInterrupt:
+        print(f"mixkit: {settings.command} was stopped; the same command continues it", file=sys.stderr)
+        return 130
     except InputError as error:
         problem = str(error)
     except OSError as error:  # a full disk, a folder of another user
@@ -77,14 +83,8 @@ def _study(settings: argparse.Namespace, options: dict[str, Any]) -> int:
         for note in preflight([state.run for state in states(study) if state.status != "done"]):
             print(plain(note))
         return 0
-    for stopping in (signal.SIGINT, signal.SIGTERM):  # a parent process, such as a kernel, may ignore them
-        signal.signal(stopping, signal.default_int_handler)
     options |= {name: getattr(settings, name) for name in ("max_workers", "retry", "executor", "address")}
-    try:
-        run_study(study, **options, log=lambda line: print(line, flush=True))
-    except KeyboardInterrupt:
-        print(f"mixkit: study {study.name} was stopped; the same command continues it", file=sys.stderr)
-        return 130
+    run_study(study, **options, log=lambda line: print(line, flush=True))
     return _report(study.name, always=False)
 
 

@@ -1,6 +1,5 @@
 """A notebook that is done in a moment, in place of 3_finetune, and a small study."""
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ from typing import Any
 
 import nbformat
 
-from mixkit.studies.config import RunConfig, Settings
+from mixkit.studies.config import RunConfig
 from mixkit.studies.store import Metric, Role, RunRecord
 
 CLONE = Path(__file__).parents[1]
@@ -63,16 +62,6 @@ def write_notebook(folder: Path) -> Path:
     path = folder / "small.ipynb"
     nbformat.write(book, path)
     return path
-
-
-def parameters_cell(settings: type[Settings]) -> str:
-    """The text of a notebook's parameters cell."""
-    lines = []
-    for name, field in settings.model_fields.items():
-        is_json = isinstance(field.default, str | list)
-        value = json.dumps(field.default, ensure_ascii=False) if is_json else repr(field.default)
-        lines.append(f"{name} = {value}  # {field.description}")
-    return "\n".join(lines)
 
 
 def metrics_of(values: dict[str, Any]) -> dict[str, Metric]:

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from mixkit import objective
@@ -183,7 +184,7 @@ CALLS = [
     (lambda: Sampler(temperature=-1), "temperature is -1"),
     (lambda: Sampler(top_p=0), "top_p is 0"),
     (lambda: Sampler(top_k=-1), "top_k is -1"),
-    (lambda: stationary_distribution(objective("sequencematch", alpha=0.1), [0.5, 0.5]), None),
+    (lambda: stationary_distribution(objective("sequencematch", alpha=0.1), torch.tensor([0.5, 0.5])), None),
     (lambda: SweepConfig.check({"eta": "0.1"}), "eta is '0.1'; it must be a valid list"),
     (lambda: SweepConfig.check({"seeds": 0}), "seeds is 0; it must be in [1, 100]"),
     (lambda: SweepConfig.check({"run_now": "yes"}), "run_now is 'yes'; it must be a valid boolean"),

@@ -109,8 +109,8 @@ class RewindableCache(Cache):
         logits = model(**inputs, past_key_values=self, use_cache=True, logits_to_keep=1).logits[:, -1]
         return logits if logits.dtype == torch.float64 else logits.float()
 
-    def follow(self, model, prefixes: Sequence[Ids]) -> list[Float[Tensor, "B V"]]:
-        """The logits after each prefix (B, T). Each differs from the one before by its last token: new or deleted."""
+    def follow(self, model, prefixes: Sequence[Tensor]) -> list[Tensor]:
+        """The logits (B, V) after each prefix (B, T). Each adds or deletes one token of the one before."""
         depths = torch.arange(max(prefix.shape[1] for prefix in prefixes), device=prefixes[0].device)[None]
         start = prefixes[0].shape[1] - 1
         self.forward(model, prefixes[0][:, :start], depths[:, :start], start)

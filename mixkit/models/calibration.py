@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from scipy.interpolate import CubicSpline
 
 from mixkit._common import Float
@@ -89,7 +90,7 @@ def _token_values(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return torch.cat([nll, torch.ones_like(nll), nll_at, 1 / rank, hits], 1)
 
 
-def best_temperature(nll_at: Float[np.ndarray, "... K"], tokens: Float[np.ndarray, "..."]) -> tuple[Any, Any]:
+def best_temperature(nll_at: Float[np.ndarray, "... K"], tokens: ArrayLike) -> tuple[Any, Any]:
     """(T*, nats per token at T*): the temperature at which the held-out nll is least, and that nll.
 
     equals: argmin over T of sum_t -log softmax(z_t / T)[y_t]. nll_at (..., K), tokens (...): sums over texts.
