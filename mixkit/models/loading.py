@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import huggingface_hub
 import torch
@@ -153,7 +154,10 @@ def device_name() -> str:
 
 
 def _load_gguf(file: Path):
-    loaded = transformers.AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    # transformers has no switch for this bar
+    with mock.patch("transformers.modeling_gguf_pytorch_utils.tqdm", lambda tensors, **options: tensors):
+        source, how = file.parent, {"gguf_file": file.name, "dtype": torch.float32}
+        loaded = transformers.AutoModelForCausalLM.from_pretrained(source, **how)
     vars(loaded.config).pop("quantization_config")
     model = type(loaded)(loaded.config)  # Trainer refuses `loaded` as quantized, although its weights are float32
     model.load_state_dict(loaded.state_dict())
