@@ -145,7 +145,7 @@ def parse_objective(text: str) -> tuple[ObjectiveDefinition, dict[str, Any]]:
         return known[text], {}
     if text.startswith("own: "):
         return ObjectiveDefinition(text.removeprefix("own: "), ""), {}
-    call = re.fullmatch(r"([a-z][a-z-]+)(?:\((.*)\))?", text)
+    call = re.fullmatch(r"([a-z][a-z0-9_-]+)(?:\((.*)\))?", text)
     if call is None or call[1] in ("exp", "log", "sqrt", "min", "max"):
         return ObjectiveDefinition(f"w(q) = {text}", "expressions.Expression"), {}
     if call[1] not in known:
@@ -169,7 +169,7 @@ def parse_objective(text: str) -> tuple[ObjectiveDefinition, dict[str, Any]]:
 def describe(objective: str, coefficients: Mapping[str, Any]) -> str:
     """For example "MixCE η=0.1", "TaiLr γ=0.1, w_min=0.2", "SequenceMatch α=0.01, js", "w(q) = 0.1 + 0.9 * q".
 
-    Of the loss's coefficients the first always appears, others where they are not the default (w_min: not 0).
+    The first coefficient always appears. Others of the loss appear where they are not the default (w_min: not 0).
     """
     definition, _ = parse_objective(objective)
     parts = [definition.label]

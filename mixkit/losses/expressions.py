@@ -58,7 +58,7 @@ class Expression(TokenWeighted):
     def __post_init__(self):
         object.__setattr__(self, "_function", _parse(self.text))
         grid = torch.cat([torch.logspace(-30, -3, 2000, dtype=torch.float64), torch.linspace(1e-3, 1, 8000).double()])
-        weights = self.weight(grid)
+        weights = self.weight(grid).float()  # infinite above 3.4e38
         for name, wrong in (
             ("nan", weights.isnan()),
             ("infinite", weights.isinf()),
@@ -69,7 +69,7 @@ class Expression(TokenWeighted):
                 raise InputError(f"objective {self.text!r} is {name} at q = {q:.3g}; a weight is finite and at least 0")
 
     def weight(self, prob: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
-        return self._function(prob.clamp(min=SMALLEST_PROB)).to(prob.dtype)
+        return self._function(prob.double().clamp(min=SMALLEST_PROB)).to(prob.dtype)
 
 
 def _parse(text: str) -> _Weight:

@@ -75,6 +75,8 @@ def inverse_of(objective: TokenWeighted) -> Inverse | None:
         return closed_form
     grid, grid_ratio = torch.cat([q.new_zeros(1), q]), torch.cat([ratio.new_zeros(1), ratio])
     start, stop = math.log(ratio[0].item()), math.log(min(ratio[-1].item(), 1e6))
+    if stop - start < 1e-6:  # q / w(q) is constant
+        return lambda r: (r >= ratio[0].item() * (1 - 1e-6)).to(r)
     log_q = _bisect(objective, torch.linspace(start, stop, _TABLE).double().exp(), grid, grid_ratio).log().float()
 
     def inverse(r: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ Probs = Float[torch.Tensor, "*B"]
 
 @dataclass(frozen=True)
 class Power(TokenWeighted):
-    """w(q) = q^a, the gradient of the loss (1 - q^a) / a. At infinite capacity it is the temperature 1 - a.
+    """w(q) = q^a, as for the loss (1 - q^a) / a. At infinite capacity it is the temperature 1 - a.
 
     exponent: a, at least 0. 0 is MLE, 1 is DFT. Source: "Beyond Log Likelihood", 2025, arXiv 2510.00526.
     """
@@ -32,7 +32,7 @@ class Power(TokenWeighted):
 
 @dataclass(frozen=True)
 class DFT(TokenWeighted):
-    """w(q) = q, the gradient of the loss -q. It is MixCE(0), TaiLr(1) and Power(1).
+    """w(q) = q, the weight whose gradient is that of the loss -q. It is MixCE(0), TaiLr(1, 0) and Power(1).
 
     Source: Wu et al., "On the Generalization of SFT", 2025, arXiv 2508.05629, equation 9.
     """
@@ -46,7 +46,7 @@ class DFT(TokenWeighted):
 
 @dataclass(frozen=True)
 class Focal(TokenWeighted):
-    """w(q) = (1 - q)^(g - 1) (1 - q - g q log q), the gradient of the focal loss -(1 - q)^g log q.
+    """w(q) = (1 - q)^(g - 1) (1 - q - g q log q), as for the focal loss -(1 - q)^g log q.
 
     focusing: g, at least 0. 0 is MLE. It gives probable tokens less weight, so its stationary distribution is flatter.
     Source: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, arXiv 1708.02002, equation 4.
@@ -78,15 +78,16 @@ class Threshold(TokenWeighted):
         RIVALS["threshold"].check(self)
 
     def weight(self, prob: Probs) -> Probs:
-        return (prob > self.tau if self.side == "above" else prob <= self.tau).to(prob)
+        above = (prob > self.tau) | (self.tau == 0)  # a probability of 0 is an underflow
+        return (above if self.side == "above" else prob <= self.tau).to(prob)
 
 
 @dataclass(frozen=True)
 class GEM(TokenWeighted):
     """loss = beta (logsumexp(z / beta) - z_y / beta): beta times the cross-entropy of the logits z / beta.
 
-    beta > 0. 1 is MLE. It is the linear form of GEM. At infinite capacity the model ends at Q ~ P^beta, which is the
-    temperature 1 / beta: below 1 it is flatter than the truth. It is no function of q alone.
+    beta > 0. 1 is MLE. It is the linear form of GEM. At infinite capacity the model ends at Q ~ P^beta, the temperature
+    1 / beta. For beta < 1 the model is flatter than the truth. It is no function of q alone.
     Source: Li et al., "Preserving Diversity in Supervised Fine-Tuning", ICLR 2025, arXiv 2408.16673.
     """
 
@@ -100,8 +101,7 @@ class GEM(TokenWeighted):
         return 1 / self.beta
 
     def losses(self, scores: TokenScores) -> Probs:
-        assert scores.scaled_partition is not None
-        return self.beta * scores.scaled_partition - scores.logit
+        return self.beta * _scaled_partition(self, scores) - scores.logit
 
     def stationary(self, probs: Float[torch.Tensor, "*B V"]) -> Float[torch.Tensor, "*B V"]:
         """The stationary distribution Q ~ P^beta."""
@@ -125,7 +125,13 @@ class ErrorNormTruncation(TokenWeighted):
         RIVALS["error-norm"].check(self)
 
     def losses(self, scores: TokenScores) -> Probs:
-        assert scores.scaled_partition is not None
-        collision = (scores.scaled_partition - 2 * scores.log_partition).exp()
+        collision = (_scaled_partition(self, scores) - 2 * scores.log_partition).exp()
         norm = (1 - 2 * scores.prob + collision).clamp(min=0).sqrt()
         return (norm.detach() <= self.max_norm) * scores.nll
+
+
+def _scaled_partition(objective: TokenWeighted, scores: TokenScores) -> Probs:
+    if scores.scaled_partition is None:
+        how = f"weighted_cross_entropy, or TokenScores.from_logits(..., order={objective.order:g})"
+        raise ValueError(f"{objective} needs the scaled_partition of the scores; use {how}")
+    return scores.scaled_partition

@@ -36,6 +36,7 @@ DIVERGENCES = {"chi2-mixture": _chi2, "chi2": _chi2, "js": _jensen_shannon, "rkl
 class SequenceMatch:
     """loss = -J_hat; J = (1/alpha) E_D[phi(alpha r)] - 1/2 E_D[V - g V'] - 1/2 E_M[V - g V'], r = l - g V'.
 
+    J_hat is J with means over texts and sums over steps, of which step i has the weight g^i.
     Logits are Q-values of actions: append a token, delete the last token, end. l = Q(a|s), V = logsumexp Q(.|s), and
     V' is V of the next state. D: data texts. M: texts sampled from the model. Maximising J moves the model's
     discounted occupancy measure of (state, action) towards that of the data.

@@ -78,7 +78,7 @@ class TokenWeighted:
     def __call__(
         self, scores: TokenScores, mask: Bool[Tensor, "*B"] | Int[Tensor, "*B"] | None = None
     ) -> Float[Tensor, ""]:
-        """equals: (self.weight(scores.prob).detach() * scores.nll)[mask].mean()
+        """equals: self.losses(scores)[mask].mean()
 
         mask: True for positions that count. Masked positions change neither the value nor the gradients, even where
         they hold inf or nan. Returns the loss in nats per token.

@@ -26,8 +26,8 @@ class HeldOut:
     """What a model says of N held-out texts, summed over the tokens of each text, the end included.
 
     nll: in nats. tokens: their number. nll_at: the nll with logits divided by T, for each 1/T of INVERSE_TEMPERATURES.
-    reciprocal_rank: sum of 1 / rank, where rank 1 is the most probable token. recall: tokens of rank 1, up to 5, up to
-    50.
+    reciprocal_rank: sum of 1 / rank, where rank 1 is the most probable token. recall: number of tokens whose rank is at
+    most 1, 5, 50.
     """
 
     nll: Float[np.ndarray, " N"]
@@ -39,7 +39,7 @@ class HeldOut:
 
 @torch.no_grad()
 def held_out(model: Any, tokenizer: Any, texts: Sequence[str], *, max_tokens: int, batch_size: int = 32) -> HeldOut:
-    """equals: text_nll(model, tokenizer, texts, max_tokens=max_tokens), and more of the same logits
+    """The nll and number of tokens of `text_nll(model, tokenizer, texts, max_tokens=max_tokens)`, with ranks and T.
 
     Texts are cut after `max_tokens` tokens, and the model is in evaluation mode meanwhile.
     """
@@ -93,9 +93,9 @@ def _token_values(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 def best_temperature(nll_at: Float[np.ndarray, "... K"], tokens: ArrayLike) -> tuple[Any, Any]:
     """(T*, nats per token at T*): the temperature at which the held-out nll is least, and that nll.
 
-    equals: argmin over T of sum_t -log softmax(z_t / T)[y_t]. nll_at (..., K), tokens (...): sums over texts.
-    The nll is convex in 1/T. A cubic spline in log T through its values at INVERSE_TEMPERATURES is right to about 1e-3
-    for T* up to 1.7. Both are nan where the least value is at an end, so that T* is outside [0.56, 5].
+    equals: argmin over T of sum_t -log softmax(z_t / T)[y_t]. nll_at (..., K), tokens (...): sums over texts. The nll
+    is convex in 1/T. A cubic spline in log T through its values at INVERSE_TEMPERATURES is right to about 1e-3 for T*
+    up to 1.7, and to about 1 % above. Both are nan where the least value is at an end, so that T* is outside [0.56, 5].
     """
     curve = np.asarray(nll_at, dtype=float) / np.asarray(tokens, dtype=float)[..., None]
     log_k = np.log(INVERSE_TEMPERATURES)

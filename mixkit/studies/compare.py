@@ -23,9 +23,10 @@ COLUMNS = ("run", "metric", "difference", "low", "high", "effect_size", "p", "ho
 def compare_with_mle(records: Sequence[RunRecord], samples: Mapping[str, Sequence[Sample]]) -> pd.DataFrame:
     """One row per run and metric, with the columns COLUMNS: the run against the trained MLE run of its seed.
 
-    samples: by run name. A prompt's value is the mean over its continuations. difference: the mean over prompts of
-    run - MLE, with its interval (see `statistics.compare`). effect_size: NaN if all differences are equal. holm_p:
-    Holm's correction over all runs, per metric. The base run and runs with other prompts have no rows.
+    samples: by run name. judge_perplexity is compared in nats per token. A prompt's value is the mean over its
+    continuations. difference: the mean over prompts of run - MLE, with its interval (see `statistics.compare`).
+    effect_size: NaN if all differences are equal. holm_p: Holm's correction over all runs, per metric. The base run and
+    runs with other prompts have no rows.
     """
     rows = []
     values = {record.name: _values(record, samples.get(record.name, ())) for record in records}
@@ -112,7 +113,7 @@ def decoders(results: pd.DataFrame) -> dict[str, str]:
 
 
 def controls(results: pd.DataFrame, metrics: Sequence[str], equal: str = "distinct_2") -> pd.DataFrame:
-    """Three rows per trained run and metric: the run, MLE decoded as its objective, and MLE at the T of equal `equal`.
+    """Each trained run that has a decoder, MLE decoded as its objective, and MLE at the T of equal `equal`.
 
     Columns: run (its label), texts ("trained", "MLE decoded as it", "MLE at T=0.82"), metric, value, low, high. The
     third is interpolated on the temperature curve of the run's seed; it is absent where the run is outside the curve.
@@ -157,9 +158,10 @@ def pareto_front(results: pd.DataFrame, quality: str, diversity: str) -> list[st
 def curve_place(results: pd.DataFrame, run: str, curve: Sequence[str], quality: str, diversity: str) -> str:
     """Where a run lies relative to a curve of runs: "above", "below", "on" or "outside" it.
 
-    above: over the whole width of the run's interval in diversity, its lower end in quality is above the upper end of
-    the curve, whose points and interval ends are joined by straight lines. below: the other way round. on: neither.
-    outside: the run's interval lies outside the curve's range, or a value is absent. Higher is better on both axes.
+    above: over the part of the run's interval in diversity that the curve covers, the lower end of the run's quality is
+    above the upper end of the curve, whose points and interval ends are joined by straight lines. below: the other way
+    round. on: neither. outside: the run's interval lies outside the curve's range, or a value is absent. Higher is
+    better on both axes.
     """
     *boxes, (across, up) = [[_interval(results, n, metric) for metric in (diversity, quality)] for n in (*curve, run)]
     points = [(x.value, y.low, y.high) for x, y in boxes if x and y]
@@ -217,12 +219,19 @@ def verdicts(
 
 def conclusion(table: pd.DataFrame) -> str:
     """One sentence about the table of `verdicts`."""
+    if table.empty:
+        return "The study has trained no other objective than MLE, so there is nothing to compare."
     if set(table["verdict"]) <= {NO_CURVE}:
         return "The study has no decoding baselines, so its runs are not compared with MLE at other temperatures."
     above = table["run"][table["verdict"] == "above the curve"].tolist()
+    outside = int((table["verdict"] == "outside the curve").sum())
+    if outside == len(table):
+        return "All runs are outside the range of MLE's decoding curve, or have no value, so they cannot be compared."
     sentence = f"None of {len(table)} runs is above MLE's decoding curve: no objective is shown to beat decoding"
     if above:
         sentence = f"{len(above)} of {len(table)} runs are above MLE's decoding curve: {', '.join(above)}"
+    if outside:
+        sentence += f"; {outside} of them cannot be compared, as they are outside its range or have no value"
     paired = table[table["decoder"] != ""]
     if len(paired):
         better = paired["run"][paired["decoder"] == "better"].tolist()

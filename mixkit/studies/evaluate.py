@@ -1,7 +1,7 @@
 """All metrics of one run and of the human texts, each with its interval. A metric that is absent has a reason."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -76,7 +76,9 @@ def _predictions(held: HeldOut) -> dict[str, Estimate]:
         temperature, _ = best_temperature(totals.sum(0)[:-1], totals.sum(0)[-1])
         if np.isnan(temperature):
             return Estimate.absent("the nll has no minimum at a temperature between 0.56 and 5")
-        return bootstrap(totals, lambda t: statistic(*best_temperature(t[..., :-1], t[..., -1])))
+        estimate = bootstrap(totals, lambda t: statistic(*best_temperature(t[..., :-1], t[..., -1])))
+        undefined = "no interval: T* is outside 0.56 to 5 on some resamples"
+        return estimate if estimate.low is not None else replace(estimate, why=undefined)
 
     recalls = {f"recall_at_{n}": ratio(hits) for n, hits in zip(RECALL_AT, held.recall.T, strict=True)}
     return {

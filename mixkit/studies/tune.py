@@ -10,7 +10,7 @@ import pandas as pd
 
 from mixkit._common import InputError, unknown
 from mixkit.studies.plan import StudyFile, expand
-from mixkit.studies.store import Metric, RunRecord
+from mixkit.studies.store import RunRecord
 from mixkit.studies.sweep import run_study
 
 # Of each objective: the coefficient, its value for MLE, and the two ends of the search, the flat one first.
@@ -44,62 +44,63 @@ def tune(
     """Search for the coefficient whose interval of EntCE contains 0, by at most `max_runs` runs after MLE's.
 
     file: a study file, whose parameters, base and first seed are used. objective: mixce (search by log eta), tailr (by
-    log gamma), or mle (by log T of its model, which is not trained). The first value is in the middle of the range. As
-    soon as one run is flatter and one is sharper than people, the line through both gives the next value.
-    The runs are those of the study <file>-tune-<objective>. They are not repeated: after an interruption the same call
-    goes on, and finds the same answer. overrides: settings that replace the file's. run: executes a study; options:
-    its further arguments.
-    Raises InputError for an objective that cannot be searched, and if a run fails or its EntCE is absent.
+    log gamma), or mle (by log T of its model, which is not trained). Other coefficients are those of the file's grid.
+    The first value is the geometric middle of the range. As soon as one run is flatter and one is sharper than people,
+    the line through both gives the next value, between 10 and 90 % of the way. The runs are those of the study
+    <file>-tune-<objective>. They are not repeated: after an interruption the same call goes on, and finds the same
+    answer. overrides: settings that replace the file's. run: executes a study; options: its further arguments. Raises
+    InputError for an objective that cannot be searched, and if a run fails or its EntCE is absent.
     """
     if objective not in SEARCHED:
         raise unknown("objective to tune", objective, SEARCHED)
     coefficient, at_mle, flat_end, sharp_end = SEARCHED[objective]
+    if fixed := {coefficient, "objective", "seed"} & set(overrides or {}):
+        raise InputError(f"{min(fixed)} is searched or fixed by tune; leave it out of the settings that replace others")
     study_file, name = StudyFile.read(file), f"{Path(file).stem}-tune-{objective}"
     grid: list[dict[str, Any]] = [{"objective": "mle"}]
     decoding: list[dict[str, Any]] = []
-    rows: list[tuple[float, float, float | None, float | None]] = []
+    rows: list[tuple[float, float, float, float]] = []
 
-    def measure(value: float) -> Metric:
-        """EntCE of the study's last run, whose coefficient is `value`."""
+    def measure(value: float) -> tuple[float, float, float]:
+        """EntCE of the study's last run, whose coefficient is `value`, with its interval."""
         entries = {"grid": grid, "decoding": decoding, "seeds": study_file.seeds[:1]}
         study = expand(study_file.model_copy(update=entries), overrides or {}, name)
         done = {record.name: record for record in run(study, **options)}
         if (record := done.get(study.runs[-1].name)) is None:
             raise InputError(f"run {study.runs[-1].name} has failed; see `python -m mixkit status {name}`")
         metric = record.metrics["entropy_calibration"]
-        if metric.value is None:
-            raise InputError(f"run {record.name} has no entropy calibration: {metric.why}")
+        if metric.value is None or metric.low is None or metric.high is None:
+            raise InputError(f"run {record.name} has no interval of entropy calibration: {metric.why}")
         rows.append((value, metric.value, metric.low, metric.high))
-        return metric
+        return metric.value, metric.low, metric.high
 
     def result(best: float | None, conclusion: str) -> Tuning:
         table = pd.DataFrame(rows, columns=[coefficient, "value", "low", "high"])
         return Tuning(name, best, table, conclusion)
 
-    mle = measure(at_mle)
-    if (mle.low or 0) <= 0:
-        state = "already sharper than people" if (mle.high or 0) < 0 else "as sharp as people"
-        return result(at_mle, f"MLE is {state}: EntCE {_number(mle)}. So {coefficient} is {at_mle:g}.")
-    flat, sharp = (math.log(flat_end), mle.value or 0.0), (math.log(sharp_end), None)
+    mle, low, high = measure(at_mle)
+    if low <= 0:
+        state = "already sharper than people" if high < 0 else "as sharp as people"
+        return result(
+            at_mle, f"MLE is {state}: EntCE {mle:+.3f} [{low:+.3f}, {high:+.3f}]. So {coefficient} is {at_mle:g}."
+        )
+    flat, sharp = (math.log(flat_end), mle), (math.log(sharp_end), None)
     for _ in range(max_runs):
         share = 0.5 if sharp[1] is None else min(0.9, max(0.1, flat[1] / (flat[1] - sharp[1])))
         value = float(f"{math.exp(flat[0] + share * (sharp[0] - flat[0])):.3g}")
         if objective == "mle":
             decoding.append({coefficient: value})
         else:
-            grid.append({"objective": objective, coefficient: value})
-        metric = measure(value)
-        if (metric.low or 0) <= 0 <= (metric.high or 0):
-            return result(value, f"{coefficient} = {value:g}: EntCE is {_number(metric)}, so 0 is in its interval.")
-        if (metric.value or 0) > 0:
-            flat = (math.log(value), metric.value or 0.0)
+            entry = next((entry for entry in study_file.grid if entry.get("objective") == objective), {})
+            grid.append({**entry, "objective": objective, coefficient: value})
+        entce, low, high = measure(value)
+        if low <= 0 <= high:
+            interval = f"{entce:+.3f} [{low:+.3f}, {high:+.3f}]"
+            return result(value, f"{coefficient} = {value:g}: EntCE is {interval}, so 0 is in its interval.")
+        if entce > 0:
+            flat = (math.log(value), entce)
         else:
-            sharp = (math.log(value), metric.value)
+            sharp = (math.log(value), entce)
     ends = sorted(math.exp(end) for end, _ in (flat, sharp))
     between = f"the best {coefficient} is between {ends[0]:.3g} and {ends[1]:.3g}"
     return result(None, f"After {max_runs} runs no interval of EntCE contains 0: {between}.")
-
-
-def _number(metric: Metric) -> str:
-    interval = "" if metric.low is None else f" [{metric.low:+.3f}, {metric.high:+.3f}]"
-    return f"{metric.value:+.3f}{interval}"

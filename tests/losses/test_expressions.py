@@ -52,6 +52,7 @@ def test_all_parts_of_the_language():
         ("-q", "is negative at q = 1"),
         ("log(q)", "is negative at q ="),
         ("q ** -40", "is infinite at q ="),
+        ("q ** -1.5", "is infinite at q ="),
         ("sqrt(q - 0.5)", "is nan at q ="),
         ("1e999 * q", "character 1:"),
         ("True + q", "character 1: 'True' is not allowed"),

@@ -113,6 +113,17 @@ def test_a_name_a_call_and_a_class_are_one(name):
     assert parse_objective(call)[0] == RIVALS[name]
 
 
+@pytest.mark.parametrize("rival", [GEM(0.7), ErrorNormTruncation(0.9)], ids=str)
+def test_rivals_that_need_more_of_the_logits_say_so(rival):
+    scores = TokenScores.from_logits(torch.randn(3, 5), torch.arange(3))
+    with pytest.raises(ValueError, match="needs the scaled_partition"):
+        rival(scores)
+
+
+def test_a_threshold_of_0_keeps_tokens_whose_probability_underflows():
+    assert Threshold(0.0).weight(torch.zeros(1)).tolist() == [1.0]
+
+
 def test_coefficients_of_calls():
     assert objective("mixce(0.1)") == MixCE(0.1)
     assert objective("threshold(0.2, below)") == Threshold(0.2, "below")

@@ -8,6 +8,7 @@ from mixkit.losses import MLE, MixCE, SequenceMatch, TaiLr, objective, stationar
 from mixkit.models import ObjectiveDecoder, Sampler
 
 LOSSES = [MLE(), MixCE(0.7), MixCE(0.1), TaiLr(0.05, 0.2), TaiLr(0.1, 0.0), objective("q ** 0.3")]
+LOSSES += [objective(text) for text in ("0.1 + 0.9 * q ** 0.5", "focal(2)", "gem(0.7)", "q", "2 * q", "dft")]
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=str)

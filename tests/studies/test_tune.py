@@ -18,7 +18,8 @@ def runner(entce, half=0.02, studies=None):
         done = []
         for planned in study.runs:
             value = entce(planned.config)
-            metric = Metric(value=value, low=value - half, high=value + half)
+            ends = {} if half is None else {"low": value - half, "high": value + half}
+            metric = Metric(value=value, **ends)
             settings = planned.config.model_dump(include={"eta", "gamma", "temperature"})
             done.append(
                 record(planned.name, planned.config.objective, metrics={"entropy_calibration": metric}, **settings)
@@ -73,7 +74,17 @@ def test_what_it_cannot_decide():
     assert tuning.best is None and len(tuning.table) == 4 and "between" in tuning.conclusion
 
 
+def test_other_coefficients_come_from_the_grid():
+    studies = []
+    tune("quick", "tailr", run=runner(lambda c: 0.1 if c.objective == "mle" else -0.01, studies=studies))
+    assert studies[-1].runs[-1].config.w_min == 0.0
+
+
 def test_failures_are_one_line():
+    with pytest.raises(ValueError, match="eta is searched or fixed by tune"):
+        tune("quick", "mixce", overrides={"eta": 0.5})
+    with pytest.raises(ValueError, match="has no interval of entropy calibration"):
+        tune("quick", "mixce", run=runner(lambda config: 0.5, half=None))
     with pytest.raises(ValueError, match="unknown objective to tune 'mixec'"):
         tune("quick", "mixec")
     with pytest.raises(ValueError, match="has failed; see"):
