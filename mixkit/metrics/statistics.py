@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, special, stats
 
 from mixkit._common import Float, InputError, Int
 
@@ -174,6 +174,37 @@ def holm(p_values: Sequence[float]) -> list[float]:
     corrected = np.empty_like(values)
     corrected[order] = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
     return np.minimum(1, corrected).tolist()
+
+
+def bradley_terry(wins: Int[np.ndarray, "k k"]) -> list[Estimate]:
+    """The strengths s that maximize sum_ij wins[i, j] log P(i beats j), where P(i beats j) = 1 / (1 + exp(s_j - s_i))
+
+    wins[i, j]: how often i was chosen before j. Each source gets half a win and half a loss against a source of
+    strength 0: so a source that always wins has a finite strength, and all strengths have one origin. Intervals:
+    profile likelihood, where twice the log likelihood falls by a quantile of chi-squared with one degree of freedom.
+    Source: Bradley and Terry 1952.
+    """
+    size = len(wins)
+    counts = np.pad(np.asarray(wins, dtype=float), (0, 1), constant_values=0.5)
+
+    def loss(strengths: np.ndarray) -> tuple[float, np.ndarray]:
+        padded = np.append(strengths, 0.0)
+        behind = padded - padded[:, None]  # behind[i, j]: s_j - s_i
+        slopes = counts * special.expit(behind)
+        return float((counts * np.logaddexp(0, behind)).sum()), (slopes.sum(0) - slopes.sum(1))[:size]
+
+    best = optimize.minimize(loss, np.zeros(size), jac=True, method="L-BFGS-B", tol=1e-12)
+    limit = best.fun + stats.chi2.ppf(CONFIDENCE, 1) / 2
+
+    def interval_end(i: int, direction: int) -> float:
+        def excess(distance: float) -> float:
+            bounds: list[tuple[float | None, float | None]] = [(None, None)] * size
+            bounds[i] = (best.x[i] + direction * distance,) * 2
+            return optimize.minimize(loss, best.x, jac=True, bounds=bounds, method="L-BFGS-B").fun - limit
+
+        return float(best.x[i]) + direction * float(optimize.brentq(excess, 0, 50, xtol=1e-4))
+
+    return [Estimate(value, interval_end(i, -1), interval_end(i, 1)) for i, value in enumerate(best.x)]
 
 
 def _sign_flip_p_value(differences: np.ndarray, replicates: int) -> float:

@@ -37,9 +37,9 @@ COEFFICIENT_METRICS = ("perplexity", "mauve", "diversity")
 def write_report(study: Study, store: RunStore | None = None) -> Path:
     """Write runs/<study>/report.html from the study's finished runs, unless it is up to date."""
     store = store or RunStore()
-    folder = store.root / study.name
-    path = folder / "report.html"
-    if outdated(path, folder):
+    path = store.root / study.name / "report.html"
+    if outdated(path, store.for_reading(study.name).root / study.name):
+        path.parent.mkdir(parents=True, exist_ok=True)
         done = records(study, store)
         samples = {record.name: store.samples(study.name, record.name) for record in done}
         write_atomically(path, report_html(study, done, samples))
