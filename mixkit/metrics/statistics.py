@@ -179,28 +179,31 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def bradley_terry(wins: Int[np.ndarray, "k k"]) -> list[Estimate]:
     """The strengths s that maximize sum_ij wins[i, j] log P(i beats j), where P(i beats j) = 1 / (1 + exp(s_j - s_i))
 
-    wins[i, j]: how often i was chosen before j. Each source gets half a win and half a loss against a source of
-    strength 0: so a source that always wins has a finite strength, and all strengths have one origin. Intervals:
-    profile likelihood, where twice the log likelihood falls by a quantile of chi-squared with one degree of freedom.
+    wins[i, j]: how often i was chosen before j, for k >= 2 sources. The strengths add up to 0. Each source gets half a
+    win and half a loss more, spread over the others: so one that always wins has a finite strength. Intervals: profile
+    likelihood, where twice the log likelihood falls by a quantile of chi-squared with one degree of freedom.
     Source: Bradley and Terry 1952.
     """
     size = len(wins)
-    counts = np.pad(np.asarray(wins, dtype=float), (0, 1), constant_values=0.5)
+    counts = wins + (1 - np.eye(size)) * 0.5 / (size - 1)
+    sum_is_zero = optimize.LinearConstraint(np.ones(size), 0, 0)
 
     def loss(strengths: np.ndarray) -> tuple[float, np.ndarray]:
-        padded = np.append(strengths, 0.0)
-        behind = padded - padded[:, None]  # behind[i, j]: s_j - s_i
+        behind = strengths - strengths[:, None]  # behind[i, j]: s_j - s_i
         slopes = counts * special.expit(behind)
-        return float((counts * np.logaddexp(0, behind)).sum()), (slopes.sum(0) - slopes.sum(1))[:size]
+        return float((counts * np.logaddexp(0, behind)).sum()), slopes.sum(0) - slopes.sum(1)
 
-    best = optimize.minimize(loss, np.zeros(size), jac=True, method="L-BFGS-B", tol=1e-12)
+    options: dict[str, Any] = {"jac": True, "method": "SLSQP", "tol": 1e-10}
+    best = optimize.minimize(loss, np.zeros(size), constraints=sum_is_zero, **options)
     limit = best.fun + stats.chi2.ppf(CONFIDENCE, 1) / 2
 
     def interval_end(i: int, direction: int) -> float:
+        unit = np.eye(size)[i]
+
         def excess(distance: float) -> float:
-            bounds: list[tuple[float | None, float | None]] = [(None, None)] * size
-            bounds[i] = (best.x[i] + direction * distance,) * 2
-            return optimize.minimize(loss, best.x, jac=True, bounds=bounds, method="L-BFGS-B").fun - limit
+            start = best.x + direction * distance * (unit - (1 - unit) / (size - 1))
+            fixed = optimize.LinearConstraint(unit, start[i], start[i])
+            return optimize.minimize(loss, start, constraints=[sum_is_zero, fixed], **options).fun - limit
 
         return float(best.x[i]) + direction * float(optimize.brentq(excess, 0, 50, xtol=1e-4))
 

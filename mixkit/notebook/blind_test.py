@@ -1,7 +1,4 @@
-"""A blind test: a person chooses between two continuations of one prompt without knowing who wrote them.
-
-This is the human evaluation of Pillutla et al. 2021 (MAUVE) and Zhang et al. 2023 (MixCE) as a panel of notebook 6.
-"""
+"""A blind test of continuations: the human evaluation of Pillutla et al. 2021 and Zhang et al. 2023 as a panel."""
 
 import os
 import random
@@ -28,10 +25,6 @@ from mixkit.studies.store import RunRecord, RunStore, Sample, check_folder_name
 Samples = Mapping[str, Sequence[Sample]]  # by run name
 QUESTIONS = {"Which one did a person write?": "person", "Which one is better?": "better"}
 MIN_SECONDS = 0.3  # the second half of a double click would answer a pair that nobody has read
-WORDS = (
-    "{} answers by {} raters. Brackets are 95 % intervals: Wilson's for shares, profile likelihood for the strength s. "
-    "P(i beats j) = 1 / (1 + exp(s_j - s_i)), after Bradley and Terry. All answers count as independent."
-)
 
 
 class Pair(NamedTuple):
@@ -53,16 +46,21 @@ class Answer(BaseModel):
     time: float
 
 
+def label(run: RunRecord) -> str:
+    """The run's label without its seed: runs that differ in their seeds are one source."""
+    return run.config.model_copy(update={"seed": 0}).label(run.role)
+
+
 def draw_pairs(done: Sequence[RunRecord], samples: Samples, seed: str) -> list[Pair]:
     """One pair per prompt that all runs share. Order, sources and sides follow from the seed.
 
     A prompt is in one pair only: who reads its human text a second time knows it. All pairs of sources are equally
-    frequent, up to one; runs with the same label are one source. Pairs of equal texts are left out.
+    frequent, up to one. Pairs of equal texts are left out.
     """
     texts: dict[str, dict[str, str]] = {}  # by run, then by prompt
     names: dict[str, list[str]] = {HUMAN: [HUMAN]}  # of runs, by label
     for run, first in first_sets(done, samples):
-        names.setdefault(run.label, []).append(run.name)
+        names.setdefault(label(run), []).append(run.name)
         texts[run.name] = {sample.prompt: sample.generated for sample in first}
         texts[HUMAN] = {sample.prompt: sample.human for sample in first}
     prompts = sorted(set.intersection(*map(set, texts.values()))) if texts else []
@@ -71,7 +69,7 @@ def draw_pairs(done: Sequence[RunRecord], samples: Samples, seed: str) -> list[P
     for i, prompt in enumerate(prompts):
         if i % len(couples) == 0:
             rng.shuffle(couples)
-        left, right = (rng.choice(names[label]) for label in rng.sample(couples[i % len(couples)], 2))
+        left, right = (rng.choice(names[source]) for source in rng.sample(couples[i % len(couples)], 2))
         pair = Pair(prompt, (left, right), (texts[left][prompt], texts[right][prompt]))
         if pair.texts[0].strip() != pair.texts[1].strip():
             pairs.append(pair)
@@ -101,10 +99,7 @@ def append_answer(path: Path, answer: Answer) -> None:
 
 
 def ranking(answers: Sequence[Answer], labels: Mapping[str, str]) -> pd.DataFrame:
-    """One row per source, the strongest first. Wins and strengths are Estimates.
-
-    labels: by run name. Runs with the same label are one source.
-    """
+    """One row per source, the strongest first; wins and strengths are Estimates. labels: of runs, see `label`."""
     outcomes = []
     for answer in answers:
         loser = answer.right if answer.chosen == answer.left else answer.left
@@ -127,7 +122,7 @@ def ranking(answers: Sequence[Answer], labels: Mapping[str, str]) -> pd.DataFram
 
 
 class BlindTest(widgets.VBox):
-    """The panel: a question, two texts, and two buttons. A key 1 or 2 answers too while the box `keys` has the focus.
+    """The panel: a question, two texts, and two buttons. A key 1 or 2 answers too while the box *keys* has the focus.
 
     ipywidgets cannot listen to the keyboard elsewhere. Answers are kept in runs/<study>/blind_test/<rater>.jsonl. The
     panel reads them again after each answer, so a panel that is opened again goes on there. done: the runs to judge.
@@ -135,22 +130,22 @@ class BlindTest(widgets.VBox):
 
     def __init__(self, study: str, done: Sequence[RunRecord], samples: Samples, store: RunStore | None = None):
         self.folder = (store or RunStore()).root / study / "blind_test"
-        self.labels = {record.name: record.label for record in done}
+        self.labels = {record.name: label(record) for record in done}
         self.draw = lambda rater: draw_pairs(done, samples, rater)
         self.rater = widgets.Text("rater-1", description="your name", continuous_update=False)
         self.question = widgets.Dropdown(options=list(QUESTIONS.items()), description="question")
-        self.keys = widgets.Text(description="keys", placeholder="click here, then press 1 or 2")
+        self.key_box = widgets.Text(description="keys", placeholder="click here, then press 1 or 2")
         self.buttons = [widgets.Button(description=name, button_style="primary") for name in ("1", "2")]
         self.show = widgets.Button(description="Show the result")
         self.view, self.result = widgets.HTML(), widgets.HTML()
         for side, button in enumerate(self.buttons):
             button.on_click(lambda button, side=side: self.answer(side))
         self.show.on_click(lambda button: self.show_result())
-        self.keys.observe(lambda change: self.press(change["new"]), "value")
+        self.key_box.observe(lambda change: self.press(change["new"]), "value")
         for choice in (self.rater, self.question):
             choice.observe(lambda change: self.refresh(), "value")
         self.refresh()
-        rows = [widgets.HBox([self.rater, self.question]), self.view, widgets.HBox([*self.buttons, self.keys])]
+        rows = [widgets.HBox([self.rater, self.question]), self.view, widgets.HBox([*self.buttons, self.key_box])]
         super().__init__([*rows, self.show, self.result])
 
     def refresh(self) -> None:
@@ -175,7 +170,7 @@ class BlindTest(widgets.VBox):
     def press(self, typed: str) -> None:
         """Answer by a key, and empty the box for the next one."""
         if typed:
-            self.keys.value = ""
+            self.key_box.value = ""
         if typed in ("1", "2"):
             self.answer(int(typed) - 1)
 
@@ -197,7 +192,7 @@ class BlindTest(widgets.VBox):
         """Show the ranking by all raters' answers to this question."""
         by_rater = read_answers(self.folder, self.question.value)
         given = list(chain(*by_rater.values()))
-        content = MACROS.paragraph(WORDS.format(len(given), len(by_rater)))
+        content = MACROS.blind_result(len(given), len(by_rater))
         if given:
             frame = ranking(given, self.labels)
             content = frame_html(frame.map(lambda cell: number(cell) if isinstance(cell, Estimate) else cell)) + content
