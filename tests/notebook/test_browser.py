@@ -210,7 +210,7 @@ def test_a_blind_test_is_closed_and_goes_on(page_of, runs):
     panel.get_by_role("button", name="Show the result").click()
     sync_api.expect(panel).to_contain_text("20 answers by 1 person")
     sources = panel.locator("tbody tr td:first-child").all_inner_texts()
-    assert sources[0] == "human" and set(sources) == {"human", "MLE", "MixCE η=0.1", "TaiLr γ=0.1"}
+    assert sources[0] == "human" and set(sources) == {"human", "MLE", "MixCE η=0.1", "TaiLr γ=0.1, w_min=0.2"}
 
 
 def test_a_sweep_is_asked_for_run_and_seen(page_of):
