@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None, **options: Any) -> int:
             return _tune(settings, options)
         if settings.command == "report":
             return _report(settings.name)
-        print(status_table(read_study(settings.name)))
+        print(status_table(read_study(settings.name), RunStore().for_reading(settings.name)))
         return 0
     except KeyboardInterrupt:
         print(f"mixkit: {settings.command} was stopped; the same command continues it", file=sys.stderr)
@@ -103,10 +103,10 @@ def _tune(settings: argparse.Namespace, options: dict[str, Any]) -> int:
 
 def _report(name: str, *, always: bool = True) -> int:
     """Print the study's table. Write report.html and table.txt, if `always` or if they are out of date."""
-    study, folder = read_study(name), RunStore().root / name
+    study, folder, source = read_study(name), RunStore().root / name, RunStore().for_reading(name).root / name
     report, table = folder / "report.html", folder / "table.txt"
     done = records(study)
-    if always or outdated(report, folder) or outdated(table, folder):
+    if always or outdated(report, source) or outdated(table, source):
         from mixkit.notebook.report import write_report
         from mixkit.notebook.tables import results_table
 

@@ -29,6 +29,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # no telemetry unless th
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 CLONE = Path(__file__).parents[1]
 RUNS = Path(os.environ.get("MIXKIT_RUNS", CLONE / "runs")).absolute()
+SHIPPED = CLONE / "data" / "results"  # results of studies that come with the kit; nothing is written there
 CACHE = RUNS / ".cache"  # may be deleted at any time
 
 _BIDIRECTIONAL = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))  # invisible, and they reorder the text around them

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, special, stats
 
 from mixkit._common import Float, InputError, Int
 
@@ -174,6 +174,40 @@ def holm(p_values: Sequence[float]) -> list[float]:
     corrected = np.empty_like(values)
     corrected[order] = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
     return np.minimum(1, corrected).tolist()
+
+
+def bradley_terry(wins: Int[np.ndarray, "k k"]) -> list[Estimate]:
+    """The strengths s that maximize sum_ij wins[i, j] log P(i beats j), where P(i beats j) = 1 / (1 + exp(s_j - s_i))
+
+    wins[i, j]: how often i was chosen before j, for k >= 2 sources. The strengths add up to 0. Each source gets half a
+    win and half a loss more, spread over the others: so one that always wins has a finite strength. Intervals: profile
+    likelihood, where twice the log likelihood falls by a quantile of chi-squared with one degree of freedom.
+    Source: Bradley and Terry 1952.
+    """
+    size = len(wins)
+    counts = wins + (1 - np.eye(size)) * 0.5 / (size - 1)
+    sum_is_zero = optimize.LinearConstraint(np.ones(size), 0, 0)
+
+    def loss(strengths: np.ndarray) -> tuple[float, np.ndarray]:
+        behind = strengths - strengths[:, None]  # behind[i, j]: s_j - s_i
+        slopes = counts * special.expit(behind)
+        return float((counts * np.logaddexp(0, behind)).sum()), slopes.sum(0) - slopes.sum(1)
+
+    options: dict[str, Any] = {"jac": True, "method": "SLSQP", "tol": 1e-10}
+    best = optimize.minimize(loss, np.zeros(size), constraints=sum_is_zero, **options)
+    limit = best.fun + stats.chi2.ppf(CONFIDENCE, 1) / 2
+
+    def interval_end(i: int, direction: int) -> float:
+        unit = np.eye(size)[i]
+
+        def excess(distance: float) -> float:
+            start = best.x + direction * distance * (unit - (1 - unit) / (size - 1))
+            fixed = optimize.LinearConstraint(unit, start[i], start[i])
+            return optimize.minimize(loss, start, constraints=[sum_is_zero, fixed], **options).fun - limit
+
+        return float(best.x[i]) + direction * float(optimize.brentq(excess, 0, 50, xtol=1e-4))
+
+    return [Estimate(value, interval_end(i, -1), interval_end(i, 1)) for i, value in enumerate(best.x)]
 
 
 def _sign_flip_p_value(differences: np.ndarray, replicates: int) -> float:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from mixkit._common import lazy_imports
 
 if TYPE_CHECKING:
+    from mixkit.notebook.blind_test import BlindTest as BlindTest
     from mixkit.notebook.charts import against_coefficient as against_coefficient
     from mixkit.notebook.charts import frontier as frontier
     from mixkit.notebook.charts import measured_metrics as measured_metrics

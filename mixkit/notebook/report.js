@@ -6,7 +6,7 @@
 
   // Show the cards of one run beside the human's; of every trained run if none is chosen.
   function showSamples(run) {
-    for (const card of document.querySelectorAll(".sample")) {
+    for (const card of document.querySelectorAll(".sample[data-run]")) {
       card.hidden = run ? ![run, "human"].includes(card.dataset.run) : card.dataset.role === "decoding";
     }
     choice.value = run;
@@ -57,6 +57,48 @@
         document.getElementById("samples").scrollIntoView({ behavior: "smooth" });
       });
     }
+  }
+
+  // The blind test. The answers are lines as notebook 6 writes them, and stay in this browser.
+  async function blindTest(panel) {
+    const pairs = JSON.parse(await unpack("blind-pairs"));
+    const place = `mixkit blind test of ${panel.dataset.study}`;
+    const cards = panel.querySelectorAll(".sample");
+    const buttons = [...panel.querySelectorAll("button")];
+    const link = panel.querySelector("a");
+    const answers = JSON.parse(localStorage.getItem(place) || "[]");
+    let pair;
+    function showPair() {
+      pair = pairs.find(({ prompt }) => !answers.some((answer) => answer.prompt === prompt));
+      document.getElementById("blind-count").textContent = `${answers.length} answers; ${pairs.length} pairs`;
+      cards.forEach((card, side) => {
+        card.children[1].textContent = pair ? pair.prompt : "";
+        card.children[2].textContent = pair ? pair.texts[side] : "";
+      });
+      for (const button of buttons) button.disabled = !pair;
+      const lines = answers.map((answer) => `${JSON.stringify(answer)}\n`);
+      URL.revokeObjectURL(link.href);
+      link.href = URL.createObjectURL(new Blob(lines));
+    }
+    function answer(side) {
+      if (!pair) return;
+      const [left, right] = pair.sources;
+      const facts = { question: "person", prompt: pair.prompt, left, right, chosen: pair.sources[side] };
+      answers.push({ ...facts, time: Date.now() / 1000 });
+      localStorage.setItem(place, JSON.stringify(answers));
+      showPair();
+    }
+    buttons.forEach((button, side) => button.addEventListener("click", () => answer(side)));
+    panel.addEventListener("keydown", (event) => {
+      if (!event.repeat && ["1", "2"].includes(event.key)) answer(Number(event.key) - 1);
+    });
+    showPair();
+  }
+  const panel = document.getElementById("blind");
+  if (panel) {
+    blindTest(panel).catch((error) => {
+      document.getElementById("blind-count").textContent = `This browser cannot keep answers (${error.message}).`;
+    });
   }
 
   const drawn = drawFigures();

@@ -16,6 +16,7 @@ from plotly.offline import get_plotlyjs
 from mixkit._common import write_atomically
 from mixkit.metrics.definitions import METRICS
 from mixkit.notebook import tables
+from mixkit.notebook.blind_test import draw_pairs
 from mixkit.notebook.charts import (
     against_coefficient,
     default_axes,
@@ -31,15 +32,16 @@ from mixkit.studies.records import records, results_frame
 from mixkit.studies.store import RunRecord, RunStore, Sample
 
 NUM_PROMPTS = 6  # with samples on the page
+NUM_PAIRS = 40  # of its blind test
 COEFFICIENT_METRICS = ("perplexity", "mauve", "diversity")
 
 
 def write_report(study: Study, store: RunStore | None = None) -> Path:
     """Write runs/<study>/report.html from the study's finished runs, unless it is up to date."""
     store = store or RunStore()
-    folder = store.root / study.name
-    path = folder / "report.html"
-    if outdated(path, folder):
+    path = store.root / study.name / "report.html"
+    if outdated(path, store.for_reading(study.name).root / study.name):
+        path.parent.mkdir(parents=True, exist_ok=True)
         done = records(study, store)
         samples = {record.name: store.samples(study.name, record.name) for record in done}
         write_atomically(path, report_html(study, done, samples))
@@ -51,6 +53,7 @@ def report_html(study: Study, done: Sequence[RunRecord], samples: Mapping[str, S
     frame = results_frame(done)
     compared = compare_with_mle(done, samples)
     verdict_table = verdicts(done, compared)
+    blind = draw_pairs([record for record in done if record.role == "grid"], samples, "report")[:NUM_PAIRS]
     chosen = default_axes(frame)
     sets = tables.first_sets(done, samples)
     count = min([len(texts) for _, texts in sets], default=0)
@@ -78,6 +81,8 @@ def report_html(study: Study, done: Sequence[RunRecord], samples: Mapping[str, S
         worth=_figure(worth(frame)) if "best_temperature" in measured_metrics(frame) else "",
         sets=[record for record, _ in sets],
         prompts=[(sets[0][1][i].prompt[:60], tables.prompt_cards(sets, i)) for i in prompts],
+        num_blind=len(blind),
+        blind=_packed(json.dumps([pair._asdict() for pair in blind])),
         pairs=_packed(json.dumps(pairs, separators=(",", ":"))),
         plotly=_packed(get_plotlyjs()),
     )

@@ -272,13 +272,14 @@ class SweepPanel(widgets.VBox):
         log = folder / "sweep.log"
         lines = log.read_text(encoding="utf-8", errors="replace").strip().split("\n") if log.is_file() else [""]
         process = (find(name, store) is not None, lines[-1].strip(), (folder / SWEEP_FILE).is_file())
-        if not name or not (folder / "study.yaml").is_file():
+        reading = store.for_reading(name)
+        if not name or not (reading.root / name / "study.yaml").is_file():
             return Snapshot(*process)
         study = read_study(name, store)
         files = {run.name: folder / run.name / "training.jsonl" for run in study.runs}
         texts = {run: file.read_text(encoding="utf-8") for run, file in files.items() if file.is_file()}
         histories = {run: [json.loads(line) for line in text.splitlines()] for run, text in texts.items()}
-        return Snapshot(*process, study, states(study, store), histories, records(study, store))
+        return Snapshot(*process, study, states(study, reading), histories, records(study, store))
 
     def show(self, now: Snapshot) -> None:
         """Show progress, curves, frontier and table. What has not changed is not drawn again."""

@@ -84,12 +84,14 @@ def decoding_curves(results: pd.DataFrame) -> list[DecodingCurve]:
     results: of `results_frame`.
     """
     runs, curves = results.drop_duplicates("run"), []
-    decoded = runs.query("role == 'decoding' and top_k == 0")
+    decoded = runs.loc[(runs["role"] == "decoding") & (runs["top_k"] == 0)]  # `query` is slow, and reports ask often
+    mle = runs.loc[(runs["role"] == "grid") & (runs["objective"] == "mle")]
+    as_mle, hot, cut = decoded["decode_as"] == "", decoded["temperature"] != 1, decoded["top_p"] != 1
     families = [
-        ("temperature", "temperature", decoded.query("temperature != 1 and top_p == 1 and decode_as == ''")),
-        ("top_p", "top_p", decoded.query("temperature == 1 and top_p != 1 and decode_as == ''")),
+        ("temperature", "temperature", decoded.loc[as_mle & hot & ~cut]),
+        ("top_p", "top_p", decoded.loc[as_mle & cut & ~hot]),
     ]
-    by_objective = decoded.query("decode_as != '' and temperature == 1 and top_p == 1 and decode_coefficient.notna()")
+    by_objective = decoded.loc[~as_mle & ~hot & ~cut & decoded["decode_coefficient"].notna()]
     for name, group in by_objective.groupby(by_objective["decode_as"].str.split("(").str[0], sort=False):
         families.append((f"decode_as {name}", "decode_coefficient", group))
     for parameter, column, family in families:
@@ -97,8 +99,8 @@ def decoding_curves(results: pd.DataFrame) -> list[DecodingCurve]:
         coefficients = (OBJECTIVES | RIVALS)[name].coefficients if name in OBJECTIVES | RIVALS else ()
         at_mle = {column: 1.0 if not coefficients else coefficients[0].mle}  # where the parameter means plain MLE
         for seed in sorted(family["seed"].unique().tolist()):
-            trained = runs.query("role == 'grid' and objective == 'mle' and seed == @seed").head(1).assign(**at_mle)
-            same_seed = pd.concat([family.query("seed == @seed"), trained]).sort_values(column, kind="stable")
+            trained = mle.loc[mle["seed"] == seed].head(1).assign(**at_mle)
+            same_seed = pd.concat([family.loc[family["seed"] == seed], trained]).sort_values(column, kind="stable")
             curves.append(DecodingCurve(parameter, int(seed), same_seed["run"].tolist()))
     return curves
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_a
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from mixkit._common import InputError, unknown
+from mixkit._common import RUNS, SHIPPED, InputError, unknown
 from mixkit.losses.definitions import (
     COEFFICIENTS,
     OBJECTIVES,
@@ -48,6 +48,7 @@ AnyObjective = Annotated[str, AfterValidator(_check_objective)]
 AnyDecoder = Annotated[str, AfterValidator(_check_decoder)]
 NOT_IN_HASH = {"study", "name", "keep_model"}  # they do not change the outcome of a run
 SEED_LIMIT = 2**31
+EXAMPLE = "prose"  # the study in data/results/
 
 
 class Settings(BaseModel):
@@ -289,10 +290,18 @@ class SweepConfig(Settings):
     run_now: bool = Field(False, description="run the sweep before the panel appears, for papermill")
 
 
-class TradeoffConfig(Settings):
-    """Settings of notebook 6."""
+def or_shipped(study: str) -> str:
+    """The name of the study, or EXAMPLE where that is shipped and runs/ does not have the study."""
+    own, shipped = ((root / name / "study.yaml").is_file() for root, name in ((RUNS, study), (SHIPPED, EXAMPLE)))
+    return EXAMPLE if shipped and not own else study
 
-    study: str = Field("quick", description="folder under runs/ with the results of a study")
+
+class TradeoffConfig(Settings):
+    """Settings of notebook 6. Before `quick` is run, it opens on the shipped EXAMPLE."""
+
+    study: Annotated[str, AfterValidator(lambda name: or_shipped(name) if name == "quick" else name)] = Field(
+        "quick", description="folder under runs/ with the results of a study"
+    )
     quality: str = Field("mauve", description="metric on the vertical axis")
     diversity: str = Field("distinct_2", description="metric on the horizontal axis")
 

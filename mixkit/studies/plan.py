@@ -141,9 +141,12 @@ def write_study(study: Study, store: RunStore) -> None:
 
 
 def read_study(name: str, store: RunStore | None = None) -> Study:
-    """The study in runs/<name>. Raises InputError if there is none, or if an earlier mixkit wrote it."""
+    """The study in runs/<name>, or the shipped one in data/results/<name>.
+
+    Raises InputError if there is none, or if an earlier mixkit wrote it.
+    """
     check_folder_name("study", name)
-    root = (store or RunStore()).root
+    root = (store or RunStore()).for_reading(name).root
     path = root / name / "study.yaml"
     try:
         return TypeAdapter(Study).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))

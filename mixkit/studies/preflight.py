@@ -110,11 +110,15 @@ def check_runs(
     for backtracking, max_tokens, new_tokens in dict.fromkeys(needs):
         sizes = {"max_tokens": max_tokens, "new_tokens": new_tokens}
         problems.check(check_model_support, model, tokenizer, backtracking=backtracking, **sizes)
+    counts: dict[tuple[int, ...], int] = {}  # the texts of a study are cut once, not once per run
     for config, texts in runs:
         length = config.prompt_tokens + config.max_new_tokens
         human = [*texts.test, *texts.validation] if texts.clean_validation else texts.test
         sizes = {"prompt_tokens": config.prompt_tokens, "max_new_tokens": config.max_new_tokens}
-        count = len(cut_prompts(tokenizer, human, prompts=config.prompts, **sizes))
+        key = (id(texts), config.prompts, *sizes.values())
+        if key not in counts:
+            counts[key] = len(cut_prompts(tokenizer, human, prompts=config.prompts, **sizes))
+        count = counts[key]
         longer = f"of {len(human)} human texts are longer than prompt_tokens={config.prompt_tokens}"
         if count == 0:
             problems.append(f"none {longer}; lower it or choose longer texts")

@@ -18,8 +18,8 @@ COLUMNS = (
 
 
 def records(study: Study, store: RunStore | None = None) -> list[RunRecord]:
-    """The records of the study's finished runs, in the study's order, each with its role."""
-    store = store or RunStore()
+    """The records of the study's finished runs, in the study's order, each with its role. See RunStore.for_reading."""
+    store = (store or RunStore()).for_reading(study.name)
     read = [(store.read(study.name, run.name), run.role) for run in study.runs]
     return [record.model_copy(update={"role": role}) for record, role in read if record and record.status == "done"]
 

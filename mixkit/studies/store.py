@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mixkit._common import RUNS, InputError, write_atomically
+from mixkit._common import RUNS, SHIPPED, InputError, write_atomically
 from mixkit.studies.config import RunConfig
 from mixkit.texts.corpora import BUILT_IN, HUB
 
@@ -199,6 +199,12 @@ class RunStore:
         """The folder of a run."""
         return self.root / study / name
 
+    def for_reading(self, study: str) -> "RunStore":
+        """This store, or the one of data/results/ where only that has the study's plan."""
+        shipped = RunStore(SHIPPED)
+        own, other = ((store.root / study / "study.yaml").is_file() for store in (self, shipped))
+        return shipped if other and not own else self
+
     def begin(self, config: RunConfig) -> Run:
         """Make the folder of the run with these settings."""
         check_folder_name("study", config.study)
@@ -215,8 +221,8 @@ class RunStore:
         return record if record.name == name else None
 
     def samples(self, study: str, name: str) -> list[Sample]:
-        """The run's continuations; empty if there are none. Raises InputError for a damaged file."""
-        path = self.folder(study, name) / "samples.jsonl"
+        """The run's continuations, also shipped ones; empty if there are none. Raises InputError for a damaged file."""
+        path = self.for_reading(study).folder(study, name) / "samples.jsonl"
         lines = path.read_bytes().splitlines() if path.exists() else []  # of str it would also split at U+2028
         try:
             return [Sample.model_validate_json(line) for line in lines]

@@ -11,7 +11,7 @@ from scipy import stats
 
 from mixkit._common import InputError
 from mixkit.metrics import statistics
-from mixkit.metrics.statistics import Estimate
+from mixkit.metrics.statistics import Estimate, bradley_terry
 
 EXACT = {"rel": 1e-9, "abs": 1e-12}
 
@@ -159,3 +159,42 @@ def test_bad_input_is_one_clear_line(call, message):
     with pytest.raises(InputError, match=message) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+def with_pseudo_counts(wins):
+    """Half a win and half a loss more for each source, spread over the others."""
+    size = len(wins)
+    return [[wins[i][j] + (i != j) * 0.5 / (size - 1) for j in range(size)] for i in range(size)]
+
+
+def by_mm(wins, steps=5000):
+    """Hunter 2004's MM algorithm."""
+    counts = np.array(with_pseudo_counts(wins))
+    games, worth = counts + counts.T, np.ones(len(counts))
+    for _ in range(steps):
+        for i in range(len(worth)):
+            worth[i] = counts[i].sum() / (games[i] / (worth[i] + worth)).sum()
+    return np.log(worth) - np.log(worth).mean()
+
+
+def log_likelihood(wins, strengths):
+    total = 0.0
+    for i, row in enumerate(with_pseudo_counts(wins)):
+        for j, count in enumerate(row):
+            total = total - count * np.log1p(np.exp(strengths[j] - strengths[i]))
+    return total
+
+
+@pytest.mark.parametrize("wins", [[[0, 9, 8], [1, 0, 5], [2, 5, 0]], [[0, 30, 30], [0, 0, 7], [0, 9, 0]]])
+def test_the_strengths_are_those_of_the_mm_algorithm(wins):
+    estimates = bradley_terry(np.array(wins))
+    np.testing.assert_allclose([e.value for e in estimates], by_mm(wins), atol=1e-4)
+
+
+def test_the_interval_ends_where_the_profile_has_fallen():
+    wins = [[0, 14, 9], [4, 0, 6], [0, 7, 0]]
+    estimates, grid = bradley_terry(np.array(wins)), np.linspace(-9, 9, 90_001)
+    best = log_likelihood(wins, [e.value for e in estimates])
+    for end in (estimates[0].low, estimates[0].high):
+        profile = log_likelihood(wins, [np.full_like(grid, end), grid, -end - grid]).max()
+        assert best - profile == pytest.approx(3.8414588 / 2, abs=2e-3)

@@ -182,6 +182,37 @@ def test_a_menu_changes_the_axes_of_the_tradeoff(page_of):
     until_redrawn(view, before)
 
 
+def answer_blind(view, answers, first):
+    """Answer pairs, the human text wherever there is one: with the buttons, then the keys. first: answered so far."""
+    panel = view.locator(".jp-OutputArea-output", has=view.get_by_label("your name", exact=True))
+    for number in range(first, first + answers):
+        sync_api.expect(panel).to_contain_text(f"{number} of 40 answered")
+        texts = panel.locator(".sample").all_inner_texts()
+        chosen = next((i for i, text in enumerate(texts, 1) if "upon a time" in text), 1)
+        view.wait_for_timeout(400)  # a faster answer counts as a double click
+        if number % 2:
+            panel.get_by_role("button", name=str(chosen), exact=True).click()
+        else:
+            panel.get_by_label("keys", exact=True).press(str(chosen))
+    sync_api.expect(panel).to_contain_text(f"{first + answers} of 40 answered")
+    return panel
+
+
+def test_a_blind_test_is_closed_and_goes_on(page_of, runs):
+    view = page_of("6_tradeoff")
+    answer_blind(view, 12, 0)
+    view.close()
+    panel = answer_blind(page_of("6_tradeoff"), 8, 12)
+    lines = (runs / "runs" / "own" / "blind_test" / "rater-1.jsonl").read_text(encoding="utf-8").splitlines()
+    answers = [json.loads(line) for line in lines]
+    assert len(answers) == 20 == len({answer["prompt"] for answer in answers})
+    assert all(answer["chosen"] == "human" for answer in answers if "human" in (answer["left"], answer["right"]))
+    panel.get_by_role("button", name="Show the result").click()
+    sync_api.expect(panel).to_contain_text("20 answers by 1 person")
+    sources = panel.locator("tbody tr td:first-child").all_inner_texts()
+    assert sources[0] == "human" and set(sources) == {"human", "MLE", "MixCE η=0.1", "TaiLr γ=0.1, w_min=0.2"}
+
+
 def test_a_sweep_is_asked_for_run_and_seen(page_of):
     view = page_of("5_sweep")
     expect = sync_api.expect

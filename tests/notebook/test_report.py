@@ -10,6 +10,7 @@ import pytest
 
 from mixkit.metrics.definitions import METRICS
 from mixkit.notebook import report
+from mixkit.notebook.blind_test import ranking, read_answers
 from mixkit.notebook.report import report_html
 from mixkit.notebook.tables import results_csv
 from mixkit.studies.plan import PlannedRun, Study, write_study
@@ -34,6 +35,8 @@ def test_the_page_is_small_and_runs_nothing_that_a_model_wrote():
     (link,) = re.findall(r'href="data:text/csv;charset=utf-8;base64,([^"]+)"', page)
     assert base64.b64decode(link).decode() == results_csv(results_frame([*DONE, named]))
     assert page.count('data-run="cold" data-role="decoding" hidden') == report.NUM_PROMPTS
+    hidden = json.loads(gzip.decompress(base64.b64decode(re.search(r'id="blind-pairs">([^<]+)<', page).group(1))))
+    assert len(hidden) == report.NUM_PAIRS and set(hidden[0]) == {"prompt", "sources", "texts"}
 
 
 @pytest.mark.slow
@@ -125,7 +128,7 @@ def test_the_page_in_a_browser(tmp_path):
         view.emulate_media(media="print")
         assert all(view.evaluate(blocks))
         view.emulate_media(media="screen")
-        visible = "[...document.querySelectorAll('.sample')].filter(c => !c.hidden).map(c => c.dataset.run)"
+        visible = "[...document.querySelectorAll('.sample[data-run]')].filter(c => !c.hidden).map(c => c.dataset.run)"
         assert set(view.evaluate(visible)) == {"human", "mle", "mixce", "tailr"}
         view.evaluate("document.querySelector('.plot').emit('plotly_click', {points: [{customdata: 'cold'}]})")
         assert set(view.evaluate(visible)) == {"human", "cold"}
@@ -137,5 +140,23 @@ def test_the_page_in_a_browser(tmp_path):
             sync_api.expect(view.locator(f"#tradeoff .{axis}title")).to_have_text(METRICS[metric].axis)
         view.select_option("#run", "")
         assert set(view.evaluate(visible)) == {"human", "mle", "mixce", "tailr"}
+        blind, given = view.locator("#blind"), view.locator("#blind-count")
+        for number in range(20):
+            if number == 10:
+                view.reload()
+            sync_api.expect(given).to_have_text(f"{number} answers; 40 pairs")
+            texts = blind.locator(".sample").all_inner_texts()
+            chosen = next((i for i, text in enumerate(texts, 1) if "upon a time" in text), 1)
+            if number in (0, 10):
+                blind.get_by_role("button", name=str(chosen)).click()
+            else:
+                view.keyboard.press(str(chosen))
+        sync_api.expect(given).to_have_text("20 answers; 40 pairs")
+        with view.expect_download() as saved:
+            blind.get_by_role("link").click()
+        saved.value.save_as(tmp_path / "someone.jsonl")
         browser.close()
+    answers = read_answers(tmp_path, "person")["someone"]
+    assert len(answers) == 20 == len({answer.prompt for answer in answers})
+    assert ranking(answers, {})["source"][0] == "human"
     assert noise == []
