@@ -303,6 +303,6 @@ def test_a_failed_run_is_reported_and_its_dependants_are_skipped(tmp_path, monke
     assert run_study(study, store=store, log=lines.append) == []
     base = study.runs[0]
     record = store.read(study.name, base.name)
-    assert record.status == "failed" and "nothing to continue" in record.error
+    assert record.status == "failed" and "longer than prompt_tokens=450" in record.error
     assert any("FAILED" in line and base.name in line for line in lines)
     assert sum(line.startswith("skipped") for line in lines) == 5
