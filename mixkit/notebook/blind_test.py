@@ -23,7 +23,7 @@ from mixkit.studies.records import HUMAN
 from mixkit.studies.store import RunRecord, RunStore, Sample, check_folder_name
 
 Samples = Mapping[str, Sequence[Sample]]  # by run name
-QUESTIONS = {"Which one did a person write?": "person", "Which one is better?": "better"}
+QUESTIONS = {"Who is a person?": "person", "Which is better?": "better"}
 MIN_SECONDS = 0.3  # the second half of a double click would answer a pair that nobody has read
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from mixkit import __main__ as command_line
 from mixkit._common import CLONE, SHIPPED, InputError
-from mixkit.notebook import report
+from mixkit.notebook import report, sweep_panel
 from mixkit.studies import config as settings
-from mixkit.studies.config import TradeoffConfig, or_shipped
+from mixkit.studies.config import SweepConfig, TradeoffConfig, or_shipped
 from mixkit.studies.plan import PlannedRun, Study, read_study, write_study
 from mixkit.studies.records import records, results
 from mixkit.studies.store import RunStore
@@ -100,6 +100,14 @@ def test_the_command_line_reports_what_is_shipped(stores, monkeypatch, capsys):
     assert "7 of 7 runs are done" in capsys.readouterr().out
     assert {path.name for path in (own.root / "prose").iterdir()} == {"report.html", "table.txt"}
     assert files(shipped.root) == before
+
+
+def test_the_panel_of_notebook_5_shows_what_is_shipped(stores, monkeypatch):
+    own, _ = stores
+    monkeypatch.setattr(sweep_panel, "preflight", lambda *_: [])
+    panel = sweep_panel.sweep(SweepConfig(study="prose"), own)
+    assert "<b>prose</b>" in panel.progress.value and "7 done" in panel.progress.value and panel.picture.children
+    assert "0 of them done" in panel.plan.value and not panel.run.disabled and panel.resume.disabled
 
 
 def test_only_a_finished_study_of_limited_size_is_shipped(tmp_path, monkeypatch):
