@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None, **options: Any) -> int:
         print(status_table(read_study(settings.name), RunStore().for_reading(settings.name)))
         return 0
     except KeyboardInterrupt:
-        print(f"mixkit: {settings.command} was stopped; the same command continues it", file=sys.stderr)
+        print("mixkit: stopped; the same command continues it", file=sys.stderr)
         return 130
     except InputError as error:
         problem = str(error)

@@ -34,7 +34,7 @@ SCALES = {  # the values that a range slider offers; those of gamma are about eq
     "gamma": [float(f"{digit}e-{power}") for power in range(7, 0, -1) for digit in (1, 2, 5)] + [1.0],
 }
 INPUTS = {"corpus", "train_texts", "validation_texts", "test_texts", "model", "reader"}  # preview looks for them
-FAILURE = re.compile(r"mixkit: (?!study was stopped)|[\w.]*(Error|Exception)\b")  # last log line of a failed sweep
+FAILURE = re.compile(r"mixkit: (?!stopped)|[\w.]*(Error|Exception)\b")  # last log line of a failed sweep
 _children: list[subprocess.Popen] = []  # a Popen that is garbage while its process runs gives a warning
 
 

@@ -226,7 +226,7 @@ def conclusion(table: pd.DataFrame) -> str:
     if set(table["verdict"]) <= {NO_CURVE}:
         return "The study has no decoding baselines, so its runs are not compared with MLE at other temperatures."
     above = table["run"][table["verdict"] == "above the curve"].tolist()
-    outside = int((table["verdict"] == "outside the curve").sum())
+    outside = table["verdict"].tolist().count("outside the curve")
     if outside == len(table):
         return "All runs are outside the range of MLE's decoding curve, or have no value, so they cannot be compared."
     sentence = f"None of {len(table)} runs is above MLE's decoding curve: no objective is shown to beat decoding"

@@ -245,7 +245,7 @@ def test_a_stopped_sweep_ends_its_workers_a_killed_one_does_not(tmp_path, notebo
         sweep.send_signal(stop)
         _, error = sweep.communicate()
         assert sweep.returncode == 130
-        assert error == "mixkit: study was stopped; the same command continues it\n"
+        assert error == "mixkit: stopped; the same command continues it\n"
         until(lambda: lock_owner(base) is None)
     killed = start()
     killed.kill()
