@@ -205,7 +205,8 @@ def bradley_terry(wins: Int[np.ndarray, "k k"]) -> list[Estimate]:
             fixed = optimize.LinearConstraint(unit, start[i], start[i])
             return optimize.minimize(loss, start, constraints=[sum_is_zero, fixed], **options).fun - limit
 
-        return float(best.x[i]) + direction * float(optimize.brentq(excess, 0, 50, xtol=1e-4))
+        width: Any = optimize.brentq(excess, 0, 50, xtol=1e-4)
+        return float(best.x[i]) + direction * width
 
     return [Estimate(value, interval_end(i, -1), interval_end(i, 1)) for i, value in enumerate(best.x)]
 

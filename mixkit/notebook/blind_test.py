@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import chain, combinations
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import ipywidgets as widgets
 import numpy as np
@@ -133,7 +133,7 @@ class BlindTest(widgets.VBox):
         self.labels = {record.name: label(record) for record in done}
         self.draw = lambda rater: draw_pairs(done, samples, rater)
         self.rater = widgets.Text("rater-1", description="your name", continuous_update=False)
-        self.question = widgets.Dropdown(options=list(QUESTIONS.items()), description="question")
+        self.question: Any = widgets.Dropdown(options=list(QUESTIONS.items()), description="question")
         self.key_box = widgets.Text(description="keys", placeholder="click here, then press 1 or 2")
         self.buttons = [widgets.Button(description=name, button_style="primary") for name in ("1", "2")]
         self.show = widgets.Button(description="Show the result")
