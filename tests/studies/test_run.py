@@ -294,7 +294,7 @@ def test_the_tables_of_plan_and_status(tmp_path, notebook, monkeypatch, capsys):
     (folder / "run.json").unlink()
     (folder / "training.jsonl").write_text('{"step": 1, "epoch": 0.25, "loss": 1}\n')
     monkeypatch.setattr("mixkit.studies.plan.RunStore", lambda: store)
-    monkeypatch.setattr("mixkit.studies.sweep.RunStore", lambda: store)
+    monkeypatch.setattr("mixkit.__main__.RunStore", lambda: store)
     with lock(folder):
         assert main(["status", "own"]) == 0
     lines = capsys.readouterr().out.splitlines()
