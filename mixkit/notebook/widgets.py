@@ -65,7 +65,7 @@ def explore(draw: Callable[..., go.Figure | tuple[go.Figure, str]], **inputs: An
         widget.style.description_width = "initial"
         widget.layout.margin = "2px 16px 2px 2px"
     _observe(inputs.values(), redraw)
-    style = widgets.HTML(WITHOUT_PNG + tables.MACROS.styled(""), layout={"display": "none"})
+    style = widgets.HTML(f"{WITHOUT_PNG}{tables.MACROS.styled('')}", layout={"display": "none"})
     return widgets.VBox([widgets.HBox(list(inputs.values())), style, output])
 
 
