@@ -234,3 +234,5 @@ def test_the_search_is_numbered_in_its_order():
     figure = search(Tuning("s", 0.2, table, "eta = 0.2"))
     assert list(figure.data[0].text) == ["MLE", "1", "2"] and list(figure.data[0].x) == [1.0, 0.03, 0.2]
     assert list(figure.data[0].error_y.array) == pytest.approx([0.1, 0.7, 0.49])
+    table = pd.DataFrame({"gamma": [0.0, 0.003], "value": [0.4, -0.2], "low": -0.3, "high": 0.5})
+    assert min(search(Tuning("s", None, table, "")).data[0].x) > 0  # else the log axis would leave MLE out
