@@ -186,13 +186,13 @@ def choose_reader(names: str, *, start: str, study: str, trained: Reader) -> Rea
     `start` stands for the model that the run starts from. If that is the random `tiny`, the run's own `trained` model
     is the reader.
     """
-    name = _choose_name(names, start)
+    name = reader_name(names, start)
     return trained if name == "tiny" else load_reader(name, study=study)
 
 
 def check_reader(names: str, *, start: str) -> None:
     """Raise InputError if choose_reader would find no reader. Weights are not loaded, nor a run's model looked up."""
-    name = _choose_name(names, start)
+    name = reader_name(names, start)
     if name == "minilm":
         _minilm_folder()
     elif not name.startswith("run:"):
@@ -202,7 +202,7 @@ def check_reader(names: str, *, start: str) -> None:
             raise InputError(f"reader {names!r}: {error}") from error
 
 
-def _choose_name(names: str, start: str) -> str:
+def reader_name(names: str, start: str) -> str:
     options = [start if name == "start" else name for name in names.split("|")]
     for name in options:
         if name in ("tiny", "minilm", "smollm2-135m") or name.startswith("run:") or loading.is_here(name):

@@ -15,9 +15,5 @@ def search(tuning: Tuning) -> go.Figure:
     marks = {"mode": "markers+text", "text": ["MLE", *map(str, range(1, len(table)))], "textposition": "top center"}
     figure = go.Figure(go.Scatter(x=x, y=table["value"], error_y=error, marker_size=10, **marks))
     figure.add_hline(0, line=HUMAN_LINE, annotation={"text": "as sharp as people"}, annotation_position="top left")
-    titles = {
-        "title": tuning.conclusion,
-        "xaxis_title": coefficient,
-        "yaxis_title": METRICS["entropy_calibration"].axis,
-    }
-    return figure.update_layout(height=420, xaxis_type="log", **titles)
+    titles = {"title": tuning.conclusion, "xaxis_title": coefficient}
+    return figure.update_layout(height=420, xaxis_type="log", yaxis_title=METRICS["entropy_calibration"].axis, **titles)

@@ -89,7 +89,7 @@ def check_runs(
     store: RunStore,
 ) -> None:
     """Add the problems of runs whose models descend from one. start: its name."""
-    from mixkit.metrics.features import MINILM_TOKENS, Reader, _choose_name, check_reader
+    from mixkit.metrics.features import MINILM_TOKENS, Reader, check_reader, reader_name
     from mixkit.models.generation import cut_prompts
     from mixkit.models.head import check_head
     from mixkit.models.loading import load_model
@@ -124,7 +124,7 @@ def check_runs(
             problems.append(f"none {longer}; lower it or choose longer texts")
         elif count < config.prompts:
             problems.append(f"note: prompts is {config.prompts}, but only {count} {longer}")
-        name = _choose_name(config.reader, config.model)
+        name = reader_name(config.reader, config.model)
         for encoder in filter(None, (config.coherence_reader, name if name == "minilm" else "")):
             problems.check(check_reader, encoder, start="")
         reader = load("reader", name, config.study)
