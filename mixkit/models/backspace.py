@@ -12,9 +12,9 @@ from torch import Generator, Tensor
 from mixkit._common import Bool, Float, InputError, Int
 from mixkit.losses.lm_head import TokenScores, token_scores
 from mixkit.models.attention import LAYER_TYPES, attention_mask, layer_types
-from mixkit.models.backspace_generation import RewindableCache
 from mixkit.models.head import lm_head
 from mixkit.models.likelihood import Ids
+from mixkit.models.sampling import RewindableCache
 
 BACKSPACE = "<backspace>"
 Mask = Bool[Tensor, "B T"]
@@ -98,11 +98,7 @@ def score_actions(model, tree: PrefixTree) -> ActionScores:
     All prefixes are computed in one pass over the tree's nodes. Differentiable.
     model: a causal language model of transformers that takes a 4-D attention mask (see `check_tree_attention`).
     """
-    device = tree.ids.device.type
-    dtype = getattr(model, "module", model).dtype  # `module`: under DistributedDataParallel
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-    mask = attention_mask(model, tree.ancestors(), tree.depths[:, :, None] - tree.depths[:, None], dtype)
+    mask = attention_mask(model, tree.ancestors(), tree.depths[:, :, None] - tree.depths[:, None])
     inputs = {"input_ids": tree.tokens, "attention_mask": mask, "position_ids": tree.depths}
     output = model(**inputs, output_hidden_states=True, logits_to_keep=1, use_cache=False)
     before_action = tree.actions.roll(-1, 1)  # the start token is no action, so the last column is False

@@ -17,9 +17,9 @@ from mixkit.losses.definitions import COEFFICIENTS
 from mixkit.losses.sequence_match import MLEWeightSchedule, SequenceMatch
 from mixkit.losses.token_weighted import MLE
 from mixkit.models.backspace import BACKSPACE, ActionScores, add_correction_noise, prefix_tree, score_actions
-from mixkit.models.backspace_generation import sample_with_backspace
 from mixkit.models.likelihood import IGNORED, Ids, collate
 from mixkit.models.loading import start_token
+from mixkit.models.sampling import sample_actions
 
 DEFAULTS: dict[str, Any] = {name: coefficient.default for name, coefficient in COEFFICIENTS.items()}
 REPLAY_FILE = "replay_buffer.json"
@@ -108,8 +108,7 @@ class ReplayBuffer:
         ids = {"backspace_id": self.backspace_id, "end_id": self.end_id}
         settings: dict[str, Any] = {"max_new_tokens": self.max_tokens, "seed": derive_seed(self.seed, step)}
         prompts = [[self.start_id]] * self.settings.refill_texts
-        with torch.autocast(model.device.type, enabled=False):
-            new_texts = sample_with_backspace(model, prompts, **ids, **settings)
+        new_texts = sample_actions(model, prompts, **ids, **settings)
         self.texts += [[self.start_id, *actions] for actions in new_texts]
         self.texts = self.texts[-self.settings.buffer_texts :]
         self.refill_step = step

@@ -15,7 +15,6 @@ import torch
 
 from mixkit import MLE, MixCE, SequenceMatch, TokenScores, token_scores, weighted_cross_entropy
 from mixkit.models.backspace import add_backspace
-from mixkit.models.backspace_generation import sample_with_backspace
 from mixkit.models.likelihood import IGNORED, collate, encode, last_hidden
 from mixkit.models.loading import load_model
 from mixkit.models.on_policy import (
@@ -25,6 +24,7 @@ from mixkit.models.on_policy import (
     ReplayBuffer,
     collate_actions,
 )
+from mixkit.models.sampling import sample_actions
 from mixkit.texts.corpora import load_corpus
 
 OBJECTIVE = MixCE(0.1)
@@ -88,7 +88,7 @@ def sampling(rounds: int = 3, texts: int = 32, max_new_tokens: int = 100) -> lis
     for seed in range(rounds):
         for way, found in seconds.items():
             began = time.perf_counter()
-            drawn = sample_with_backspace(
+            drawn = sample_actions(
                 model,
                 [[tokenizer.bos_token_id]] * texts,
                 backspace_id=model.config.backspace_token_id if way.startswith("with ") else None,

@@ -349,7 +349,7 @@ def test_out_of_memory_has_advice(toy, tmp_path, monkeypatch, error):
 
     monkeypatch.setattr(training.ObjectiveTrainer, "compute_loss", full)
     monkeypatch.setattr("mixkit.models.likelihood.batch_nll", full)
-    monkeypatch.setattr("mixkit.models.generation._sample_actions", full)
+    monkeypatch.setattr("mixkit.models.generation.sample_actions", full)
     model, tokenizer, texts = toy
     with pytest.raises(
         InputError, match=r"^out of memory; lower batch_size and raise accumulation .* lower max_tokens"
