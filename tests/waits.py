@@ -20,6 +20,7 @@ class CountWaits(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.found: list[str] = []
+        self.paused = False
         self.patches = ExitStack()
 
     @property
@@ -35,11 +36,27 @@ class CountWaits(TorchDispatchMode):
         self.patches.close()
         return super().__exit__(*error)
 
+    def pausing(self, function):
+        """The function, without what it does: it works on tensors that stay on the host."""
+
+        def paused(*args, **kwargs):
+            before, self.paused = self.paused, True
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.paused = before
+
+        return paused
+
+    def _note(self, name: str) -> None:
+        if not self.paused:
+            self.found.append(name)
+
     def _counted(self, name: str):
         method = getattr(torch.Tensor, name)
 
         def counted(tensor, *args, **kwargs):
-            self.found.append(name)
+            self._note(name)
             return method(tensor, *args, **kwargs)
 
         return counted
@@ -48,5 +65,5 @@ class CountWaits(TorchDispatchMode):
         name = func.overloadpacket.__name__
         indices = args[1] if name in ("index", "index_put", "index_put_") else []
         if name in READS | SIZES or any(x is not None and x.dtype == torch.bool for x in indices):
-            self.found.append(name)
+            self._note(name)
         return func(*args, **(kwargs or {}))

@@ -35,6 +35,7 @@ class PrefixTree:
     depths: Int[Tensor, "B N"]  # position ids
     ends: Int[Tensor, "B N"]
     real: Bool[Tensor, "B N"]  # False where a row has fewer nodes
+    scored: Int[Tensor, "2 P"]  # row and position of each state whose logits are needed: before or after an action
 
     def ancestors(self) -> Bool[Tensor, "B N N"]:
         """True at [b, i, j] where node j is node i or one of its ancestors."""
@@ -80,7 +81,8 @@ def prefix_tree(ids: Ids, backspace_id: int, *, mask: Ids | Mask | None = None) 
     popped_rows, times = pops.nonzero()
     ends[popped_rows, states[popped_rows, times - 1]] = latest_node[popped_rows, times] + 1
     actions = real_ids & (np.arange(length) > 0)
-    parts = (actions, states, tokens, depths, ends, real)
+    scored = np.stack((actions | np.roll(actions, -1, 1)).nonzero())  # the start token is no action
+    parts = (actions, states, tokens, depths, ends, real, scored)
     return PrefixTree(ids, *(torch.from_numpy(part).to(ids.device) for part in parts))
 
 
@@ -102,7 +104,7 @@ def score_actions(model, tree: PrefixTree) -> ActionScores:
     inputs = {"input_ids": tree.tokens, "attention_mask": mask, "position_ids": tree.depths}
     output = model(**inputs, output_hidden_states=True, logits_to_keep=1, use_cache=False)
     before_action = tree.actions.roll(-1, 1)  # the start token is no action, so the last column is False
-    rows, times = (before_action | tree.actions).nonzero(as_tuple=True)  # P positions whose log-partition is needed
+    rows, times = tree.scored
     hidden = output.hidden_states[-1][rows, tree.states[rows, times]]  # (P, D)
     targets = torch.where(before_action, tree.ids.roll(-1, 1), 0)[rows, times]
     flat = token_scores(hidden, targets=targets, **vars(lm_head(model)))

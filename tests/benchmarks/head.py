@@ -61,7 +61,7 @@ def steps(rounds: int = 8, texts: int = 8, max_tokens: int = 160) -> list[tuple[
     seconds: dict[str, list[float]] = {"MLE": [], **{way: [] for way in losses}}
     for first in range(0, texts * rounds, texts):
         plain = collate(data.rows[first : first + texts])
-        batch = collate_actions([data[i] for i in range(first, first + texts)])
+        batch = collate_actions([data[i] for i in range(first, first + texts)], replay.backspace_id)
         labels = plain["labels"][:, 1:]
         began = time.perf_counter()
         hidden = last_hidden(model, plain["input_ids"])[:, :-1]
