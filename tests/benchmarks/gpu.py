@@ -111,9 +111,9 @@ def sampling(model, sizes: list[int], prompt: int, new_tokens: int) -> Iterator[
         config = transformers.GenerationConfig(**options)
         many = ids[:1].repeat(sizes[-1], 1).tolist()
         yield row("generate_batch", sizes[-1], lambda: model.generate_batch(many, generation_config=config))
+    settings: dict[str, Any] = {"backspace_id": None, "end_id": None, "max_new_tokens": new_tokens}
     for texts in sizes:
         prompts = [[1] * prompt] * texts
-        settings: dict[str, Any] = {"backspace_id": None, "end_id": None, "max_new_tokens": new_tokens}
         yield row(
             "ours", texts, lambda prompts=prompts: sample_actions(model, prompts, **settings, batch_size=len(prompts))
         )
