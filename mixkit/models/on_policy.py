@@ -164,7 +164,7 @@ class BacktrackingLoss:
         return self.objective.steps(mask) if isinstance(self.objective, SequenceMatch) else mask.sum()
 
     def __call__(
-        self, model, batch: Mapping[str, Tensor], step: int, *, tokens, discounted
+        self, model, batch: Mapping[str, Any], step: int, *, tokens, discounted
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """(loss, nll of the labelled actions) at optimizer step `step`; the nll is detached.
 

@@ -159,7 +159,7 @@ class _Rows:
             depths = torch.arange(longest - 1, device=row.device).expand(len(rows), -1)
             self.cache.forward(self.model, tokens[:, :-1], depths, longest - 1, row)
 
-    def step(self, processors: LogitsProcessorList) -> None:
+    def step(self, processors: Callable[[Any, Tensor], Any]) -> None:
         tokens, depth, active = (self.state[name] for name in ("tokens", "depth", "active"))
         count, start, actions = (self.state[name] for name in ("count", "start", "actions"))
         width = min(-(-self.width // WIDTH) * WIDTH, self.capacity)

@@ -132,7 +132,8 @@ def measure(quick: bool, cpu: bool) -> dict[str, Any]:
     device = torch.device("cpu") if cpu else default_device()
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, **(SMALL if quick else {})}
-    model = GPT2LMHeadModel(GPT2Config(**sizes)).to(device).eval()
+    model: Any = GPT2LMHeadModel(GPT2Config(**sizes))
+    model = model.to(device).eval()
     rows: list[dict[str, Any]] = []
     for texts, tokens in [(4, 32)] if quick else [(64, 512), (16, 1024)]:
         if tokens < model.config.n_positions:
@@ -140,7 +141,9 @@ def measure(quick: bool, cpu: bool) -> dict[str, Any]:
         else:
             rows += training(model, texts, tokens - 1, rounds=3, compiled=False)
     rows += sampling(model, [4, 8] if quick else [64, 256, 1024, 2048], 8 if quick else 50, 8 if quick else 200)
-    reader = GPT2LMHeadModel(GPT2Config(**sizes | ({} if quick else LARGE_READER))).to(device).eval()
+    large: dict[str, Any] = sizes | ({} if quick else LARGE_READER)
+    reader: Any = GPT2LMHeadModel(GPT2Config(**large))
+    reader = reader.to(device).eval()
     rows.append(reading(reader, *((4, 32) if quick else (64, 512))))
     training_speed, sampling_speed = (
         max(row.get("tokens_per_second", 0) for row in rows if row["what"].startswith(kind))
