@@ -1,8 +1,12 @@
 """Training objectives of language models side by side: MLE, MixCE, TaiLr and SequenceMatch."""
 
+import os
 from typing import TYPE_CHECKING
 
 from mixkit._common import lazy_imports
+
+# torch's threads sleep while they wait, instead of spinning on a core that other work needs. Read when torch loads.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from mixkit.losses.lm_head import TokenScores as TokenScores

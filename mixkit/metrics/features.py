@@ -130,7 +130,7 @@ class Reader:
             mask = (torch.arange(tokens.shape[1], device=device) < lengths[:, None]).long()
             # A causal model's tokens do not attend to padding on their right. Without a mask attention is faster.
             options: dict[str, Any] = {"attention_mask": mask} if self.is_encoder else {"use_cache": False}
-            with self.autocast():
+            with loading.autocast(self.model):
                 hidden = self.model.base_model(input_ids=tokens, **options).last_hidden_state  # no head, no logits
             if self.is_encoder:
                 pooled = F.normalize((hidden.float() * mask[..., None]).sum(1) / lengths[:, None])
@@ -144,14 +144,10 @@ class Reader:
             raise InputError(f"the features of reader {self.name!r} are not finite: its model has diverged")
         return np.stack(rows)
 
-    def autocast(self) -> torch.autocast:
-        """bfloat16 products on a CUDA GPU, the model's own dtype elsewhere."""
-        return torch.autocast("cuda", dtype=torch.bfloat16, enabled=self.model.device.type == "cuda")
-
     def _fingerprint(self) -> str:
         """The name and a hash of every weight. It is not stored, because the model may be trained between two calls."""
         backbone = self.model.base_model
-        products = "bfloat16" if self.model.device.type == "cuda" else "as the weights"
+        products = "bfloat16" if self.model.device.type == "cuda" and loading.has_bf16() else "as the weights"
         digest = hashlib.sha256(f"{type(backbone)} {self.model.config.to_json_string()} {products}".encode())
         for name, weight in backbone.state_dict().items():
             digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())

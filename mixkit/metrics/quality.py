@@ -13,6 +13,7 @@ import torch
 from mixkit._common import Float, InputError, Int
 from mixkit.metrics.features import Reader, check_texts
 from mixkit.models.likelihood import check_head, text_nll
+from mixkit.models.loading import autocast
 
 KMEANS_SEEDS = (25, 26, 27, 28, 29)  # the first is mauve-text's default
 MIN_TEXTS, ADVISED_TEXTS = 100, 2000  # of MAUVE, on either side
@@ -212,7 +213,7 @@ def judge_perplexity(
     check_head(judge.model)  # also refuses a model that has diverged
     contexts = [""] * len(texts) if prompts is None else list(prompts)
     limit = judge.limit(max_tokens) - 1  # without the start token
-    with judge.autocast():
+    with autocast(judge.model):
         nll, tokens = text_nll(judge.model, judge.tokenizer, list(texts), prompts=contexts, max_tokens=limit)
     if not tokens.any():
         raise InputError(f"none of {len(texts)} texts has a token that judge {judge.name!r} can score")

@@ -19,15 +19,19 @@ def window_of(model) -> int | None:
     return getattr(model.config.get_text_config(), "sliding_window", None) if types != {"full_attention"} else None
 
 
-def attention_mask(
-    model, visible: Bool[Tensor, "B Q K"], distance: Int[Tensor, "B Q K"], dtype: torch.dtype
-) -> Tensor | dict[str, Tensor]:
+def compute_dtype(model) -> torch.dtype:
+    """The dtype of the model's queries, keys and values: that of autocast where it is enabled."""
+    device = model.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
+
+
+def attention_mask(model, visible: Bool[Tensor, "B Q K"], distance: Int[Tensor, "B Q K"]) -> Tensor | dict[str, Tensor]:
     """The 4-D mask (B, 1, Q, K): 0 where a query attends to a key. A dict of masks for layers of both types.
 
     visible: True where the key is the query itself or before it. distance: number of tokens from key to query.
     """
     model = getattr(model, "module", model)  # under DistributedDataParallel
-    window, seen = window_of(model), {"full_attention": visible}
+    window, seen, dtype = window_of(model), {"full_attention": visible}, compute_dtype(model)
     if window is not None:
         seen["sliding_attention"] = visible & (distance < window)
     masks = {kind: (~seen[kind]).to(dtype)[:, None] * torch.finfo(dtype).min for kind in seen}

@@ -12,9 +12,9 @@ from torch import Generator, Tensor
 from mixkit._common import Bool, Float, InputError, Int
 from mixkit.losses.lm_head import TokenScores, token_scores
 from mixkit.models.attention import LAYER_TYPES, attention_mask, layer_types
-from mixkit.models.backspace_generation import RewindableCache
 from mixkit.models.head import lm_head
 from mixkit.models.likelihood import Ids
+from mixkit.models.sampling import RewindableCache
 
 BACKSPACE = "<backspace>"
 Mask = Bool[Tensor, "B T"]
@@ -35,6 +35,7 @@ class PrefixTree:
     depths: Int[Tensor, "B N"]  # position ids
     ends: Int[Tensor, "B N"]
     real: Bool[Tensor, "B N"]  # False where a row has fewer nodes
+    scored: Int[Tensor, "2 P"]  # row and position of each state whose logits are needed: before or after an action
 
     def ancestors(self) -> Bool[Tensor, "B N N"]:
         """True at [b, i, j] where node j is node i or one of its ancestors."""
@@ -80,7 +81,8 @@ def prefix_tree(ids: Ids, backspace_id: int, *, mask: Ids | Mask | None = None) 
     popped_rows, times = pops.nonzero()
     ends[popped_rows, states[popped_rows, times - 1]] = latest_node[popped_rows, times] + 1
     actions = real_ids & (np.arange(length) > 0)
-    parts = (actions, states, tokens, depths, ends, real)
+    scored = np.stack((actions | np.roll(actions, -1, 1)).nonzero())  # the start token is no action
+    parts = (actions, states, tokens, depths, ends, real, scored)
     return PrefixTree(ids, *(torch.from_numpy(part).to(ids.device) for part in parts))
 
 
@@ -98,15 +100,11 @@ def score_actions(model, tree: PrefixTree) -> ActionScores:
     All prefixes are computed in one pass over the tree's nodes. Differentiable.
     model: a causal language model of transformers that takes a 4-D attention mask (see `check_tree_attention`).
     """
-    device = tree.ids.device.type
-    dtype = getattr(model, "module", model).dtype  # `module`: under DistributedDataParallel
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-    mask = attention_mask(model, tree.ancestors(), tree.depths[:, :, None] - tree.depths[:, None], dtype)
+    mask = attention_mask(model, tree.ancestors(), tree.depths[:, :, None] - tree.depths[:, None])
     inputs = {"input_ids": tree.tokens, "attention_mask": mask, "position_ids": tree.depths}
     output = model(**inputs, output_hidden_states=True, logits_to_keep=1, use_cache=False)
     before_action = tree.actions.roll(-1, 1)  # the start token is no action, so the last column is False
-    rows, times = (before_action | tree.actions).nonzero(as_tuple=True)  # P positions whose log-partition is needed
+    rows, times = tree.scored
     hidden = output.hidden_states[-1][rows, tree.states[rows, times]]  # (P, D)
     targets = torch.where(before_action, tree.ids.roll(-1, 1), 0)[rows, times]
     flat = token_scores(hidden, targets=targets, **vars(lm_head(model)))

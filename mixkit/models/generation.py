@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from tqdm.auto import tqdm
@@ -13,12 +14,13 @@ from transformers.generation.logits_process import TemperatureLogitsWarper, TopK
 
 from mixkit._common import InputError
 from mixkit.losses.token_weighted import TokenWeighted
-from mixkit.models.backspace import apply_backspaces, segments
-from mixkit.models.backspace_generation import sample_with_backspace
+from mixkit.models.backspace import apply_backspaces, check_tree_attention, segments
 from mixkit.models.decoder import ObjectiveDecoder
 from mixkit.models.likelihood import tokenize
 from mixkit.models.loading import check_positions, memory_advice, start_token
+from mixkit.models.sampling import CPU_ROWS, sample_actions
 
+_CHECKED: WeakKeyDictionary = WeakKeyDictionary()  # tokens of the longest text that each model was checked for
 INCOMPLETE = re.compile("\ufffd{1,3}\\Z")  # what a tokenizer makes of the first bytes of a character
 
 
@@ -115,55 +117,70 @@ def sample_continuations(
     sampler: Sampler = Sampler(),
     sets: int = 1,
     seed: int = 0,
-    batch_size: int = 64,
+    batch_size: int = 0,
 ) -> list[list[Continuation]]:
     """Sample `sets` independent sets of continuations, one for each prompt in a set.
 
     A text ends at the end token, which is left out, or after `max_new_tokens`. A model with <backspace> takes at most
     2 max_new_tokens actions.
-    prompts: strings (the start token is put before them) or token ids (used unchanged). Prompts of one length share a
-    batch, so there is no padding. The same seed, batch size and machine give the same texts.
+    prompts: strings (the start token is put before them) or token ids (used unchanged). batch_size: texts at a time; 0
+    chooses it by the memory. The same seed and machine give the same texts, whatever the batch size (see
+    `sample_actions`), except for models without an ordinary attention mask, which `generate` samples.
     Raises InputError for no prompts, a prompt without tokens, and texts that exceed the model's positions.
     """
     rows = [p if isinstance(p, list) else [start_token(tokenizer), *tokenize(tokenizer, [p])[0]] for p in prompts]
     if not rows or min(map(len, rows)) == 0:
         raise InputError("there is nothing to continue: no prompts, or a prompt without tokens")
-    check_positions(model, "max_new_tokens", max_new_tokens, max(map(len, rows)))
-    all_rows = rows * sets
-    results = [Continuation("")] * len(all_rows)
-    by_length = sorted(range(len(all_rows)), key=lambda i: len(all_rows[i]))
-    gpus = [model.device] if model.device.type == "cuda" else []
-    bar = tqdm(total=len(all_rows), desc="sampling", unit="text", delay=3, mininterval=1)
-    with torch.random.fork_rng(gpus), bar:
-        torch.manual_seed(seed)
-        for _, group in groupby(by_length, key=lambda i: len(all_rows[i])):
-            indices = list(group)
-            for first in range(0, len(indices), batch_size):
-                batch = indices[first : first + batch_size]
-                ids = [all_rows[i] for i in batch]
-                actions = _sample_actions(model, ids, tokenizer.eos_token_id, max_new_tokens, sampler)
-                for i, row_actions in zip(batch, actions, strict=True):
-                    results[i] = _decode(model, tokenizer, all_rows[i], row_actions)
-                bar.update(len(batch))
+    longest = max(map(len, rows))
+    check_positions(model, "max_new_tokens", max_new_tokens, longest)
+    backspace_id = getattr(model.config, "backspace_token_id", None)
+    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "logits_processor": sampler.logits_processors()}
+    settings |= {"end_id": tokenizer.eos_token_id, "seed": seed, "batch_size": batch_size}
+    with tqdm(total=len(rows) * sets, desc="sampling", unit="text", delay=3, mininterval=1) as bar:
+        settings["on_finished"] = bar.update
+        if backspace_id is not None or _has_rewindable_cache(model, longest + max_new_tokens):
+            actions = sample_actions(model, rows * sets, backspace_id=backspace_id, **settings)
+        else:
+            actions = _generate(model, rows * sets, **settings)
+    results = [_decode(model, tokenizer, *pair) for pair in zip(rows * sets, actions, strict=True)]
     return [results[first : first + len(rows)] for first in range(0, len(results), len(rows))]
 
 
-def _sample_actions(model, prompts, end_id: int, max_new_tokens: int, sampler: Sampler) -> list[list[int]]:
-    """Token ids after each prompt; all prompts have one length. With <backspace>, by our own loop."""
-    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "logits_processor": sampler.logits_processors()}
-    backspace_id = getattr(model.config, "backspace_token_id", None)
-    if backspace_id is not None:
-        batch_seed = int(torch.randint(2**62, ()))
-        ids = {"backspace_id": backspace_id, "end_id": end_id}
-        return sample_with_backspace(model, prompts, **ids, **settings, seed=batch_seed)
-    prompt_ids = torch.tensor(prompts, device=model.device)
-    settings |= {"attention_mask": torch.ones_like(prompt_ids), "eos_token_id": end_id, "pad_token_id": end_id}
+def _has_rewindable_cache(model, tokens: int) -> bool:
+    """Whether `sample_actions` can sample texts of so many tokens. State-space models, for example, cannot go back."""
+    if _CHECKED.get(model, 0) < tokens:
+        try:
+            check_tree_attention(model, max(1, tokens - 4))  # its deepest state has 3 tokens more
+        except InputError:
+            return False
+        _CHECKED[model] = tokens
+    return True
+
+
+def _generate(model, prompts, *, max_new_tokens: int, end_id: int, logits_processor, seed, batch_size, on_finished):
+    """Token ids after each prompt, by transformers' `generate`. Prompts of one length share a batch: no padding."""
+    actions: list[list[int]] = [[] for _ in prompts]
+    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "logits_processor": logits_processor}
+    settings |= {"eos_token_id": end_id, "pad_token_id": end_id, "do_sample": True, "top_k": 0}
+    gpus = [model.device] if model.device.type == "cuda" else []
     # `generate` would apply the model's own settings too (repetition penalty and others)
     model_config, model.generation_config = model.generation_config, GenerationConfig()
     try:
-        return model.generate(prompt_ids, do_sample=True, top_k=0, **settings)[:, prompt_ids.shape[1] :].tolist()
+        with torch.random.fork_rng(gpus):
+            torch.manual_seed(seed)
+            by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+            for length, group in groupby(by_length, key=lambda i: len(prompts[i])):
+                group = list(group)
+                for first in range(0, len(group), batch_size or CPU_ROWS):
+                    batch = group[first : first + (batch_size or CPU_ROWS)]
+                    ids = torch.tensor([prompts[i] for i in batch], device=model.device)
+                    found = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)[:, length:].tolist()
+                    for i, row_actions in zip(batch, found, strict=True):
+                        actions[i] = row_actions
+                    on_finished(len(batch))
     finally:
         model.generation_config = model_config
+    return actions
 
 
 def _decode(model, tokenizer, prompt: list[int], actions: list[int]) -> Continuation:

@@ -1,10 +1,12 @@
 """From hidden states to logits: the output embedding of a model, its scale and its soft cap."""
 
 from dataclasses import dataclass, replace
+from unittest.mock import patch
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from transformers import masking_utils
 
 from mixkit._common import Float, InputError, Int
 
@@ -47,7 +49,9 @@ def last_hidden(model, input_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
 
     Padding must be on the right. A causal model does not attend to it there, so no attention mask is needed.
     """
-    output = model(input_ids=input_ids, output_hidden_states=True, logits_to_keep=1, use_cache=False)
+    # transformers would look for several texts in one row, and the host would wait for the answer of a GPU
+    with patch.object(masking_utils, "find_packed_sequence_indices", lambda position_ids: None, create=True):
+        output = model(input_ids=input_ids, output_hidden_states=True, logits_to_keep=1, use_cache=False)
     return output.hidden_states[-1]
 
 

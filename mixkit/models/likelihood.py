@@ -1,6 +1,7 @@
 """Token ids of texts, and the negative log-likelihood (nll) that a model gives them."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,10 +10,11 @@ from torch.nn.utils.rnn import pad_sequence
 from mixkit._common import Float, InputError, Int
 from mixkit.losses.lm_head import token_scores
 from mixkit.models.head import check_head, last_hidden, lm_head
-from mixkit.models.loading import check_positions, memory_advice, start_token
+from mixkit.models.loading import check_positions, default_device, memory_advice, start_token
 
 IGNORED = -100
 ENDS = 2  # tokens that `encode` puts around a text
+GROUP_COSTS = {"cpu": 64, "cuda": 2048}  # positions that take as long as one more forward and backward pass
 Ids = Int[Tensor, "B T"]
 
 
@@ -41,6 +43,56 @@ def collate(rows: Sequence[list[int] | Tensor]) -> dict[str, Ids]:
     input_ids = labels.where(mask, 0)
     labels[:, 0] = IGNORED
     return {"input_ids": input_ids, "attention_mask": mask.long(), "labels": labels}
+
+
+def collate_groups(
+    rows: Sequence[list[int] | Tensor], context_lengths: Sequence[int] | None = None, group_cost: int | None = None
+) -> dict[str, Any]:
+    """A batch of N targets with little padding: rows of like length form a group, which has a forward pass of its own.
+
+    input_ids (B, T): the rows without their last tokens, the longest first, padded on the right with 0.
+    groups: (first row, end row, tokens) of each. positions (N,): where the state that predicts a target is among the
+    states of all groups. targets (N,): tokens after the context. rows (N,): the number of the target's row in `rows`.
+    context_lengths: tokens of each row that are no targets; by default 1, the start token.
+    group_cost: in positions, as of `length_groups`. Groups and not one packed row: attention needs no mask then, which
+    is its fast path on a CPU and on a GPU, and states do not depend on other rows.
+    """
+    contexts = [1] * len(rows) if context_lengths is None else context_lengths
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+    widths = [max(1, len(rows[i]) - 1) for i in order]
+    input_ids = torch.zeros(len(rows), widths[0], dtype=torch.long)
+    groups, positions, targets, numbers, before = [], [], [], [], 0
+    for first, end in length_groups(widths, GROUP_COSTS[default_device().type] if group_cost is None else group_cost):
+        groups.append((first, end, widths[first]))
+        for at in range(first, end):
+            row, context = torch.as_tensor(rows[order[at]]), contexts[order[at]]
+            input_ids[at, : len(row) - 1] = row[:-1]
+            targets.append(row[context:])
+            positions.append(torch.arange(before + context - 1, before + len(row) - 1))
+            numbers.append(torch.full_like(targets[-1], order[at]))
+            before += widths[first]
+    flat = {"positions": positions, "targets": targets, "rows": numbers}
+    return {"input_ids": input_ids, "groups": groups, **{name: torch.cat(parts) for name, parts in flat.items()}}
+
+
+def length_groups(lengths: Sequence[int], cost: int) -> list[tuple[int, int]]:
+    """(first, end) of the groups of rows, the longest first, for which the sum of rows * longest + cost is least."""
+    least, starts = [0], [0]
+    for end in range(1, len(lengths) + 1):
+        total, first = min((least[i] + (end - i) * lengths[i] + cost, i) for i in range(end))
+        least.append(total)
+        starts.append(first)
+    groups, end = [], len(lengths)
+    while end:
+        groups.insert(0, (starts[end], end))
+        end = starts[end]
+    return groups
+
+
+def group_hidden(model, batch: Mapping[str, Any]) -> Float[Tensor, "N D"]:
+    """The hidden states that predict the targets of a batch from `collate_groups`. Nothing is read from the device."""
+    hidden = [last_hidden(model, batch["input_ids"][first:end, :width]) for first, end, width in batch["groups"]]
+    return torch.cat([states.flatten(0, 1) for states in hidden]).index_select(0, batch["positions"])
 
 
 @memory_advice("lower batch_size of text_nll, or max_tokens")
@@ -85,22 +137,19 @@ def text_nll(
     model.eval()
     for first in range(0, len(rows), batch_size):
         indices = longest_first[first : first + batch_size]
-        batch = collate([rows[i] for i in indices])
-        for labels, i in zip(batch["labels"], indices, strict=True):
-            labels[: context_lengths[i]] = IGNORED
-        batch_results = batch_nll(model, {k: v.to(model.device) for k, v in batch.items()}, temperature)
-        nll[indices], tokens[indices] = (values.double().cpu() for values in batch_results)
+        batch = collate_groups([rows[i] for i in indices], [context_lengths[i] for i in indices])
+        batch = {name: x if name == "groups" else x.to(model.device) for name, x in batch.items()}
+        results = batch_nll(model, batch, temperature)
+        nll[indices], tokens[indices] = (values.double().cpu() for values in results)
     model.train(training)
     return nll, tokens
 
 
 def batch_nll(
-    model, batch: Mapping[str, Tensor], temperature: float = 1.0
+    model, batch: Mapping[str, Any], temperature: float = 1.0
 ) -> tuple[Float[Tensor, " B"], Int[Tensor, " B"]]:
-    """The summed nll and the number of target tokens of each row. batch: from `collate`."""
-    hidden = last_hidden(model, batch["input_ids"])[:, :-1]
-    labels = batch["labels"][:, 1:]
-    mask = labels != IGNORED
-    scores = token_scores(hidden[mask], targets=labels[mask], **vars(lm_head(model).at(temperature)))
-    nll = torch.zeros(mask.shape, dtype=scores.nll.dtype, device=mask.device).masked_scatter(mask, scores.nll)
-    return nll.sum(1), mask.sum(1)
+    """The summed nll and the number of target tokens of each row. batch: from `collate_groups`."""
+    hidden, targets, rows = group_hidden(model, batch), batch["targets"], batch["rows"]
+    nll = token_scores(hidden, targets=targets, **vars(lm_head(model).at(temperature))).nll
+    sums = nll.new_zeros(len(batch["input_ids"])).index_add(0, rows, nll)
+    return sums, torch.zeros_like(sums, dtype=torch.long).index_add(0, rows, torch.ones_like(rows))

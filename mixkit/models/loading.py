@@ -148,6 +148,17 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def has_bf16() -> bool:
+    """Whether the GPU multiplies bfloat16 in hardware. Older ones emulate it, which is slower than float32."""
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def autocast(model) -> torch.autocast:
+    """bfloat16 products on a GPU that has them, the model's own dtype elsewhere."""
+    device = model.device.type
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda" and has_bf16())
+
+
 def device_name() -> str:
     """The name of the first GPU, or the number of CPU threads that torch uses."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"

@@ -16,10 +16,17 @@ from mixkit._common import Bool, Float, Int, write_atomically
 from mixkit.losses.definitions import COEFFICIENTS
 from mixkit.losses.sequence_match import MLEWeightSchedule, SequenceMatch
 from mixkit.losses.token_weighted import MLE
-from mixkit.models.backspace import BACKSPACE, ActionScores, add_correction_noise, prefix_tree, score_actions
-from mixkit.models.backspace_generation import sample_with_backspace
-from mixkit.models.likelihood import IGNORED, Ids, collate
+from mixkit.models.backspace import (
+    BACKSPACE,
+    ActionScores,
+    PrefixTree,
+    add_correction_noise,
+    prefix_tree,
+    score_actions,
+)
+from mixkit.models.likelihood import IGNORED, collate, collate_groups
 from mixkit.models.loading import start_token
+from mixkit.models.sampling import sample_actions
 
 DEFAULTS: dict[str, Any] = {name: coefficient.default for name, coefficient in COEFFICIENTS.items()}
 REPLAY_FILE = "replay_buffer.json"
@@ -76,15 +83,20 @@ class CorrectionNoiseDataset(torch.utils.data.Dataset, TrainerCallback):
         return i, torch.cat([row[:1], actions]), torch.cat([labels.new_zeros(1), labels])
 
 
-def collate_actions(items) -> dict[str, Tensor]:
-    """Pad items of CorrectionNoiseDataset on the right: input_ids, attention_mask, labels (B, T) and rows (B,).
+def collate_actions(items, backspace_id: int) -> dict[str, Any]:
+    """Pad items of CorrectionNoiseDataset on the right: input_ids, attention_mask and labels (B, T).
 
-    labels are -100 where nothing is learned: at padding, at the start token and at wrong tokens.
+    labels are -100 where nothing is learned: at padding, at the start token and at wrong tokens. tree: the fields of
+    the prefix tree. rows: the numbers of the B texts. learned: number of labels. Plain rows: as `collate_groups`.
     """
+    if isinstance(items[0], list):
+        return collate_groups(items)
     rows, actions, learned = zip(*items, strict=True)
     batch = collate(actions)
     labels = batch["labels"].where(pad_sequence(list(learned), batch_first=True), IGNORED)
-    return batch | {"labels": labels, "rows": torch.tensor(rows)}
+    tree = vars(prefix_tree(batch["input_ids"], backspace_id, mask=batch["attention_mask"]))
+    counts = {"learned": int((labels != IGNORED).sum()), "actions": int(batch["attention_mask"][:, 1:].sum())}
+    return batch | counts | {"labels": labels, "rows": list(rows), "tree": tree}
 
 
 class ReplayBuffer:
@@ -100,16 +112,19 @@ class ReplayBuffer:
         self.texts: list[list[int]] = []  # actions after the start token, which is the first id
         self.refill_step = -1  # of the last refill
 
+    def is_due(self, step: int) -> bool:
+        """Whether the buffer is empty or the last refill was `refill_every` or more steps ago."""
+        return not self.texts or step >= self.refill_step + self.settings.refill_every
+
     def refill(self, model, step: int) -> None:
-        """Sample new texts if the buffer is empty or the last refill was `refill_every` or more steps ago."""
-        if self.texts and step < self.refill_step + self.settings.refill_every:
+        """Sample new texts if they are due."""
+        if not self.is_due(step):
             return
         model = getattr(model, "module", model)  # under DistributedDataParallel
         ids = {"backspace_id": self.backspace_id, "end_id": self.end_id}
         settings: dict[str, Any] = {"max_new_tokens": self.max_tokens, "seed": derive_seed(self.seed, step)}
         prompts = [[self.start_id]] * self.settings.refill_texts
-        with torch.autocast(model.device.type, enabled=False):
-            new_texts = sample_with_backspace(model, prompts, **ids, **settings)
+        new_texts = sample_actions(model, prompts, **ids, **settings)
         self.texts += [[self.start_id, *actions] for actions in new_texts]
         self.texts = self.texts[-self.settings.buffer_texts :]
         self.refill_step = step
@@ -149,7 +164,7 @@ class BacktrackingLoss:
         return self.objective.steps(mask) if isinstance(self.objective, SequenceMatch) else mask.sum()
 
     def __call__(
-        self, model, batch: Mapping[str, Tensor], step: int, *, tokens, discounted
+        self, model, batch: Mapping[str, Any], step: int, *, tokens, discounted
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """(loss, nll of the labelled actions) at optimizer step `step`; the nll is detached.
 
@@ -157,21 +172,23 @@ class BacktrackingLoss:
         The model samples are as many as the data texts. Each side is one forward pass with its own padding.
         """
         share, learned = self.share(step), batch["labels"] != IGNORED
-        data, data_ended = self._score(model, batch["input_ids"], batch["attention_mask"])
-        nll = data.scores.nll[learned].sum() / tokens
-        if share == 1 or isinstance(self.objective, MLE) or not nll.isfinite():  # a diverged model cannot be sampled
+        data, data_ended = self._score(model, PrefixTree(**batch["tree"]))
+        nll = torch.where(learned, data.scores.nll, 0).sum() / tokens
+        if share == 1 or isinstance(self.objective, MLE):
+            return nll, nll.detach()
+        if self.replay.is_due(step) and not nll.isfinite():  # a diverged model cannot be sampled
             return nll, nll.detach()
         self.replay.refill(model, step)
-        texts = self.replay.sample(step, batch["rows"].tolist())
-        padded = collate(texts)
-        ids, mask = (padded[name].to(nll.device) for name in ("input_ids", "attention_mask"))
-        samples, model_ended = self._score(model, ids, mask)
+        padded = collate(self.replay.sample(step, batch["rows"]))
+        tree = prefix_tree(padded["input_ids"], self.replay.backspace_id, mask=padded["attention_mask"])
+        on_device = {name: part.to(nll.device, non_blocking=True) for name, part in vars(tree).items()}
+        samples, model_ended = self._score(model, PrefixTree(**on_device))
         masks = {"data_mask": data.mask, "data_labels": learned, "model_mask": samples.mask}
         ended = {"data_ended": data_ended, "model_ended": model_ended}
         sequence_match = self.objective(*data[:2], *samples[:2], **masks, **ended, denominator=discounted)
         return share * nll + (1 - share) * sequence_match, nll.detach()
 
-    def _score(self, model, ids: Ids, mask: Ids) -> tuple[ActionScores, Bool[Tensor, " B"]]:
+    def _score(self, model, tree: PrefixTree) -> tuple[ActionScores, Bool[Tensor, " B"]]:
         """The scores of the actions, and True where the last action is the end token."""
-        last = ids.gather(1, mask.sum(1, keepdim=True) - 1)[:, 0]
-        return score_actions(model, prefix_tree(ids, self.replay.backspace_id, mask=mask)), last == self.replay.end_id
+        last = tree.ids.gather(1, tree.actions.sum(1, keepdim=True))[:, 0]
+        return score_actions(model, tree), last == self.replay.end_id

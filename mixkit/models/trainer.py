@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from mixkit.losses.lm_head import weighted_cross_entropy_and_nll
 from mixkit.losses.sequence_match import SequenceMatch
 from mixkit.losses.token_weighted import MLE
 from mixkit.models.backspace import add_backspace
-from mixkit.models.head import last_hidden, lm_head
-from mixkit.models.likelihood import IGNORED, batch_nll, collate, encode
-from mixkit.models.loading import memory_advice, silence_libraries
+from mixkit.models.head import lm_head
+from mixkit.models.likelihood import batch_nll, collate_groups, encode, group_hidden
+from mixkit.models.loading import has_bf16, memory_advice, silence_libraries
 from mixkit.models.on_policy import (
     Backtracking,
     BacktrackingLoss,
@@ -117,22 +118,22 @@ def finetune(
             if stopping.early_stopping_patience_counter >= patience:
                 max_steps = last.global_step
 
-    data: dict[str, Any] = {"train_dataset": train, "eval_dataset": validation, "data_collator": collate}
+    data: dict[str, Any] = {"train_dataset": train, "eval_dataset": validation, "data_collator": collate_groups}
     loss = None
     if backtracking is not None:
         add_backspace(model, tokenizer)
         replay = ReplayBuffer(backtracking, tokenizer, max_tokens=max_tokens, seed=seed)
         loss = BacktrackingLoss(objective, replay, steps)
         noisy = CorrectionNoiseDataset(train, backtracking.noise_rate, tokenizer, seed=seed)
-        clean = CorrectionNoiseDataset(validation, 0, tokenizer)
-        data = {"train_dataset": noisy, "eval_dataset": clean, "data_collator": collate_actions}
+        data |= {"train_dataset": noisy, "data_collator": partial(collate_actions, backspace_id=replay.backspace_id)}
         callbacks.append(noisy)
         if checkpoint:
             replay.load(checkpoint)
 
     gpu = torch.cuda.is_available()
-    bf16 = precision == "bf16" or (precision == "auto" and gpu and torch.cuda.is_bf16_supported())
-    device = {"bf16": bf16, "use_cpu": not gpu, "dataloader_pin_memory": gpu}
+    bf16 = precision == "bf16" or (precision == "auto" and has_bf16())
+    device = {"bf16": bf16, "use_cpu": not gpu, "dataloader_pin_memory": gpu, "optim": "adamw_torch_fused"}
+    device |= {"dataloader_num_workers": 2 * gpu, "accelerator_config": {"non_blocking": gpu}}
     length = {"num_train_epochs": epochs, "max_steps": max_steps, "gradient_accumulation_steps": accumulation}
     batch_sizes = {"per_device_train_batch_size": batch_size, "per_device_eval_batch_size": batch_size}
     intervals = {"eval_strategy": "steps", "eval_steps": interval, "save_strategy": "steps", "save_steps": interval}
@@ -169,9 +170,11 @@ class ObjectiveTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.seconds, self.tokens = 0.0, 0
         self._discounted: Any = 0.0  # sum of discounts of the global batch
-        self._first_nll, self._first_step = 0.0, -1  # of the first step since start or resume
+        self._first_nll: Any = 0.0  # of the first step since start or resume
+        self._first_step = -1
         self._nll_sum: Any = 0.0  # of the steps since the last log
-        self._last_log: tuple[int, float, int] | None = None  # its step, seconds and tokens
+        self._last_log: tuple[int, int] | None = None  # its step and tokens
+        self._began: float | None = None  # the first step since the last log
 
     def save_model(self, output_dir=None, _internal_call=False):
         super().save_model(output_dir, _internal_call)
@@ -179,7 +182,10 @@ class ObjectiveTrainer(Trainer):
             self.backtracking.replay.save(Path(output_dir or str(self.args.output_dir)))
 
     def get_batch_samples(self, *args, **kwargs):
-        batches, tokens = super().get_batch_samples(*args, **kwargs)
+        batches, _ = super().get_batch_samples(*args, **kwargs)
+        tokens: Any = sum(batch["learned"] if "learned" in batch else len(batch["targets"]) for batch in batches)
+        if self.accelerator.num_processes > 1:
+            tokens = self.accelerator.reduce(torch.tensor(tokens, device=self.args.device), "sum")
         if self.backtracking is not None and batches:
             discounted = torch.stack([self.backtracking.discounted(batch).double() for batch in batches]).sum()
             self._discounted = self.accelerator.reduce(discounted.float().to(self.args.device), "sum")
@@ -188,29 +194,25 @@ class ObjectiveTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         with self.accelerator.autocast():
             if self.backtracking is None:
-                labels = inputs["labels"][:, 1:]
-                hidden = last_hidden(model, inputs["input_ids"])[:, :-1]
-                how = {"mask": labels != IGNORED, "denominator": num_items_in_batch, **vars(lm_head(model))}
-                loss, nll = weighted_cross_entropy_and_nll(hidden, targets=labels, objective=self.objective, **how)
+                hidden, targets = group_hidden(model, inputs), inputs["targets"]
+                how = {"denominator": num_items_in_batch, **vars(lm_head(model))}
+                loss, nll = weighted_cross_entropy_and_nll(hidden, targets=targets, objective=self.objective, **how)
             else:
                 counts = {"tokens": num_items_in_batch, "discounted": self._discounted}
                 loss, nll = self.backtracking(model, inputs, self.state.global_step, **counts)
         scale = self.accelerator.num_processes  # gradients are averaged over the devices; the denominator is global
-        for name, value in (("loss", loss), ("nll", nll)):
-            self._stop_if_diverged(name, value.item())
         if self.state.global_step == self._first_step:
-            self._first_nll += nll.item() * scale
-        self._nll_sum = self._nll_sum + nll * scale
-        self.tokens += int(inputs["attention_mask"][:, 1:].sum()) * scale
+            self._first_nll = self._first_nll + nll * scale
+        self._nll_sum = self._nll_sum + nll * scale  # on the device: no step waits for it
+        self.tokens += scale * (inputs["actions"] if "actions" in inputs else len(inputs["targets"]))
         return loss * scale
 
     def training_step(self, *args, **kwargs):
         if self._last_log is None:
-            self._first_step, self._last_log = self.state.global_step, (self.state.global_step, 0.0, 0)
-        began = time.perf_counter()
-        loss = super().training_step(*args, **kwargs)
-        self.seconds += time.perf_counter() - began
-        return loss
+            self._first_step, self._last_log = self.state.global_step, (self.state.global_step, 0)
+        if self._began is None:
+            self._began = time.perf_counter()
+        return super().training_step(*args, **kwargs)
 
     @torch.no_grad()
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
@@ -218,18 +220,21 @@ class ObjectiveTrainer(Trainer):
         return None, nll.double(), tokens
 
     def log(self, logs, *args, **kwargs):
-        if "loss" in logs and self._last_log is not None:
-            step, seconds, tokens = self._last_log
+        if "loss" in logs and self._last_log is not None and self._began is not None:
+            step, tokens = self._last_log
             nll: Any = self.accelerator.reduce(torch.as_tensor(self._nll_sum, device=self.args.device), "mean")
             logs["nll"] = nll.item() / (self.state.global_step - step)
-            logs["tokens_per_second"] = (self.tokens - tokens) / (self.seconds - seconds)
-            self._nll_sum, self._last_log = 0.0, (self.state.global_step, self.seconds, self.tokens)
-        limit = self._first_nll + 2 * math.log(len(lm_head(self.model).head_weight))
-        for name in {"nll", "eval_nll"} & set(logs):
-            self._stop_if_diverged(name, logs[name], limit)
+            seconds = time.perf_counter() - self._began  # the device has finished: its nll was read
+            logs["tokens_per_second"] = (self.tokens - tokens) / seconds
+            self.seconds, self._began = self.seconds + seconds, None
+            self._nll_sum, self._last_log = 0.0, (self.state.global_step, self.tokens)
+        limit = float(self._first_nll) + 2 * math.log(len(lm_head(self.model).head_weight))
+        limits = {"loss": sys.float_info.max, "nll": limit, "eval_nll": limit}
+        for name in limits.keys() & logs.keys():
+            self._stop_if_diverged(name, logs[name], limits[name])
         super().log(logs, *args, **kwargs)
 
-    def _stop_if_diverged(self, name: str, value: float, limit: float = sys.float_info.max) -> None:
+    def _stop_if_diverged(self, name: str, value: float, limit: float) -> None:
         if abs(value) <= limit:
             return
         last = _last_checkpoint(Path(str(self.args.output_dir)))
@@ -253,7 +258,7 @@ class TrainingLog(TrainerCallback):
         self.bar = tqdm(**steps, desc="training", mininterval=2, **options)
 
     def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step % args.save_steps == 0:
+        if state.global_step % args.save_steps == 0 or state.global_step == state.max_steps:
             control.should_log = True  # the sums of a log must not cross a checkpoint: a resumed training has none
         self.bar.update(state.global_step - self.bar.n)
 

@@ -15,7 +15,6 @@ import torch
 
 from mixkit import MLE, MixCE, SequenceMatch, TokenScores, token_scores, weighted_cross_entropy
 from mixkit.models.backspace import add_backspace
-from mixkit.models.backspace_generation import sample_with_backspace
 from mixkit.models.likelihood import IGNORED, collate, encode, last_hidden
 from mixkit.models.loading import load_model
 from mixkit.models.on_policy import (
@@ -25,6 +24,7 @@ from mixkit.models.on_policy import (
     ReplayBuffer,
     collate_actions,
 )
+from mixkit.models.sampling import sample_actions
 from mixkit.texts.corpora import load_corpus
 
 OBJECTIVE = MixCE(0.1)
@@ -61,7 +61,7 @@ def steps(rounds: int = 8, texts: int = 8, max_tokens: int = 160) -> list[tuple[
     seconds: dict[str, list[float]] = {"MLE": [], **{way: [] for way in losses}}
     for first in range(0, texts * rounds, texts):
         plain = collate(data.rows[first : first + texts])
-        batch = collate_actions([data[i] for i in range(first, first + texts)])
+        batch = collate_actions([data[i] for i in range(first, first + texts)], replay.backspace_id)
         labels = plain["labels"][:, 1:]
         began = time.perf_counter()
         hidden = last_hidden(model, plain["input_ids"])[:, :-1]
@@ -88,7 +88,7 @@ def sampling(rounds: int = 3, texts: int = 32, max_new_tokens: int = 100) -> lis
     for seed in range(rounds):
         for way, found in seconds.items():
             began = time.perf_counter()
-            drawn = sample_with_backspace(
+            drawn = sample_actions(
                 model,
                 [[tokenizer.bos_token_id]] * texts,
                 backspace_id=model.config.backspace_token_id if way.startswith("with ") else None,

@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
-from transformers import PreTrainedTokenizerFast
+from transformers import MambaConfig, MambaForCausalLM, PreTrainedTokenizerFast
 
 from mixkit._common import InputError
 from mixkit.models.backspace import add_backspace
@@ -95,6 +95,21 @@ def test_prompts_of_different_lengths_equal_single_prompts(toy):
         for _ in range(6):
             ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], 1)
         assert re.fullmatch("\ufffd{0,3}", tokenizer.decode(ids[0]).removeprefix(tokenizer.bos_token + prompt + text))
+
+
+def test_a_model_without_attention_is_sampled_by_generate(toy, monkeypatch):
+    tokenizer, sizes = toy[1], {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4, "vocab_size": len(toy[1])}
+    torch.manual_seed(0)
+    model = MambaForCausalLM(MambaConfig(**sizes, initializer_range=1.0)).eval()
+    monkeypatch.setattr("mixkit.models.generation.sample_actions", None)
+    settings = {"max_new_tokens": 5, "sampler": Sampler(temperature=0), "batch_size": 2}
+    sets = sample_texts(model, tokenizer, ["A fox", "Once", "The king", "A wolf"], sets=2, **settings)
+    assert sets[0] == sets[1]
+    ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer("The king")["input_ids"]]])
+    for _ in range(5):
+        ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], 1)
+    text = tokenizer.decode(ids[0, 1:]).split(tokenizer.eos_token)[0]
+    assert "The king" + sets[0][2] == text.rstrip("\ufffd")
 
 
 def test_a_model_with_backspace_deletes_tokens(toy):

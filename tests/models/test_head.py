@@ -16,7 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from mixkit import MixCE, weighted_cross_entropy
 from mixkit._common import InputError
 from mixkit.models.head import check_head, last_hidden, lm_head
-from mixkit.models.likelihood import batch_nll, collate, text_nll
+from mixkit.models.likelihood import batch_nll, collate_groups, text_nll
 from mixkit.models.trainer import finetune
 
 VOCABULARY = 61
@@ -86,7 +86,7 @@ def test_every_architecture_has_its_own_nll_or_is_refused(capsys):
             errors[kind] = None
             continue
         with torch.no_grad():
-            nll, tokens = batch_nll(model, collate(ids.tolist()))
+            nll, tokens = batch_nll(model, collate_groups(ids.tolist()))
             logits = model(ids, use_cache=False).logits.double()
             own = F.cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
         errors[kind] = ((nll - own.sum(1)) / tokens).abs().max().item()

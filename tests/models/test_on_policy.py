@@ -64,7 +64,7 @@ def test_wrong_tokens_are_drawn_from_all_ordinary_tokens(toy):
 
 def test_a_batch_has_labels_except_at_wrong_tokens(toy):
     rows, data, backspace_id = noisy_dataset(toy)
-    batch = collate_actions([data[i] for i in (3, 5)])
+    batch = collate_actions([data[i] for i in (3, 5)], backspace_id)
     for at, i in enumerate((3, 5)):
         length = int(batch["attention_mask"][at].sum())
         actions = batch["input_ids"][at, :length].tolist()
@@ -73,7 +73,7 @@ def test_a_batch_has_labels_except_at_wrong_tokens(toy):
         wrong = [t - 1 for t in range(length) if actions[t] == backspace_id]
         assert [t for t in range(length) if labels[t] == -100] == [0, *wrong]
         assert labels[length:] == [-100] * (len(labels) - length)
-    plain = collate_actions([noisy_dataset(toy, 0)[1][i] for i in range(8)])
+    plain = collate_actions([noisy_dataset(toy, 0)[1][i] for i in range(8)], backspace_id)
     for key, value in collate(rows).items():
         assert torch.equal(plain[key], value)
 
@@ -86,10 +86,10 @@ def test_one_step_is_the_gradient_of_the_mix(toy, tmp_path):
     reference, tokens, texts = copy.deepcopy(toy)
     reference, backspace_id = reference.double(), add_backspace(reference, tokens)
     data = CorrectionNoiseDataset(encode(tokens, texts[:16], 160), 0.2, tokens, seed=0)
-    batch = collate_actions([data[i] for i in range(16)])
+    batch = collate_actions([data[i] for i in range(16)], backspace_id)
     replay = ReplayBuffer(settings, tokens, max_tokens=160)
     replay.refill(reference, 0)
-    samples = [torch.tensor(text) for text in replay.sample(0, batch["rows"].tolist())]
+    samples = [torch.tensor(text) for text in replay.sample(0, batch["rows"])]
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(x) for x in samples], batch_first=True).bool()
     sample_ids = torch.nn.utils.rnn.pad_sequence(samples, batch_first=True)
     data_ended = torch.tensor([row[-1] == tokens.eos_token_id for row in data.rows])
@@ -126,7 +126,7 @@ def test_mle_with_backspace_is_mle_over_the_actions(toy, tmp_path):
     model, tokenizer, texts = copy.deepcopy(toy)
     model, backspace_id = model.double(), add_backspace(model, tokenizer)
     rows = encode(tokenizer, texts[:16], 24)
-    batch = collate_actions([CorrectionNoiseDataset(rows, 0.2, tokenizer)[i] for i in range(16)])
+    batch = collate_actions([CorrectionNoiseDataset(rows, 0.2, tokenizer)[i] for i in range(16)], backspace_id)
     nats = []
     for actions, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
         for t in (t for t, label in enumerate(labels) if label != -100):

@@ -1,6 +1,7 @@
 """Finetuning: the loss is the mean over all tokens of the global batch, for any division into batches."""
 
 import copy
+import itertools
 import json
 import math
 import os
@@ -11,15 +12,19 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 
 from mixkit import MLE, MixCE, SequenceMatch, TokenScores, objective
 from mixkit._common import InputError
+from mixkit.losses import lm_head
+from mixkit.models import on_policy
 from mixkit.models import trainer as training
 from mixkit.models.generation import sample_continuations
 from mixkit.models.likelihood import collate, encode, text_nll
 from mixkit.models.loading import load_model
 from mixkit.models.on_policy import Backtracking
 from mixkit.models.trainer import finetune
+from tests.waits import CountWaits
 
 CLONE = Path(__file__).parents[2]
 SMALL = {"max_tokens": 24, "learning_rate": 1e-3, "evaluations": 1, "precision": "float32", "progress": False}
@@ -168,7 +173,7 @@ def test_two_processes_have_the_same_losses(toy, tmp_path):
     ):
         out = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert out.returncode == 0, out.stderr[-2000:]
-    for name, tolerance in (("mixce", 1e-4), ("match", 1e-8)):  # float32, float64
+    for name, tolerance in (("mixce", 1e-4), ("match", 2e-7)):  # float32, float64 with sums of the log in float32
         one, two = (
             [json.loads(line) for line in (tmp_path / which / name / "training.jsonl").read_text().splitlines()]
             for which in ("one", "two")
@@ -349,7 +354,7 @@ def test_out_of_memory_has_advice(toy, tmp_path, monkeypatch, error):
 
     monkeypatch.setattr(training.ObjectiveTrainer, "compute_loss", full)
     monkeypatch.setattr("mixkit.models.likelihood.batch_nll", full)
-    monkeypatch.setattr("mixkit.models.generation._sample_actions", full)
+    monkeypatch.setattr("mixkit.models.generation.sample_actions", full)
     model, tokenizer, texts = toy
     with pytest.raises(
         InputError, match=r"^out of memory; lower batch_size and raise accumulation .* lower max_tokens"
@@ -359,6 +364,43 @@ def test_out_of_memory_has_advice(toy, tmp_path, monkeypatch, error):
         text_nll(model, tokenizer, texts[:2], max_tokens=9)
     with pytest.raises(InputError, match=r"^out of memory; lower batch_size of sample_continuations, or max_new"):
         sample_continuations(model, tokenizer, ["a"], max_new_tokens=3)
+
+
+@pytest.mark.parametrize("loss", [MLE(), MixCE(0.3), SequenceMatch(0.1, 0.95)], ids=str)
+def test_no_training_step_waits_for_the_device(toy, tmp_path, monkeypatch, loss):
+    """From step to step, optimizer included: 0 waits, except where a log is written. The loader works on the host."""
+    counts, waits = [], CountWaits()
+    original = training.ObjectiveTrainer.training_step
+    on_host = [(transformers.Trainer, "get_batch_samples"), (on_policy, "prefix_tree"), (lm_head, "check_targets")]
+    for owner, name in on_host:
+        monkeypatch.setattr(owner, name, waits.pausing(getattr(owner, name)))
+
+    def counted(self, *args, **kwargs):
+        counts.append(len(waits.found))
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(training.ObjectiveTrainer, "training_step", counted)
+    settings = {"max_steps": 100, "batch_size": 2, "dtype": torch.float32, "max_tokens": 9}
+    if isinstance(loss, SequenceMatch):
+        settings["backtracking"] = Backtracking(0.2, 0, 0, 0.1, buffer_texts=4, refill_texts=4, refill_every=1000)
+    with waits:
+        _, done = train(toy, tmp_path, loss, **settings)
+    logged = [line["step"] for line in done.history if "loss" in line]
+    assert logged == list(range(2, 101, 2))
+    steps = [after - before for before, after in itertools.pairwise(counts)]
+    assert set(steps[2::2]) == {0} and min(steps[1::2]) > 0
+
+
+def test_workers_of_the_loader_have_the_noise_of_the_epoch(toy, tmp_path, monkeypatch):
+    settings = {"objective": SequenceMatch(0.1, 0.95), "epochs": 2, "batch_size": 8}
+    settings["backtracking"] = Backtracking(0.3, 0.25, 0.5, 0.1, buffer_texts=6, refill_texts=2, refill_every=3)
+    alone, _ = train(toy, tmp_path / "alone", **settings)
+    original = training.TrainingArguments
+    monkeypatch.setattr(
+        training, "TrainingArguments", lambda *args, **kwargs: original(*args, **kwargs | {"dataloader_num_workers": 2})
+    )
+    workers, _ = train(toy, tmp_path / "workers", **settings)
+    assert torch.equal(parameters(alone), parameters(workers))
 
 
 def test_other_runtime_errors_pass(toy, tmp_path, monkeypatch):

@@ -1,0 +1,186 @@
+"""python -m tests.benchmarks.gpu [--cpu] [--quick]: training, sampling and reading at GPT-2's shape, with a table.
+
+Random weights: nothing is downloaded. On a GPU in bfloat16 where the card has it. --cpu leaves out what needs CUDA.
+"""
+
+import argparse
+import copy
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from mixkit.losses.lm_head import weighted_cross_entropy_and_nll
+from mixkit.losses.objectives import objective
+from mixkit.models.head import lm_head
+from mixkit.models.likelihood import collate_groups, group_hidden
+from mixkit.models.loading import autocast, default_device, device_name, has_bf16
+from mixkit.models.sampling import sample_actions
+
+OBJECTIVES = ("mle", "mixce(0.3)", "tailr(0.1, 0.2)", "focal", "power(0.3)", "gem", "error-norm", "threshold")
+SMALL = {"n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": 300, "n_positions": 64}
+LARGE_READER = {"n_embd": 1280, "n_layer": 36, "n_head": 20}
+STUDY = {"runs": 24, "texts": 50_000, "samples": 15_000, "tokens": 512, "sampled": 462}  # of gpt2.yaml, about
+PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12, "T4": 65e12}  # dense bfloat16 or fp16
+
+
+def seconds_of(step: Callable[[], object], rounds: int) -> float:
+    """Median seconds of a step after a first call. The device has finished before and after each."""
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    taken = []
+    for _ in range(rounds + 1):
+        wait()
+        began = time.perf_counter()
+        step()
+        wait()
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken[1:])
+
+
+def training(model, rows: int, tokens: int, rounds: int, compiled: bool) -> Iterator[dict[str, Any]]:
+    """HF's MLE step (eager and compiled) and the step of every objective: forward, backward, clipping and AdamW."""
+    device = model.device
+    ids = torch.randint(model.config.vocab_size, (rows, tokens + 1), generator=torch.Generator().manual_seed(0))
+    batch = collate_groups(ids.tolist())
+    batch = {name: part if name == "groups" else part.to(device) for name, part in batch.items()}
+    ids = ids.to(device)
+    model = copy.deepcopy(model).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+
+    def update(loss: Callable[[], torch.Tensor]) -> None:
+        with autocast(model):
+            value = loss()
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def ours(name: str) -> torch.Tensor:
+        how = {"objective": objective(name), **vars(lm_head(model))}
+        return weighted_cross_entropy_and_nll(group_hidden(model, batch), targets=batch["targets"], **how)[0]
+
+    ways: dict[str, Callable[[], torch.Tensor]] = {"HF, eager": lambda: model(ids, labels=ids).loss}
+    if compiled:
+        fast = torch.compile(model)
+        ways["HF, compiled"] = lambda: fast(ids, labels=ids).loss
+    ways |= {name: lambda name=name: ours(name) for name in OBJECTIVES}
+    for way, loss in ways.items():
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        seconds = seconds_of(lambda loss=loss: update(loss), rounds)
+        row = {"what": f"training {rows} x {tokens}", "way": way, "tokens_per_second": rows * tokens / seconds}
+        if device.type == "cuda":
+            row["gigabytes"] = torch.cuda.max_memory_allocated() / 2**30
+        if peak := next((flops for card, flops in PEAKS.items() if card in device_name()), None):
+            row["mfu"] = flops_per_token(model, tokens) * row["tokens_per_second"] / peak
+        yield row
+
+
+def flops_per_token(model, tokens: int) -> float:
+    """Of forward and backward: 6 for each weight of a matrix product, and 12 L D T of attention."""
+    config = model.config
+    weights = sum(p.numel() for name, p in model.named_parameters() if "wpe" not in name)  # wte is the head
+    return 6.0 * weights + 12.0 * config.n_layer * config.n_embd * tokens
+
+
+def sampling(model, sizes: list[int], prompt: int, new_tokens: int) -> Iterator[dict[str, Any]]:
+    """Sampled tokens per second of generate, of transformers' continuous batching and of our loop."""
+    device = model.device
+
+    def row(way: str, texts: int, run: Callable[[], object]) -> dict[str, Any]:
+        try:
+            with torch.no_grad(), autocast(model):
+                tokens = texts * new_tokens / seconds_of(run, 1)
+        except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+            return {"what": "sampling", "way": f"{way}, {texts} rows", "error": " ".join(str(error).split())[:100]}
+        return {"what": "sampling", "way": f"{way}, {texts} rows", "tokens_per_second": tokens}
+
+    options: dict[str, Any] = {"do_sample": True, "top_k": 0, "max_new_tokens": new_tokens, "pad_token_id": 0}
+    options |= {"eos_token_id": None}
+    ids = torch.randint(1, model.config.vocab_size, (sizes[0], prompt)).to(device)
+    yield row("generate, dynamic cache", sizes[0], lambda: model.generate(ids, **options))
+    if device.type == "cuda":
+        static = options | {"cache_implementation": "static"}
+        yield row("generate, static cache, compiled", sizes[0], lambda: model.generate(ids, **static))
+        config = transformers.GenerationConfig(**options)
+        many = ids[:1].repeat(sizes[-1], 1).tolist()
+        yield row("generate_batch", sizes[-1], lambda: model.generate_batch(many, generation_config=config))
+    settings: dict[str, Any] = {"backspace_id": None, "end_id": None, "max_new_tokens": new_tokens}
+    for texts in sizes:
+        prompts = [[1] * prompt] * texts
+        yield row(
+            "ours", texts, lambda prompts=prompts: sample_actions(model, prompts, **settings, batch_size=len(prompts))
+        )
+
+
+def reading(model, rows: int, tokens: int) -> dict[str, Any]:
+    """Texts per second of a reader: the hidden states without a head."""
+    ids = torch.ones(rows, tokens, dtype=torch.long, device=model.device)
+    with torch.no_grad(), autocast(model):
+        seconds = seconds_of(lambda: model.base_model(input_ids=ids, use_cache=False), 2)
+    return {"what": "reading", "way": f"{rows} x {tokens}", "texts_per_second": rows / seconds}
+
+
+def measure(quick: bool, cpu: bool) -> dict[str, Any]:
+    """All rows, the projected hours of the study, and the machine."""
+    device = torch.device("cpu") if cpu else default_device()
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, **(SMALL if quick else {})}
+    model: Any = GPT2LMHeadModel(GPT2Config(**sizes))
+    model = model.to(device).eval()
+    rows: list[dict[str, Any]] = []
+    for texts, tokens in [(4, 32)] if quick else [(64, 512), (16, 1024)]:
+        if tokens < model.config.n_positions:
+            rows += training(model, texts, tokens, rounds=1 if quick else 5, compiled=device.type == "cuda")
+        else:
+            rows += training(model, texts, tokens - 1, rounds=3, compiled=False)
+    rows += sampling(model, [4, 8] if quick else [64, 256, 1024, 2048], 8 if quick else 50, 8 if quick else 200)
+    large: dict[str, Any] = sizes | ({} if quick else LARGE_READER)
+    reader: Any = GPT2LMHeadModel(GPT2Config(**large))
+    reader = reader.to(device).eval()
+    rows.append(reading(reader, *((4, 32) if quick else (64, 512))))
+    training_speed, sampling_speed = (
+        max(row.get("tokens_per_second", 0) for row in rows if row["what"].startswith(kind))
+        for kind in ("training", "sampling")
+    )
+    seconds = STUDY["texts"] * STUDY["tokens"] / training_speed
+    seconds += STUDY["samples"] * STUDY["sampled"] / sampling_speed
+    seconds += 2 * STUDY["samples"] / rows[-1]["texts_per_second"]  # of the samples and of human texts
+    hours = STUDY["runs"] * seconds / 3600
+    machine = {"device": device_name() if device.type == "cuda" else "CPU", "bf16": has_bf16() and not cpu}
+    machine |= {"torch": torch.__version__, "transformers": transformers.__version__}
+    return {**machine, "quick": quick, "study_hours": hours, "rows": rows}
+
+
+def table(found: dict[str, Any]) -> str:
+    """The rows in Markdown."""
+    columns = ("what", "way", "tokens_per_second", "texts_per_second", "mfu", "gigabytes", "error")
+    lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
+    for row in found["rows"]:
+        cells = [row.get(name, "") for name in columns]
+        lines.append(" | ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in cells))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cpu", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="a tiny model, to see that it runs")
+    parser.add_argument("--out", type=Path, help="folder for gpu.json and gpu.md")
+    options = parser.parse_args()
+    found = measure(options.quick, options.cpu)
+    print(table(found), f"\nthe study: {found['study_hours']:.1f} hours on {found['device']}")
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "gpu.json").write_text(json.dumps(found, indent=1))
+        (options.out / "gpu.md").write_text(table(found))
+
+
+if __name__ == "__main__":
+    main()
