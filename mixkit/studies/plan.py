@@ -25,8 +25,8 @@ class StudyFile(Settings):
     """A study file.
 
     parameters: settings of every run. base: settings of a run whose model the grid starts from. grid: a setting that is
-    a list makes one run per value; several lists make their product. seeds: base and grid are repeated with each.
-    decoding: as grid, for the MLE run's model, which is sampled with these settings and not trained.
+    a list makes one run per value; several lists make their product. seeds: the study is repeated with each; an
+    entry with its own seed has that one. decoding: as grid, for the first MLE run's model, which is not trained again.
     """
 
     noun = "key in a study file:"
@@ -189,9 +189,11 @@ def expand(file: StudyFile, overrides: Mapping[str, Any], name: str) -> Study:
     """The runs of a study file."""
     check_folder_name("study", name)
     runs: dict[str, PlannedRun] = {}
+    if "seed" in file.parameters:
+        raise InputError(f"seed is in the parameters; write seeds: [{file.parameters['seed']}] beside them")
 
     def add(role: Role, depends_on: str | None, settings: dict[str, Any]) -> PlannedRun:
-        settings = {**file.parameters, **settings}
+        settings = {**file.parameters, "seed": seed, **settings}
         if settings.setdefault("study", name) != name:
             raise InputError(f"study is {settings['study']!r}, but the study is {name!r}; use --name in place of study")
         for key in LOCAL:
@@ -201,7 +203,7 @@ def expand(file: StudyFile, overrides: Mapping[str, Any], name: str) -> Study:
         return runs.setdefault(run_name(config), PlannedRun(run_name(config), role, config, depends_on))
 
     for seed in file.seeds:
-        replaced, start, depends_on = {"seed": seed, **overrides}, {}, None
+        replaced, start, depends_on = dict(overrides), {}, None
         if file.base is not None:
             base = {"name": "base", **file.base, **_without(replaced, ["objective"])}
             depends_on = add("base", None, base).name

@@ -39,6 +39,14 @@ def test_a_study_is_its_base_its_grid_and_the_mle_run_decoded_otherwise(tmp_path
     assert {r.config.seed for r in study.runs[6:]} == {1}
 
 
+def test_an_entry_of_the_grid_has_its_own_seed(tmp_path):
+    grid = [{"objective": "mle"}, {"objective": "mle", "seed": [0, 7]}]
+    study = load_study(write(tmp_path, {**STUDY, "grid": grid}))
+    seeds = [(r.role, r.config.seed, r.depends_on) for r in study.runs]
+    base, mle = study.runs[0].name, study.runs[1].name
+    assert seeds == [("base", 0, None), ("grid", 0, base), ("grid", 7, base), ("decoding", 0, mle)]
+
+
 def test_a_change_of_the_base_changes_the_names_of_what_starts_from_it(tmp_path):
     one = load_study(write(tmp_path, STUDY))
     other = load_study(write(tmp_path, {**STUDY, "base": {"objective": "mle", "epochs": 2.0}}))
@@ -79,6 +87,7 @@ def test_every_study_file_of_the_kit_can_be_read(name):
         ({**STUDY, "grid": ["mle"]}, "grid contains 'mle'; every element must be a valid dictionary"),
         ({**STUDY, "grid": {"objective": "mle"}}, "grid is {.*}; it must be a valid list"),
         ({**STUDY, "seeds": []}, "seeds is an empty list; give at least one value"),
+        ({**STUDY, "parameters": {"seed": 3}}, r"seed is in the parameters; write seeds: \[3\] beside them"),
         ({"parameters": TINY}, "has no runs"),
         ({**STUDY, "parameters": {**TINY, "learning_rate": "1e-5"}}, "1.0e-5 rather than 1e-5"),
         ("a: [", "is not YAML"),
