@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from mixkit._common import InputError, plain, write_atomically
 from mixkit.studies.executors import local_workers
-from mixkit.studies.plan import load_study, outdated, read_study
+from mixkit.studies.plan import load_study, read_study
 from mixkit.studies.preflight import preflight
 from mixkit.studies.records import records, results_frame
 from mixkit.studies.store import RunStore
@@ -32,20 +32,21 @@ def main(arguments: Sequence[str] | None = None, **options: Any) -> int:
     """Run a command. options: further arguments of run_study, for tests."""
     parser = Parser(prog="python -m mixkit", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    study = commands.add_parser("study", help="run a study; finished runs are not run again")
-    add, executors = study.add_argument, ("local", "ray")
+    file = Parser(add_help=False)
+    add = file.add_argument
     add("file", help="a name from data/studies (quick, gpt2, ...) or the path of a .yaml file")
     add("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="replace settings of every run")
+    study = commands.add_parser("study", parents=[file], help="run a study; finished runs are not run again")
+    add = study.add_argument
     add("--name", default="", help="folder under runs/; default: the file's name and the values set")
     add("--max-workers", type=int, default=0, help="runs at a time; default: one per GPU, or two without a GPU")
     add("--retry", action="store_true", help="execute failed runs again")
     add("--dry-run", action="store_true", help="list the runs and look for their inputs")
-    add("--executor", "--engine", choices=executors, default="local", help="this machine, or a Ray cluster")
+    add("--executor", "--engine", choices=("local", "ray"), default="local", help="this machine, or a Ray cluster")
     add("--address", default="", help="of the Ray cluster to join; default: one is started here")
-    tuning = commands.add_parser("tune", help="search for the coefficient with which the model is as sharp as people")
-    tuning.add_argument("file", help="a name from data/studies, or a .yaml file: its parameters and base are used")
+    what = "search for the coefficient with which the model is as sharp as people"
+    tuning = commands.add_parser("tune", parents=[file], help=what)
     tuning.add_argument("--objective", default="mixce", help="mixce, tailr or mle")
-    tuning.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="replace settings")
     for command, what in (("status", "how far a study's runs are"), ("report", "print a table, write report.html")):
         commands.add_parser(command, help=what).add_argument("name", help="folder under runs/")
     for stream in (sys.stdout, sys.stderr):
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str] | None = None, **options: Any) -> int:
         if settings.command in ("study", "tune"):
             for stopping in (signal.SIGINT, signal.SIGTERM):  # a parent process, such as a kernel, may ignore them
                 signal.signal(stopping, signal.default_int_handler)
+            options["log"] = partial(print, flush=True)
         if settings.command == "study":
             return _study(settings, options)
         if settings.command == "tune":
@@ -84,16 +86,15 @@ def _study(settings: argparse.Namespace, options: dict[str, Any]) -> int:
             print(plain(note))
         return 0
     options |= {name: getattr(settings, name) for name in ("max_workers", "retry", "executor", "address")}
-    run_study(study, **options, log=lambda line: print(line, flush=True))
-    return _report(study.name, always=False)
+    run_study(study, **options)
+    return _report(study.name)
 
 
 def _tune(settings: argparse.Namespace, options: dict[str, Any]) -> int:
     from mixkit.notebook.training_charts import search
     from mixkit.studies.tune import tune  # pandas
 
-    log = partial(print, flush=True)
-    found = tune(settings.file, settings.objective, overrides=_overrides(settings.set), log=log, **options)
+    found = tune(settings.file, settings.objective, overrides=_overrides(settings.set), **options)
     chart = RunStore().root / found.study / "search.html"
     search(found).write_html(chart)
     print(found.table.to_string(index=False, float_format="{:.4g}".format))
@@ -101,18 +102,16 @@ def _tune(settings: argparse.Namespace, options: dict[str, Any]) -> int:
     return 0
 
 
-def _report(name: str, *, always: bool = True) -> int:
-    """Print the study's table. Write report.html and table.txt, if `always` or if they are out of date."""
-    study, folder, source = read_study(name), RunStore().root / name, RunStore().for_reading(name).root / name
-    report, table = folder / "report.html", folder / "table.txt"
-    done = records(study)
-    if always or outdated(report, source) or outdated(table, source):
-        from mixkit.notebook.report import write_report
-        from mixkit.notebook.tables import results_table
+def _report(name: str) -> int:
+    """Write report.html and table.txt, and print the table."""
+    from mixkit.notebook.report import write_report  # plotly
+    from mixkit.notebook.tables import results_table
 
-        write_report(study)
-        write_atomically(table, results_table(results_frame(done)) + "\n")
-    print(table.read_text(encoding="utf-8"))
+    study = read_study(name)
+    done, report = records(study), write_report(study)
+    table = results_table(results_frame(done)) + "\n"
+    write_atomically(report.with_name("table.txt"), table)
+    print(table)
     print(f"{len(done)} of {len(study.runs)} runs are done. Report: {report}")
     return 0 if len(done) == len(study.runs) else 1
 

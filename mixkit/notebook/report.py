@@ -27,7 +27,7 @@ from mixkit.notebook.charts import (
 )
 from mixkit.notebook.labels import axis_title
 from mixkit.studies.compare import compare_with_mle, conclusion, verdicts
-from mixkit.studies.plan import Study, outdated
+from mixkit.studies.plan import Study
 from mixkit.studies.records import records, results_frame
 from mixkit.studies.store import RunRecord, RunStore, Sample
 
@@ -37,14 +37,13 @@ COEFFICIENT_METRICS = ("perplexity", "mauve", "diversity")
 
 
 def write_report(study: Study, store: RunStore | None = None) -> Path:
-    """Write runs/<study>/report.html from the study's finished runs, unless it is up to date."""
+    """Write runs/<study>/report.html from the study's finished runs."""
     store = store or RunStore()
+    done = records(study, store)
+    samples = {record.name: store.samples(study.name, record.name) for record in done}
     path = store.root / study.name / "report.html"
-    if outdated(path, store.for_reading(study.name).root / study.name):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        done = records(study, store)
-        samples = {record.name: store.samples(study.name, record.name) for record in done}
-        write_atomically(path, report_html(study, done, samples))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, report_html(study, done, samples))
     return path
 
 
