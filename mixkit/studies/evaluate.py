@@ -1,7 +1,7 @@
 """All metrics of one run and of the human texts, each with its interval. A metric that is absent has a reason."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,8 +17,7 @@ from mixkit.models.calibration import RECALL_AT, HeldOut, best_temperature, held
 from mixkit.models.generation import Prompt
 from mixkit.models.likelihood import encode, text_nll
 from mixkit.studies.config import RunConfig
-from mixkit.studies.plan import lineage
-from mixkit.studies.store import Metric, RunStore
+from mixkit.studies.store import Metric
 from mixkit.texts.corpora import Corpus
 from mixkit.texts.words import split_words
 
@@ -49,19 +48,18 @@ def evaluate(
     max_tokens = config.prompt_tokens + config.max_new_tokens
     metrics, human, _ = evaluate_samples(prompts, sets, others, reader, max_tokens=max_tokens)
     by_models = evaluate_with_models(config, prompts, sets)
-    human |= by_models.human
-    metrics |= by_models.metrics | {name: _metric(estimate) for name, estimate in _predictions(held).items()}
-    metrics["entropy_calibration"] = _metric(_entropy_calibration(config, model, tokenizer, prompts, sets))
+    scores, human_scores = _predictions(held), {}
+    scores["entropy_calibration"] = _entropy_calibration(config, model, tokenizer, prompts, sets)
     if corpus.from_grammar:
         beginnings, human_texts = [prompt.text for prompt in prompts], [prompt.human for prompt in prompts]
         num_cut = sum(row[-1] != tokenizer.eos_token_id for row in encode(tokenizer, corpus.test, config.max_tokens))
-        scores = grammar.score_texts(_joined(prompts, *sets), beginnings * len(sets))
+        scores |= grammar.score_texts(_joined(prompts, *sets), beginnings * len(sets))
         scores |= grammar.coverage(held.nll, corpus.test, cut=num_cut)
         auc_texts = corpus.test[:AUC_TEXTS]
         scores["valid_next_auc"] = grammar.valid_next_auc(model, tokenizer, auc_texts, max_tokens=config.max_tokens)
-        metrics |= {name: _metric(estimate) for name, estimate in scores.items()}
-        scores = grammar.score_texts(_joined(prompts, human_texts), beginnings)
-        human |= {name: _metric(estimate) for name, estimate in scores.items()}
+        human_scores = grammar.score_texts(_joined(prompts, human_texts), beginnings)
+    metrics |= by_models.metrics | {name: Metric(**vars(score)) for name, score in scores.items()}
+    human |= by_models.human | {name: Metric(**vars(score)) for name, score in human_scores.items()}
     return Evaluation(metrics, human, reader.name)
 
 
@@ -80,13 +78,12 @@ def _predictions(held: HeldOut) -> dict[str, Estimate]:
         undefined = "no interval: T* is outside 0.56 to 5 on some resamples"
         return estimate if estimate.low is not None else replace(estimate, why=undefined)
 
-    recalls = {f"recall_at_{n}": ratio(hits) for n, hits in zip(RECALL_AT, held.recall.T, strict=True)}
     return {
         "perplexity": _perplexity(held.nll, held.tokens),
         "best_temperature": at_best_temperature(lambda temperature, nats: temperature),
         "refined_perplexity": at_best_temperature(lambda temperature, nats: np.exp(nats)),
         "mean_reciprocal_rank": ratio(held.reciprocal_rank),
-        **recalls,
+        **{f"recall_at_{n}": ratio(hits) for n, hits in zip(RECALL_AT, held.recall.T, strict=True)},
     }
 
 
@@ -95,23 +92,20 @@ def _entropy_calibration(
 ) -> Estimate:
     """EntCE: mean nll of the model's texts - mean nll of the human texts, both under the model, nats per token.
 
-    The model is taken at the run's temperature, so the texts are unbiased samples of it.
-    Above 0 the model is flatter than people, below 0 sharper. Continuations only; bootstrap over prompts.
+    The model is taken at the run's temperature, so the texts are unbiased samples of it. Above 0 it is flatter than
+    people, below 0 sharper. Continuations only; bootstrap over prompts.
     Source: Cao et al. 2025, arXiv 2511.11966; Braverman et al. 2019, arXiv 1906.05664.
     """
     if config.decode_as or config.top_p < 1 or config.top_k or config.temperature == 0:
         return Estimate.absent("the texts are not sampled from the model's distribution at some temperature")
     if config.make_backtracking() is not None:
         return Estimate.absent("a text with deleted tokens is no sample of the model's token probabilities")
-    length = config.prompt_tokens + config.max_new_tokens
-    options: dict[str, Any] = {"max_tokens": length, "temperature": config.temperature}
-    beginnings = [prompt.text for prompt in prompts]
-    columns: list[np.ndarray] = []
-    for texts in ([prompt.human for prompt in prompts], *sets):
-        scored = text_nll(model, tokenizer, list(texts), prompts=beginnings, **options)
-        columns += [x.numpy() for x in scored]
-    own = [sum(columns[2::2]), sum(columns[3::2])]
-    totals = np.column_stack([*own, *columns[:2]])
+    options: dict[str, Any] = {"prompts": [prompt.text for prompt in prompts], "temperature": config.temperature}
+    options["max_tokens"] = config.prompt_tokens + config.max_new_tokens
+    everything = ([prompt.human for prompt in prompts], *sets)
+    scored: Any = [text_nll(model, tokenizer, list(texts), **options) for texts in everything]
+    nll, tokens = zip(*scored, strict=True)
+    totals = np.column_stack([sum(nll[1:]), sum(tokens[1:]), nll[0], tokens[0]])
     return bootstrap(totals, lambda t: t[..., 0] / t[..., 1] - t[..., 2] / t[..., 3])
 
 
@@ -151,13 +145,11 @@ def evaluate_samples(
     return Evaluation(metrics, human, reader.name)
 
 
-def evaluate_with_models(
-    config: RunConfig, prompts: Sequence[Prompt], sets: Sets, store: RunStore | None = None
-) -> Evaluation:
+def evaluate_with_models(config: RunConfig, prompts: Sequence[Prompt], sets: Sets) -> Evaluation:
     """Coherence and judge perplexity, by the models that config.coherence_reader and config.judge name; "": absent.
 
     Values and intervals as for text metrics. Metric.prompts has one value per prompt, the mean over sets (cosine; nats
-    per token). The judge may be neither config.model nor a model that it descends from.
+    per token).
     """
     beginnings = [prompt.text for prompt in prompts]
 
@@ -176,14 +168,11 @@ def evaluate_with_models(
         try:
             if not name:
                 raise InputError(f"no model was requested; set the parameter {parameter}")
-            ancestors = lineage(config.model, config.study, store)
-            if parameter == "judge" and lineage(name, config.study, store)[0] in ancestors:
-                raise InputError(f"judge {name!r} is the model that wrote the texts, or their model's start")
             reader = load_reader(name, study=config.study)
             model_values = [measure(metric, texts, reader) for texts in sets]
             human_values = [measure(metric, [prompt.human for prompt in prompts], reader)]
         except InputError as error:
-            evaluation.metrics[metric] = evaluation.human[metric] = Metric(why=str(error), over="texts")
+            evaluation.metrics[metric] = evaluation.human[metric] = Metric(why=str(error))
             continue
         for metrics, values in ((evaluation.metrics, model_values), (evaluation.human, human_values)):
             estimates, totals, weights = zip(*values, strict=True)
@@ -211,7 +200,7 @@ def _feature_metrics(
             if estimate.low is not None:  # Student's t does not know the metric's range
                 ends: Any = (estimate.low, estimate.high)
                 estimate = Estimate(estimate.value, *np.clip(ends, 0, np.inf if name == "density" else 1))
-            metrics[name] = _metric(estimate, over, sets=values, **facts)
+            metrics[name] = Metric(**vars(estimate), over=over, sets=values, **facts)
     return metrics
 
 
@@ -224,7 +213,7 @@ def _mean_over_sets(scores: Sequence[dict[str, Estimate]], **facts: Any) -> dict
         value, low, high = (None if np.isnan(mean) else float(mean) for mean in numbers.mean(axis=0))
         why = next((e.why for e in estimates if e.why), None)
         values = None if value is None else numbers[:, 0].tolist()
-        metrics[name] = _metric(Estimate(value, low, high, why), sets=values, **facts)
+        metrics[name] = Metric(value=value, low=low, high=high, why=why, sets=values, **facts)
     return metrics
 
 
@@ -236,7 +225,3 @@ def _perplexity(nats: Any, tokens: Any) -> Estimate:
 
 def _joined(prompts: Sequence[Prompt], *sets: Sequence[str]) -> list[str]:
     return [prompt.text + text for texts in sets for prompt, text in zip(prompts, texts, strict=True)]
-
-
-def _metric(estimate: Estimate, over: str = "texts", **facts: Any) -> Metric:
-    return Metric(**asdict(estimate), over=over, **facts)

@@ -106,24 +106,22 @@ def check_runs(
             problems.append(f"{parameter} {name!r}: {error}")
             return None
 
-    needs = [(c.make_backtracking() is not None, c.max_tokens, c.prompt_tokens + c.max_new_tokens) for c, _ in runs]
-    for backtracking, max_tokens, new_tokens in dict.fromkeys(needs):
-        sizes = {"max_tokens": max_tokens, "new_tokens": new_tokens}
-        problems.check(check_model_support, model, tokenizer, backtracking=backtracking, **sizes)
+    check_support = cache(check_model_support)
     counts: dict[tuple[int, ...], int] = {}  # the texts of a study are cut once, not once per run
     for config, texts in runs:
         length = config.prompt_tokens + config.max_new_tokens
+        needs = {"backtracking": config.make_backtracking() is not None, "max_tokens": config.max_tokens}
+        problems.check(check_support, model, tokenizer, **needs, new_tokens=length)
         human = [*texts.test, *texts.validation] if texts.clean_validation else texts.test
         sizes = {"prompt_tokens": config.prompt_tokens, "max_new_tokens": config.max_new_tokens}
         key = (id(texts), config.prompts, *sizes.values())
         if key not in counts:
             counts[key] = len(cut_prompts(tokenizer, human, prompts=config.prompts, **sizes))
-        count = counts[key]
         longer = f"of {len(human)} human texts are longer than prompt_tokens={config.prompt_tokens}"
-        if count == 0:
+        if counts[key] == 0:
             problems.append(f"none {longer}; lower it or choose longer texts")
-        elif count < config.prompts:
-            problems.append(f"note: prompts is {config.prompts}, but only {count} {longer}")
+        elif counts[key] < config.prompts:
+            problems.append(f"note: prompts is {config.prompts}, but only {counts[key]} {longer}")
         name = reader_name(config.reader, config.model)
         for encoder in filter(None, (config.coherence_reader, name if name == "minilm" else "")):
             problems.check(check_reader, encoder, start="")

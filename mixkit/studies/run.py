@@ -2,9 +2,7 @@
 
 import errno
 import fcntl
-import hashlib
 import io
-import json
 import math
 import os
 import platform
@@ -23,7 +21,7 @@ import yaml
 
 from mixkit._common import CLONE, InputError, plain, write_atomically
 from mixkit.studies.config import RunConfig
-from mixkit.studies.store import Run, RunStore, run_name
+from mixkit.studies.store import Run, RunStore, notebook_hash, run_name
 
 NOTEBOOK = CLONE / "notebooks" / "3_finetune.ipynb"
 FINISHED, LOCKED, KILLED = 0, 75, 76  # exit codes: run.json tells the outcome; another process has the lock; killed
@@ -36,29 +34,12 @@ def prepare(folder: Path, config: RunConfig) -> None:
     write_atomically(folder / "parameters.yaml", yaml.safe_dump(config.model_dump()))
 
 
-def notebook_hash(notebook: Path) -> str:
-    """First eight hexadecimal digits of the SHA-256 of a notebook's code cells, without the parameters cell."""
-    try:
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        code = [
-            cell["source"]
-            for cell in cells
-            if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", ())
-        ]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise InputError(
-            f"{notebook} is not a notebook ({type(error).__name__}); get the kit's own file again"
-        ) from None
-    return hashlib.sha256("\n".join("".join(source) for source in code).encode()).hexdigest()[:8]
-
-
 def execute(folder: Path, notebook: Path = NOTEBOOK, gpu: str | None = None) -> int:
     """equals: papermill notebook FOLDER/notebook.ipynb -f FOLDER/parameters.yaml
 
     Nothing is executed if another process has the folder's lock or if FOLDER/run.json exists. What the notebook prints
-    goes to log.txt. If it raises, run.json has status "failed" and the error. A run whose corpus or model is a file or
-    a folder that has changed since it was planned fails. gpu: wait until no other run of this machine uses it. Returns
-    FINISHED, LOCKED or KILLED.
+    goes to log.txt. If it raises, run.json has status "failed" and the error. gpu: wait until no other run of this
+    machine uses it. Returns FINISHED, LOCKED or KILLED.
     """
     store, study, name = RunStore(folder.parents[1]), folder.parent.name, folder.name
     with lock(folder) as descriptor:
@@ -71,9 +52,8 @@ def execute(folder: Path, notebook: Path = NOTEBOOK, gpu: str | None = None) -> 
         parameters = yaml.safe_load((folder / "parameters.yaml").read_text(encoding="utf-8"))
         run = Run(folder, RunConfig.check(parameters))
         if run_name(run.config) != name:
-            run.fail(
-                "the content of a local file or folder (corpus, model ...) has changed since the study was planned"
-            )
+            what = "the content of a local file or folder (corpus, model ...)"
+            run.fail(f"{what} has changed since the study was planned")
             return FINISHED
         os.environ["MIXKIT_NOTEBOOK"] = notebook_hash(notebook)
         with PlainLog(open(folder / "log.txt", "ab"), encoding="utf-8", errors="replace") as log:

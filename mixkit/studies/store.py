@@ -28,8 +28,8 @@ LOCAL = ("corpus", "model", "reader", "coherence_reader", "judge")  # settings t
 class Metric(BaseModel):
     """A metric of a run with its interval [low, high], or the reason `why` it is absent.
 
-    over: what the interval is over: texts, sets or halvings. sets: the value of each sample set. reader: the model that
-    gave the features. texts: number of generated texts. prompts: one value per prompt, for paired tests.
+    over: texts, sets or halvings, whose spread is the interval. sets: the value of each sample set. reader: the model
+    that gave the features. texts: number of generated texts. prompts: one value per prompt, for paired tests.
     """
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False, extra="forbid")
@@ -38,7 +38,7 @@ class Metric(BaseModel):
     low: float | None = None
     high: float | None = None
     why: str | None = None
-    over: str = ""
+    over: str = "texts"
     sets: list[float] | None = None
     reader: str | None = None
     texts: int | None = None
@@ -137,6 +137,19 @@ def _content(path: Path) -> str:
 def _file_hash(path: Path, size: int, modified: int) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def notebook_hash(notebook: Path) -> str:
+    """First eight hexadecimal digits of the SHA-256 of a notebook's code cells, without the parameters cell."""
+    code: list[str] = []
+    try:
+        for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", ()):
+                code.append("".join(cell["source"]))
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        what = f"is not a notebook ({type(error).__name__})"
+        raise InputError(f"{notebook} {what}; get the kit's own file again") from None
+    return hashlib.sha256("\n".join(code).encode()).hexdigest()[:8]
 
 
 def check_folder_name(parameter: str, name: str) -> None:

@@ -16,18 +16,8 @@ from mixkit.studies.executors import Executor, Worker, make_executor
 from mixkit.studies.plan import PlannedRun, Study, write_study
 from mixkit.studies.preflight import preflight
 from mixkit.studies.records import records
-from mixkit.studies.run import (
-    FINISHED,
-    KILLED,
-    LOCKED,
-    NOTEBOOK,
-    OUT_OF_MEMORY,
-    lock,
-    lock_owner,
-    notebook_hash,
-    prepare,
-)
-from mixkit.studies.store import Run, RunRecord, RunStore
+from mixkit.studies.run import FINISHED, KILLED, LOCKED, NOTEBOOK, OUT_OF_MEMORY, lock, lock_owner, prepare
+from mixkit.studies.store import Run, RunRecord, RunStore, notebook_hash
 
 MAX_KILLS = 3  # a run whose worker or kernel is killed this often has failed
 MAX_FAILURES = 3  # after so many failures in a row for the same reason no further run is started
@@ -47,11 +37,10 @@ def run_study(
 ) -> list[RunRecord]:
     """Execute every run that has no result yet. Returns the records of the finished runs.
 
-    Runs that another sweep executes, here or on another machine with the same folder, are waited for. A run whose
-    worker or kernel is killed goes on from its last checkpoint, and has failed after the third time. Runs that depend
-    on a failed run are skipped. After three failures in a row for the same reason no further run is started. On an
-    interruption the workers end; the same call then continues.
-
+    Runs that another sweep executes, here or on another machine with the same folder, are waited for. A killed run goes
+    on from its last checkpoint, and has failed after the third time. Runs that depend on a failed run are skipped.
+    After three failures in a row for the same reason no further run is started. On an interruption the workers end; the
+    same call then continues.
     max_workers: runs at a time; 0: one per GPU, or two without a GPU. retry: execute failed runs again. executor:
     "local" or "ray". address: of a Ray cluster to join. notebook: executed for each run. log: gets a line per event.
     Raises InputError before the first run for an unknown executor and for what `preflight` finds.
@@ -65,10 +54,11 @@ def run_study(
         workers = make_executor(executor, max_workers, notebook, address)
         for note in preflight(open_runs, store):
             log(plain(note))
-        hashes = Counter(record.versions.get("notebook", "") for record in before.values() if record)
-        for other in hashes.keys() - {"", notebook_hash(notebook)}:
-            what = f"the code of {notebook.name} is {notebook_hash(notebook)}"
-            log(f"note: {what}; {hashes[other]} earlier runs of this study were made by {other}")
+        now = notebook_hash(notebook)
+        others = Counter(record.versions.get("notebook", "") for record in before.values() if record)
+        for other in others.keys() - {"", now}:
+            made = f"{others[other]} earlier runs of this study were made by {other}"
+            log(f"note: the code of {notebook.name} is {now}; {made}")
         write_study(study, store)
         for name in again:
             record = store.read(study.name, name)
@@ -90,7 +80,6 @@ def schedule(study: Study, store: RunStore, executor: Executor, log: Callable[[s
     num_open = len(study.runs) - len(is_done)
     num_siblings = Counter(run.depends_on for run in study.runs)
     active: dict[str, tuple[int, Worker]] = {}  # slot and worker, by run
-    free_slots = list(range(executor.max_workers))
     kills, foreign, seconds = Counter(), set(), []  # by run; executed by another process; of the runs that are done
     reasons: list[str] = []  # of the last failures in a row
     log(f"study {study.name}: {len(study.runs)} runs, {sum(is_done.values())} done, {executor.max_workers} at a time")
@@ -100,12 +89,11 @@ def schedule(study: Study, store: RunStore, executor: Executor, log: Callable[[s
 
     def collect(run: PlannedRun, folder: Path) -> None:
         """Take a worker that has exited off the list. Its run has failed if it left no record and was not killed."""
-        slot, worker = active[run.name]
+        _, worker = active[run.name]
         code = worker.poll()
         if code is None:
             return
         del active[run.name]
-        free_slots.append(slot)
         # After FINISHED a network file system may hide the record for a minute. The run is started again, and ends.
         if code in (FINISHED, LOCKED) or store.read(study.name, run.name):
             return
@@ -131,16 +119,16 @@ def schedule(study: Study, store: RunStore, executor: Executor, log: Callable[[s
             if record.status == "done":
                 reasons.clear()
                 seconds.append(record.seconds)
-                end = f"done in {record.seconds:.0f} s{_time_left(seconds, left, executor.max_workers)}"
+                end = f"done in {record.seconds:.0f} s{time_left(seconds, left, executor.max_workers)}"
             log(f"[{num_open - left}/{num_open}] {run.name}: {end}")
         elif dependency is False:
             is_done[run.name] = False
             log(f"skipped {run.name}: it starts from {run.depends_on}, which failed")
-        elif free_slots and not hopeless() and (dependency or run.depends_on is None):
+        elif len(active) < executor.max_workers and not hopeless() and (dependency or run.depends_on is None):
             owner = lock_owner(folder)
             if owner is None:
                 prepare(folder, run.config)
-                slot = free_slots.pop(0)
+                slot = min(set(range(executor.max_workers)) - {slot for slot, _ in active.values()})
                 active[run.name] = slot, executor.start(folder.absolute(), slot, num_siblings[run.depends_on])
             elif run.name not in foreign and not kills[run.name]:  # a killed worker's kernel ends a moment later
                 foreign.add(run.name)
@@ -180,7 +168,7 @@ class RunState:
 
 
 def states(study: Study, store: RunStore | None = None) -> list[RunState]:
-    """How far each run of the study is, in the study's order."""
+    """How far each run of the study is."""
     store, now = store or RunStore(), []
     for run in study.runs:
         folder = store.folder(study.name, run.name)
@@ -205,14 +193,9 @@ def _share(config: RunConfig, folder: Path) -> float:
     return min(1.0, last["step"] / config.max_steps if config.max_steps > 0 else last["epoch"] / config.epochs)
 
 
-def time_left(seconds: Sequence[float], open_runs: int, max_workers: int) -> float | None:
-    """equals: mean(seconds) * open_runs / max_workers, where finished runs took `seconds`; None without any."""
-    return fmean(seconds) * open_runs / max_workers if seconds and open_runs else None
-
-
-def _time_left(seconds: Sequence[float], open_runs: int, max_workers: int) -> str:
-    left = time_left(seconds, open_runs, max_workers)
-    return "" if left is None else f"; about {duration(left)} left"
+def time_left(seconds: Sequence[float], open_runs: int, max_workers: int) -> str:
+    """For example "; about 12 min left", where finished runs took `seconds`; "" without any."""
+    return f"; about {duration(fmean(seconds) * open_runs / max_workers)} left" if seconds and open_runs else ""
 
 
 def duration(seconds: float) -> str:
@@ -232,7 +215,7 @@ def status_table(study: Study, store: RunStore | None = None, max_workers: int =
     counts = Counter(state.status for state in now)
     summary = [f"{counts[status]} {status}" for status in ("done", "running", "failed", "waiting") if counts[status]]
     done = [state.seconds for state in now if state.status == "done"]
-    left = _time_left(done, counts["running"] + counts["waiting"], max_workers or max(1, counts["running"]))
+    left = time_left(done, counts["running"] + counts["waiting"], max_workers or max(1, counts["running"]))
     return f"{aligned(rows)}\n\n{', '.join(summary)}{left}"
 
 

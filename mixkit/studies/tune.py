@@ -47,9 +47,9 @@ def tune(
     log gamma), or mle (by log T of its model, which is not trained). Other coefficients are those of the file's grid.
     The first value is the geometric middle of the range. As soon as one run is flatter and one is sharper than people,
     the line through both gives the next value, between 10 and 90 % of the way. The runs are those of the study
-    <file>-tune-<objective>. They are not repeated: after an interruption the same call goes on, and finds the same
-    answer. overrides: settings that replace the file's. run: executes a study; options: its further arguments. Raises
-    InputError for an objective that cannot be searched, and if a run fails or its EntCE is absent.
+    <file>-tune-<objective>: after an interruption the same call goes on, and finds the same answer. overrides: settings
+    that replace the file's. run: executes a study; options: its further arguments. Raises InputError for an objective
+    that cannot be searched, and if a run fails or its EntCE is absent.
     """
     if objective not in SEARCHED:
         raise unknown("objective to tune", objective, SEARCHED)
@@ -61,8 +61,8 @@ def tune(
     decoding: list[dict[str, Any]] = []
     rows: list[tuple[float, float, float, float]] = []
 
-    def measure(value: float) -> tuple[float, float, float]:
-        """EntCE of the study's last run, whose coefficient is `value`, with its interval."""
+    def measure(value: float) -> tuple[float, float, float, str]:
+        """EntCE of the study's last run, whose coefficient is `value`, its interval, and all three as text."""
         entries = {"grid": grid, "decoding": decoding, "seeds": study_file.seeds[:1]}
         study = expand(study_file.model_copy(update=entries), overrides or {}, name)
         done = {record.name: record for record in run(study, **options)}
@@ -71,19 +71,18 @@ def tune(
         metric = record.metrics["entropy_calibration"]
         if metric.value is None or metric.low is None or metric.high is None:
             raise InputError(f"run {record.name} has no interval of entropy calibration: {metric.why}")
-        rows.append((value, metric.value, metric.low, metric.high))
-        return metric.value, metric.low, metric.high
+        entce = (metric.value, metric.low, metric.high)
+        rows.append((value, *entce))
+        return *entce, "{:+.3f} [{:+.3f}, {:+.3f}]".format(*entce)
 
     def result(best: float | None, conclusion: str) -> Tuning:
         table = pd.DataFrame(rows, columns=[coefficient, "value", "low", "high"])
         return Tuning(name, best, table, conclusion)
 
-    mle, low, high = measure(at_mle)
+    mle, low, high, interval = measure(at_mle)
     if low <= 0:
         state = "already sharper than people" if high < 0 else "as sharp as people"
-        return result(
-            at_mle, f"MLE is {state}: EntCE {mle:+.3f} [{low:+.3f}, {high:+.3f}]. So {coefficient} is {at_mle:g}."
-        )
+        return result(at_mle, f"MLE is {state}: EntCE {interval}. So {coefficient} is {at_mle:g}.")
     flat, sharp = (math.log(flat_end), mle), (math.log(sharp_end), None)
     for _ in range(max_runs):
         share = 0.5 if sharp[1] is None else min(0.9, max(0.1, flat[1] / (flat[1] - sharp[1])))
@@ -93,9 +92,8 @@ def tune(
         else:
             entry = next((entry for entry in study_file.grid if entry.get("objective") == objective), {})
             grid.append({**entry, "objective": objective, coefficient: value})
-        entce, low, high = measure(value)
+        entce, low, high, interval = measure(value)
         if low <= 0 <= high:
-            interval = f"{entce:+.3f} [{low:+.3f}, {high:+.3f}]"
             return result(value, f"{coefficient} = {value:g}: EntCE is {interval}, so 0 is in its interval.")
         if entce > 0:
             flat = (math.log(value), entce)

@@ -26,7 +26,6 @@ from mixkit.studies.evaluate import (
     evaluate_samples,
     evaluate_with_models,
 )
-from mixkit.studies.store import RunStore
 from mixkit.texts.corpora import load_corpus
 
 FEW = pytest.mark.filterwarnings("ignore::mixkit.metrics.quality.SmallSampleWarning")
@@ -141,7 +140,6 @@ def test_numbers_by_other_models(evaluated, monkeypatch):
     ("settings", "reason"),
     [
         ({}, "no model was requested; set the parameter judge"),
-        ({"judge": "start"}, "judge 'start' is the model that wrote the texts, or their model's start"),
         ({"judge": "run:none"}, "no finished run of that name"),
         ({"judge": "gpt3"}, "unknown model 'gpt3'"),
     ],
@@ -153,21 +151,6 @@ def test_without_a_judge_the_metric_is_absent(evaluated, settings, reason):
     for numbers in (metrics, human):
         assert numbers["judge_perplexity"].value is None and reason in numbers["judge_perplexity"].why
         assert "set the parameter coherence_reader" in numbers["coherence"].why
-
-
-def test_no_model_judges_those_that_descend_from_it(evaluated, tmp_path, monkeypatch):
-    prompts, sets, _, reader, *_ = evaluated
-    store = RunStore(tmp_path)
-    base = store.begin(RunConfig.check({"study": "own", "objective": "mle", "model": "smollm2-135m"}))
-    tuned = store.begin(RunConfig.check({"study": "own", "objective": "mle", "model": f"run:{base.name}"}))
-    for run in (base, tuned):
-        run.finish({})
-    monkeypatch.setattr(module, "load_reader", lambda name, *, study: reader)
-    for judge in ("smollm2-135m", f"run:{base.name}", f"run:own/{base.name}", "another"):
-        config = RunConfig.check({"judge": judge, "model": f"run:{tuned.name}", "study": "own"})
-        metric = evaluate_with_models(config, prompts, sets, store).metrics["judge_perplexity"]
-        assert (metric.value is not None) == (judge == "another")
-        assert judge == "another" or "wrote the texts, or their model's start" in metric.why
 
 
 def test_the_prediction_interval():

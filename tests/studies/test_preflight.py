@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -131,6 +132,11 @@ def test_runs_that_start_from_a_finished_run(tmp_path, folder):
     assert "no finished run of that name saved a model" in problems(runs[1:], store)[0]
     shutil.copytree(folder, base.folder / "model")
     assert preflight(runs[1:], store) == []
+    for judge in (str(folder), f"run:{base.name}", f"run:own/{base.name}"):
+        judged = [replace(run, config=run.config.model_copy(update={"judge": judge})) for run in runs[1:]]
+        assert problems(judged, store) == [
+            f"judge is {judge!r}, the model that the run starts from; choose another one"
+        ]
 
 
 def test_the_check_of_one_run(tmp_path, folder):
