@@ -225,13 +225,13 @@ class SweepPanel(widgets.VBox):
             study, workers = load_sweep(self.form.config()), local_workers()
             now = states(study, self.store)
             done = [state.seconds for state in now if state.status == "done"]
-            seconds = time_left(done, len(study.runs) - len(done), workers)
+            left = time_left(done, len(study.runs) - len(done), workers)
             inputs = {str(run.config.model_dump(include=INPUTS)) for run in study.runs}
             if inputs != self._inputs:
                 preflight([state.run for state in now if state.status != "done"], self.store)
                 self._inputs = inputs
             file = self.store.root / study.name / SWEEP_FILE
-            self.plan.value, self.valid = MACROS.plan(study, len(done), workers, seconds, file), True
+            self.plan.value, self.valid = MACROS.plan(study, len(done), workers, left, file), True
         except InputError as error:
             self.plan.value, self.valid = MACROS.error(error), False
         self._enable()

@@ -16,6 +16,7 @@ from mixkit.studies.records import HUMAN, results_frame
 from mixkit.studies.store import Metric, RunRecord, Sample
 
 LEVEL = 0.05
+QUALITY, DIVERSITY = "mauve", "distinct_2"  # the axes of verdicts
 NO_CURVE = "no curve"
 COLUMNS = ("run", "metric", "difference", "low", "high", "effect_size", "p", "holm_p", "pairs")
 
@@ -95,9 +96,8 @@ def decoding_curves(results: pd.DataFrame) -> list[DecodingCurve]:
     for name, group in by_objective.groupby(by_objective["decode_as"].str.split("(").str[0], sort=False):
         families.append((f"decode_as {name}", "decode_coefficient", group))
     for parameter, column, family in families:
-        name = parameter.removeprefix("decode_as ")
-        coefficients = (OBJECTIVES | RIVALS)[name].coefficients if name in OBJECTIVES | RIVALS else ()
-        at_mle = {column: 1.0 if not coefficients else coefficients[0].mle}  # where the parameter means plain MLE
+        objective = (OBJECTIVES | RIVALS).get(parameter.removeprefix("decode_as "))
+        at_mle = {column: objective.coefficients[0].mle if objective else 1.0}  # where the parameter means plain MLE
         for seed in sorted(family["seed"].unique().tolist()):
             trained = mle.loc[mle["seed"] == seed].head(1).assign(**at_mle)
             same_seed = pd.concat([family.loc[family["seed"] == seed], trained]).sort_values(column, kind="stable")
@@ -114,8 +114,8 @@ def decoders(results: pd.DataFrame) -> dict[str, str]:
     return {run: twin for run, twin in twins.items() if twin}
 
 
-def controls(results: pd.DataFrame, metrics: Sequence[str], equal: str = "distinct_2") -> pd.DataFrame:
-    """Each trained run that has a decoder, MLE decoded as its objective, and MLE at the T of equal `equal`.
+def controls(results: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """Each trained run that has a decoder, MLE decoded as its objective, and MLE at the T of equal distinct-2.
 
     Columns: run (its label), texts ("trained", "MLE decoded as it", "MLE at T=0.82"), metric, value, low, high. The
     third is interpolated on the temperature curve of the run's seed; it is absent where the run is outside the curve.
@@ -129,9 +129,9 @@ def controls(results: pd.DataFrame, metrics: Sequence[str], equal: str = "distin
         for metric in metrics:
             rows.append((label, "trained", metric, *frame.loc[(run, metric)]))
             rows.append((label, "MLE decoded as it", metric, *frame.loc[(twin, metric)]))
-        order = sorted(curve, key=lambda name: frame.loc[(name, equal), "value"])
-        places = [frame.loc[(name, equal), "value"] for name in order]
-        x = frame.loc[(run, equal), "value"]
+        order = sorted(curve, key=lambda name: frame.loc[(name, DIVERSITY), "value"])
+        places = [frame.loc[(name, DIVERSITY), "value"] for name in order]
+        x = frame.loc[(run, DIVERSITY), "value"]
         if places and places[0] <= x <= places[-1]:
             temperature = np.interp(x, places, [facts.loc[name, "temperature"] for name in order])
             for metric in metrics:
@@ -157,15 +157,14 @@ def pareto_front(results: pd.DataFrame, quality: str, diversity: str) -> list[st
     return points.index[~np.array(surpassed, dtype=bool)].tolist()
 
 
-def curve_place(results: pd.DataFrame, run: str, curve: Sequence[str], quality: str, diversity: str) -> str:
+def curve_place(results: pd.DataFrame, run: str, curve: Sequence[str]) -> str:
     """Where a run lies relative to a curve of runs: "above", "below", "on" or "outside" it.
 
-    above: over the part of the run's interval in diversity that the curve covers, the lower end of the run's quality is
+    above: over the part of the run's interval in DIVERSITY that the curve covers, the lower end of the run's QUALITY is
     above the upper end of the curve, whose points and interval ends are joined by straight lines. below: the other way
-    round. on: neither. outside: the run's interval lies outside the curve's range, or a value is absent. Higher is
-    better on both axes.
+    round. on: neither. outside: the run's interval lies outside the curve's range, or a value is absent.
     """
-    *boxes, (across, up) = [[_interval(results, n, metric) for metric in (diversity, quality)] for n in (*curve, run)]
+    *boxes, (across, up) = [[_interval(results, n, metric) for metric in (DIVERSITY, QUALITY)] for n in (*curve, run)]
     points = [(x.value, y.low, y.high) for x, y in boxes if x and y]
     if not across or not up:
         return "outside"
@@ -187,30 +186,26 @@ def _interval(results: pd.DataFrame, run: str, metric: str) -> Any:
     return next(rows.dropna(subset="value").bfill(axis=1).ffill(axis=1).itertuples(index=False), None)
 
 
-def verdicts(
-    records: Sequence[RunRecord], compared: pd.DataFrame, quality: str = "mauve", diversity: str = "distinct_2"
-) -> pd.DataFrame:
+def verdicts(records: Sequence[RunRecord], compared: pd.DataFrame) -> pd.DataFrame:
     """One row per trained run of another objective than MLE: run, seed, verdict, decoder, human, differences.
 
     verdict: the run's place beside MLE's decoding curves of its seed: "above the curve" if it is above every curve that
     it is not outside of, and "below the curve" if it is below one. decoder: "better" or "worse" where the interval of
-    `quality` is above or below that of MLE decoded as the run's objective, "alike" where they overlap. human: whether
-    the interval of `quality` reaches that of the human texts. differences: from MLE, where holm_p < LEVEL.
+    QUALITY is above or below that of MLE decoded as the run's objective, "alike" where they overlap. human: whether
+    the interval of QUALITY reaches that of the human texts. differences: from MLE, where holm_p < LEVEL.
     """
     results, rows = results_frame(records), []
-    ceiling, twins, curves_of_all = _interval(results, HUMAN, quality), decoders(results), decoding_curves(results)
+    ceiling, twins = _interval(results, HUMAN, QUALITY), decoders(results)
+    curves = [curve for curve in decoding_curves(results) if curve.parameter in ("temperature", "top_p")]
     for record in records:
         if record.role != "grid" or record.config.objective == "mle":
             continue
-        curves = [
-            c.runs for c in curves_of_all if c.seed == record.config.seed and c.parameter in ("temperature", "top_p")
-        ]
-        places = [curve_place(results, record.name, runs, quality, diversity) for runs in curves]
+        places = [curve_place(results, record.name, c.runs) for c in curves if c.seed == record.config.seed]
         place = next((f"{p} the curve" for p in ("below", "on", "above", "outside") if p in places), NO_CURVE)
-        interval, reaches = _interval(results, record.name, quality), ""
+        interval, reaches = _interval(results, record.name, QUALITY), ""
         if interval and ceiling:
             reaches = "reached" if interval.high >= ceiling.low else "not reached"
-        other, decoder = _interval(results, twins.get(record.name, ""), quality), ""
+        other, decoder = _interval(results, twins.get(record.name, ""), QUALITY), ""
         if interval and other:
             decoder = "better" if interval.low > other.high else "worse" if interval.high < other.low else "alike"
         significant = compared.query("run == @record.name and holm_p < @LEVEL")

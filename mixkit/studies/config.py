@@ -9,15 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic.fields import FieldInfo
 
 from mixkit._common import RUNS, SHIPPED, InputError, unknown
-from mixkit.losses.definitions import (
-    COEFFICIENTS,
-    OBJECTIVES,
-    Coefficient,
-    describe,
-    name_parts,
-    parse_objective,
-    short,
-)
+from mixkit.losses.definitions import COEFFICIENTS, OBJECTIVES, describe, name_parts, parse_objective, short
 
 if TYPE_CHECKING:  # a type checker cannot look into OBJECTIVES
     ObjectiveName = str
@@ -123,7 +115,7 @@ def _range(field: FieldInfo) -> str:
 
 def _coefficient(name: str, default: Any = None, description: str = "") -> Any:
     """A field with the range and help of an objective's coefficient."""
-    c: Coefficient = COEFFICIENTS[name]
+    c = COEFFICIENTS[name]
     ends = {"gt": c.low, "lt": c.high} if c.open else {"ge": c.low, "le": c.high}
     limits: dict[str, Any] = {end: value for end, value in ends.items() if math.isfinite(value)}
     return Field(c.default if default is None else default, description=description or c.help, **limits)
@@ -184,16 +176,16 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _check_decoding(self) -> Self:
-        """Raise InputError if decode_as has no unique stationary distribution, or beside other decoding settings."""
+        """Raise InputError if decode_as has no unique stationary distribution."""
         if self.decode_as:
             from mixkit.losses.fixed_points import inverse_of
 
-            inverse_of(self.make_sampler().decode_as)
+            inverse_of(self.make_objective(self.decode_as))
         return self
 
-    def coefficients(self, objective: str | None = None) -> dict[str, Any]:
+    def coefficients(self, objective: str = "") -> dict[str, Any]:
         """Values of the coefficients of an objective, by name; by default of the run's. Those of a call come first."""
-        definition, given = parse_objective(self.objective if objective is None else objective)
+        definition, given = parse_objective(objective or self.objective)
         return {c.name: given.get(c.name, getattr(self, c.name, c.default)) for c in definition.coefficients}
 
     def decode_coefficients(self) -> dict[str, Any]:
@@ -203,8 +195,8 @@ class RunConfig(Settings):
     def canonical(self) -> dict[str, Any]:
         """All settings that can change the outcome of the run: without those of other objectives."""
         used = self.coefficients().keys() | self.decode_coefficients().keys()
-        settings = self.model_dump(exclude=COEFFICIENTS.keys() - used | NOT_IN_HASH)
-        return settings if self.decode_as else {name: settings[name] for name in settings if name != "decode_as"}
+        unused = COEFFICIENTS.keys() - used if self.decode_as else {"decode_as"} | COEFFICIENTS.keys() - used
+        return self.model_dump(exclude=unused | NOT_IN_HASH)
 
     def unusual(self) -> dict[str, str]:
         """The decoding parameters and the seed that are not the default, such as {"top-p": "0.9", "seed": "2"}."""
@@ -245,8 +237,8 @@ class RunConfig(Settings):
 
         text = text or self.objective
         definition, given = parse_objective(text)
-        names = [c.name for c in definition.coefficients if c.in_loss and c.name not in given]
-        values = {name: self.coefficients(text)[name] for name in names}
+        names = {c.name for c in definition.coefficients if c.in_loss} - given.keys()
+        values = {name: value for name, value in self.coefficients(text).items() if name in names}
         return objective(text.removesuffix("-backspace"), **values)
 
     def make_sampler(self) -> Any:

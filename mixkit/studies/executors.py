@@ -4,7 +4,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ class Executor:
 
 
 def make_executor(name: str, max_workers: int, notebook: Path, address: str) -> Executor:
-    """The executor "local" or "ray". address: of the Ray cluster. See local_executor for the other arguments."""
+    """The executor "local" or "ray". max_workers: as in local_workers. address: of the Ray cluster."""
     if name == "ray":
         return _ray_executor(max_workers, notebook, address)
     if name != "local":
@@ -45,17 +45,16 @@ def make_executor(name: str, max_workers: int, notebook: Path, address: str) -> 
     return local_executor(max_workers, notebook)
 
 
-def local_workers(max_workers: int = 0, gpus: Sequence[str] | None = None) -> int:
+def local_workers(max_workers: int = 0) -> int:
     """max_workers; for 0 one per GPU, or two without GPUs, or one on one core. InputError below 0."""
     if max_workers < 0:
         raise InputError(f"max_workers is {max_workers}; it must be at least 0 (0: one per GPU, or two without)")
-    return max_workers or len(_gpus() if gpus is None else gpus) or min(2, _cores())
+    return max_workers or len(_gpus()) or min(2, _cores())
 
 
-def local_executor(max_workers: int, notebook: Path, gpus: Sequence[str] | None = None, cores: int = 0) -> Executor:
-    """Runs as processes of this machine. max_workers: as in local_workers. gpus, cores: to use; None or 0: all."""
-    gpus, cores = _gpus() if gpus is None else gpus, cores or _cores()
-    max_workers = local_workers(max_workers, gpus)
+def local_executor(max_workers: int, notebook: Path) -> Executor:
+    """Runs as processes of this machine."""
+    max_workers, gpus, cores = local_workers(max_workers), _gpus(), _cores()
 
     def start(folder: Path, slot: int, num_siblings: int) -> Worker:
         environment = os.environ | _environment(folder, cores // min(max_workers, num_siblings))

@@ -116,7 +116,7 @@ NAMES = ["T.5", "T.7", "mle"]
 
 
 def place(run, curve=CURVE, names=NAMES):
-    return curve_place(results_frame([*curve, run]), run.name, names, "mauve", "distinct_2")
+    return curve_place(results_frame([*curve, run]), run.name, names)
 
 
 @pytest.mark.parametrize(
