@@ -1,7 +1,6 @@
 """What every room uses: errors of user input, folders, atomic writing, safe text, lazy imports, array shapes."""
 
 import ast
-import html
 import os
 import platform
 import re
@@ -76,7 +75,8 @@ def check_unit_interval(name: str, value: object) -> None:
 
 
 def write_atomically(path: Path, content: str) -> None:
-    """Write a text file so that it has either its old content or all of the new, even after a crash."""
+    """Write a text file, and its folder. It has either its old content or all of the new, even after a crash."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
     try:
         with open(temporary, "w", encoding="utf-8") as file:
@@ -100,11 +100,6 @@ def visible(value: object) -> str:
 def plain(text: str) -> str:
     """The text without ANSI colours and control characters, except newline and tab."""
     return _CONTROL.sub("", text)
-
-
-def as_html(value: object) -> str:
-    """equals: html.escape(visible(value)), safe in an element and in a quoted attribute."""
-    return html.escape(visible(value))
 
 
 def lazy_imports(init_file: str) -> tuple[Callable[[str], Any], list[str]]:

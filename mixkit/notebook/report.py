@@ -42,7 +42,6 @@ def write_report(study: Study, store: RunStore | None = None) -> Path:
     done = records(study, store)
     samples = {record.name: store.samples(study.name, record.name) for record in done}
     path = store.root / study.name / "report.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, report_html(study, done, samples))
     return path
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from html import escape
 from math import ceil, floor, log10
 from typing import Any
 
@@ -11,7 +12,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 import torch
 
-from mixkit._common import InputError, as_html, unknown, visible
+from mixkit._common import InputError, unknown, visible
 from mixkit.losses.sequence_match import SequenceMatch
 from mixkit.models.backspace import apply_backspaces, prefix_tree
 from mixkit.models.generation import Continuation, Prompt
@@ -160,7 +161,7 @@ def edit_actions(actions: str) -> widgets.VBox:
             return go.Figure(layout={"height": 360}), str(error)
         remaining = " ".join(vocabulary[i] for i in apply_backspaces(ids[1:], 0)[0])
         text = f"{len(words)} actions, {len(tree.tokens[0])} nodes; remaining text: {remaining}"
-        return tree_and_mask(tree, lambda i: as_html(vocabulary[i])), text
+        return tree_and_mask(tree, lambda i: escape(visible(vocabulary[i]))), text
 
     line = widgets.Text(actions, description="actions", continuous_update=False, layout={"width": "95%"})
     return explore(draw, actions=line)

@@ -18,16 +18,17 @@ from mixkit.studies.store import Metric, RunRecord, Sample
 LEVEL = 0.05
 QUALITY, DIVERSITY = "mauve", "distinct_2"  # the axes of verdicts
 NO_CURVE = "no curve"
+DECODING = ("temperature", "top_p")
 COLUMNS = ("run", "metric", "difference", "low", "high", "effect_size", "p", "holm_p", "pairs")
 
 
 def compare_with_mle(records: Sequence[RunRecord], samples: Mapping[str, Sequence[Sample]]) -> pd.DataFrame:
     """One row per run and metric, with the columns COLUMNS: the run against the trained MLE run of its seed.
 
-    samples: by run name. judge_perplexity is compared in nats per token. A prompt's value is the mean over its
-    continuations. difference: the mean over prompts of run - MLE, with its interval (see `statistics.compare`).
-    effect_size: NaN if all differences are equal. holm_p: Holm's correction over all runs, per metric. The base run and
-    runs with other prompts have no rows.
+    samples: by run name. A prompt's value is the mean over its continuations; judge_perplexity is in nats per token.
+    difference: the mean over prompts of run - MLE, with its interval (see `statistics.compare`). effect_size: NaN if
+    all differences are equal. holm_p: Holm's correction over all runs, per metric. The base run and runs with other
+    prompts have no rows.
     """
     rows = []
     values = {record.name: _values(record, samples.get(record.name, ())) for record in records}
@@ -69,33 +70,25 @@ def _values(record: RunRecord, samples: Sequence[Sample]) -> tuple[list[str], di
 
 
 class DecodingCurve(NamedTuple):
-    """Runs of one MLE model that differ in one decoding parameter, in its order; the trained run is among them.
+    """Runs of one MLE model that differ in one decoding parameter, in its order; the trained run is among them."""
 
-    parameter: "temperature", "top_p", or "decode_as <objective>".
-    """
-
-    parameter: str
+    parameter: str  # "temperature", "top_p", or "decode_as <objective>"
     seed: int
     runs: list[str]
 
 
 def decoding_curves(results: pd.DataFrame) -> list[DecodingCurve]:
-    """The curves of every seed: by temperature, by top_p, and by the coefficient of each objective in decode_as.
-
-    results: of `results_frame`.
-    """
+    """The curves of every seed: by temperature, by top_p, and by the coefficient of each objective in decode_as."""
     runs, curves = results.drop_duplicates("run"), []
     decoded = runs.loc[(runs["role"] == "decoding") & (runs["top_k"] == 0)]  # `query` is slow, and reports ask often
     mle = runs.loc[(runs["role"] == "grid") & (runs["objective"] == "mle")]
     as_mle, hot, cut = decoded["decode_as"] == "", decoded["temperature"] != 1, decoded["top_p"] != 1
-    families = [
-        ("temperature", "temperature", decoded.loc[as_mle & hot & ~cut]),
-        ("top_p", "top_p", decoded.loc[as_mle & cut & ~hot]),
-    ]
+    families = {"temperature": decoded.loc[as_mle & hot & ~cut], "top_p": decoded.loc[as_mle & cut & ~hot]}
     by_objective = decoded.loc[~as_mle & ~hot & ~cut & decoded["decode_coefficient"].notna()]
     for name, group in by_objective.groupby(by_objective["decode_as"].str.split("(").str[0], sort=False):
-        families.append((f"decode_as {name}", "decode_coefficient", group))
-    for parameter, column, family in families:
+        families[f"decode_as {name}"] = group
+    for parameter, family in families.items():
+        column = parameter if parameter in DECODING else "decode_coefficient"
         objective = (OBJECTIVES | RIVALS).get(parameter.removeprefix("decode_as "))
         at_mle = {column: objective.coefficients[0].mle if objective else 1.0}  # where the parameter means plain MLE
         for seed in sorted(family["seed"].unique().tolist()):
@@ -196,7 +189,7 @@ def verdicts(records: Sequence[RunRecord], compared: pd.DataFrame) -> pd.DataFra
     """
     results, rows = results_frame(records), []
     ceiling, twins = _interval(results, HUMAN, QUALITY), decoders(results)
-    curves = [curve for curve in decoding_curves(results) if curve.parameter in ("temperature", "top_p")]
+    curves = [curve for curve in decoding_curves(results) if curve.parameter in DECODING]
     for record in records:
         if record.role != "grid" or record.config.objective == "mle":
             continue

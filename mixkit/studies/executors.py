@@ -26,8 +26,8 @@ class Worker:
 class Executor:
     """max_workers: runs at a time. start(folder, slot, num_siblings): execute the run of a folder, an absolute path.
 
-    slot: a free one, from 0. num_siblings: runs of the plan that start from the same run. It and max_workers give the
-    number of threads, which must not follow from what runs at the moment: it changes the last bits of sums.
+    slot: a free one, from 0. num_siblings: runs of the plan that start from the same run. The number of threads must
+    not follow from what runs at the moment, because it changes the last bits of sums.
     """
 
     max_workers: int
@@ -121,9 +121,8 @@ def _environment(folder: Path, threads: int) -> dict[str, str]:
 
     OpenMP's threads sleep while they wait. Where they spun, training beside two busy loops took 2.6 times as long.
     """
-    runs, off = str(folder.parents[1]), {"TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
-    off["OMP_WAIT_POLICY"] = "PASSIVE"
-    return {"MIXKIT_RUNS": runs, "OMP_NUM_THREADS": str(max(1, threads)), **off}
+    quiet = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
+    return {"MIXKIT_RUNS": str(folder.parents[1]), "OMP_NUM_THREADS": str(max(1, threads)), **quiet}
 
 
 def _cores() -> int:

@@ -100,9 +100,7 @@ def load_sweep(config: SweepConfig) -> Study:
 
 def write_sweep(config: SweepConfig, store: RunStore | None = None) -> Path:
     """Write the sweep's study file, runs/<study>/sweep.yaml, for `python -m mixkit study`."""
-    load_sweep(config)
-    path = (store or RunStore()).root / config.study / SWEEP_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = (store or RunStore()).root / load_sweep(config).name / SWEEP_FILE
     write_atomically(path, yaml.safe_dump(sweep_content(config), sort_keys=False))
     return path
 
@@ -136,7 +134,6 @@ def write_study(study: Study, store: RunStore) -> None:
     path = store.root / study.name / "study.yaml"
     if path.is_file():
         read_study(study.name, store)  # raises
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, yaml.safe_dump(TypeAdapter(Study).dump_python(study), sort_keys=False))
 
 
@@ -161,21 +158,6 @@ def read_study(name: str, store: RunStore | None = None) -> Study:
         raise InputError(f"{path} was written by an earlier mixkit; {hint}") from None
 
 
-def lineage(model: str, study: str, store: RunStore | None = None) -> list[str]:
-    """The model that a run of `study` names, the model which that was trained from, and so on to the first.
-
-    For example ["run:quick/mle-f24d1833", "run:quick/base-bee46806", "tiny"].
-    """
-    store, names = store or RunStore(), [model]
-    while names[-1].startswith("run:"):
-        study, name = f"{study}/{names[-1].removeprefix('run:')}".split("/")[-2:]
-        names[-1] = f"run:{study}/{name}"
-        if (record := store.read(study, name)) is None:
-            break
-        names.append(record.config.model)
-    return names
-
-
 def expand(file: StudyFile, overrides: Mapping[str, Any], name: str) -> Study:
     """The runs of a study file."""
     check_folder_name("study", name)
@@ -187,10 +169,9 @@ def expand(file: StudyFile, overrides: Mapping[str, Any], name: str) -> Study:
         settings = {**file.parameters, **settings}
         if settings.setdefault("study", name) != name:
             raise InputError(f"study is {settings['study']!r}, but the study is {name!r}; use --name in place of study")
-        for key in LOCAL:
-            if isinstance(value := settings.get(key), str):
-                settings[key] = with_paths(key, value, os.path.abspath)  # runs are executed in another folder
         config = RunConfig.check(settings)
+        paths = {name: with_paths(name, getattr(config, name), os.path.abspath) for name in LOCAL}
+        config = config.model_copy(update=paths)  # runs are executed in another folder
         return runs.setdefault(run_name(config), PlannedRun(run_name(config), role, config, depends_on))
 
     for seed in file.seeds:

@@ -9,7 +9,7 @@ from typing import Any
 
 from mixkit._common import InputError
 from mixkit.studies.config import RunConfig
-from mixkit.studies.plan import PlannedRun, lineage
+from mixkit.studies.plan import PlannedRun
 from mixkit.studies.store import RunStore
 from mixkit.texts.corpora import Corpus, load_corpus
 
@@ -21,7 +21,7 @@ class Problems(list[str]):
     """One line for each problem. A line that starts with "note:" is not a problem."""
 
     def check(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """equals: function(*arguments), but an InputError becomes a problem, and the result is None."""
+        """equals: function(*arguments, **options), but an InputError becomes a problem, and the result is None."""
         try:
             return function(*arguments, **options)
         except InputError as error:
@@ -62,7 +62,7 @@ def preflight(runs: Sequence[PlannedRun], store: RunStore | None = None) -> list
     for first, pairs in groups.values():
         options = {"texts": pairs[0][1].train, "study": first.study, "runs": store.root}
         if loaded := problems.check(load_model, first.model, **options):
-            check_runs(problems, pairs, *loaded, start=first.model, store=store)
+            check_runs(problems, pairs, *loaded, first.model, store)
             num_bytes += 4 * loaded[0].num_parameters() * (COPIES + sum(config.keep_model for config, _ in pairs))
     folder = next(folder for folder in (store.root, *store.root.parents) if folder.exists())
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -73,9 +73,19 @@ def preflight(runs: Sequence[PlannedRun], store: RunStore | None = None) -> list
     return problems.report()
 
 
+def lineage(model: str, study: str, store: RunStore) -> list[str]:
+    """A model's name and those of its ancestors: ["run:quick/mle-f24d1833", "run:quick/base-bee46806", "tiny"]."""
+    if not model.startswith("run:"):
+        return [model]
+    study, name = f"{study}/{model.removeprefix('run:')}".split("/")[-2:]
+    record = store.read(study, name)
+    return [f"run:{study}/{name}", *(lineage(record.config.model, study, store) if record else [])]
+
+
 def check_run(config: RunConfig, texts: Corpus, model: Any, tokenizer: Any) -> list[str]:
     """Check one run with its corpus and the model that it starts from. Errors and result as for `preflight`."""
-    check_runs(problems := Problems(), [(config, texts)], model, tokenizer, start=config.model, store=RunStore())
+    problems = Problems()
+    check_runs(problems, [(config, texts)], model, tokenizer, config.model, RunStore())
     return problems.report()
 
 
@@ -84,7 +94,6 @@ def check_runs(
     runs: Sequence[tuple[RunConfig, Corpus]],
     model: Any,
     tokenizer: Any,
-    *,
     start: str,
     store: RunStore,
 ) -> None:
@@ -104,7 +113,6 @@ def check_runs(
             return Reader(name, *load_model(name, study=study, runs=store.root), None)
         except InputError as error:
             problems.append(f"{parameter} {name!r}: {error}")
-            return None
 
     check_support = cache(check_model_support)
     counts: dict[tuple[int, ...], int] = {}  # the texts of a study are cut once, not once per run

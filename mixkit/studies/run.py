@@ -30,7 +30,6 @@ OUT_OF_MEMORY = "out of memory: halve batch_size and double accumulation, or low
 
 def prepare(folder: Path, config: RunConfig) -> None:
     """Write FOLDER/parameters.yaml: all settings, so that no edit of notebook 3's parameters cell counts."""
-    folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "parameters.yaml", yaml.safe_dump(config.model_dump()))
 
 

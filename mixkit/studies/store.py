@@ -168,12 +168,12 @@ def run_name(config: RunConfig) -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """A run in progress: its folder, its settings, and when it began (since the epoch, and by a steady clock)."""
+    """A run in progress."""
 
     folder: Path
     config: RunConfig
     began: float = field(default_factory=time.time)
-    _start: float = field(default_factory=time.monotonic)
+    _start: float = field(default_factory=time.monotonic)  # unlike `began`, not by a clock that may be set anew
 
     @property
     def name(self) -> str:
@@ -209,7 +209,6 @@ class RunStore:
     root: Path = RUNS
 
     def folder(self, study: str, name: str) -> Path:
-        """The folder of a run."""
         return self.root / study / name
 
     def for_reading(self, study: str) -> "RunStore":

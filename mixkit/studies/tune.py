@@ -1,7 +1,7 @@
 """Find the coefficient at which a model writes as sharply as people do: entropy calibration (EntCE) is 0 there."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ import pandas as pd
 
 from mixkit._common import InputError, unknown
 from mixkit.studies.plan import StudyFile, expand
-from mixkit.studies.store import RunRecord
 from mixkit.studies.sweep import run_study
 
 # Of each objective: the coefficient, its value for MLE, and the two ends of the search, the flat one first.
@@ -38,7 +37,6 @@ def tune(
     *,
     overrides: Mapping[str, Any] | None = None,
     max_runs: int = 4,
-    run: Callable[..., Sequence[RunRecord]] = run_study,
     **options: Any,
 ) -> Tuning:
     """Search for the coefficient whose interval of EntCE contains 0, by at most `max_runs` runs after MLE's.
@@ -48,8 +46,8 @@ def tune(
     The first value is the geometric middle of the range. As soon as one run is flatter and one is sharper than people,
     the line through both gives the next value, between 10 and 90 % of the way. The runs are those of the study
     <file>-tune-<objective>: after an interruption the same call goes on, and finds the same answer. overrides: settings
-    that replace the file's. run: executes a study; options: its further arguments. Raises InputError for an objective
-    that cannot be searched, and if a run fails or its EntCE is absent.
+    that replace the file's. options: of `run_study`. Raises InputError for an objective that cannot be searched, and if
+    a run fails or its EntCE is absent.
     """
     if objective not in SEARCHED:
         raise unknown("objective to tune", objective, SEARCHED)
@@ -65,7 +63,7 @@ def tune(
         """EntCE of the study's last run, whose coefficient is `value`, its interval, and all three as text."""
         entries = {"grid": grid, "decoding": decoding, "seeds": study_file.seeds[:1]}
         study = expand(study_file.model_copy(update=entries), overrides or {}, name)
-        done = {record.name: record for record in run(study, **options)}
+        done = {record.name: record for record in run_study(study, **options)}
         if (record := done.get(study.runs[-1].name)) is None:
             raise InputError(f"run {study.runs[-1].name} has failed; see `python -m mixkit status {name}`")
         metric = record.metrics["entropy_calibration"]

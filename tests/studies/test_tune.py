@@ -4,9 +4,15 @@ import math
 
 import pytest
 
+from mixkit.studies import tune as module
 from mixkit.studies.store import Metric
-from mixkit.studies.tune import tune
 from tests.support import record
+
+
+def tune(*arguments, run=None, **options):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "run_study", run)
+        return module.tune(*arguments, **options)
 
 
 def runner(entce, half=0.02, studies=None):
