@@ -100,11 +100,10 @@ def decoding_curves(results: pd.DataFrame) -> list[DecodingCurve]:
 
 def decoders(results: pd.DataFrame) -> dict[str, str]:
     """For each trained run, the run of MLE's model that is decoded as the trained run's objective, if there is one."""
-    runs = results.drop_duplicates("run")
-    decoded = {row["label"]: row["run"] for row in runs.query("role == 'decoding'").to_dict(orient="records")}
-    trained = runs.query("role == 'grid'").to_dict(orient="records")
-    twins = {row["run"]: decoded.get(f"MLE, decoded as {row['label']}") for row in trained}
-    return {run: twin for run, twin in twins.items() if twin}
+    runs = results.drop_duplicates("run").set_index("run")
+    trained, decoded = (runs.loc[runs["role"] == role, "label"] for role in ("grid", "decoding"))
+    by_label = {label: run for run, label in decoded.items()}
+    return ("MLE, decoded as " + trained).map(by_label).dropna().to_dict()
 
 
 def controls(results: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """Settings of runs, sweeps and notebooks: one pydantic model each, with defaults, ranges and help."""
 
-import ast
 import math
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args
 
@@ -28,16 +28,8 @@ def _check_objective(text: str) -> str:
     return text
 
 
-def _check_decoder(text: str) -> str:
-    """Raise InputError unless the text is empty or a token-weighted objective."""
-    if text.startswith("own: ") or text.split("(")[0] in ("sequencematch", "mle-backspace"):
-        raise InputError(f"decode_as is {text!r}; it must be a token-weighted objective: mixce, tailr, power(0.3), ...")
-    return _check_objective(text) if text else text
-
-
 OBJECTIVE_HELP = f"{', '.join(OBJECTIVES)}, a rival such as power(0.3), or a formula in q"
 AnyObjective = Annotated[str, AfterValidator(_check_objective)]
-AnyDecoder = Annotated[str, AfterValidator(_check_decoder)]
 NOT_IN_HASH = {"study", "name", "keep_model"}  # they do not change the outcome of a run
 SEED_LIMIT = 2**31
 EXAMPLE = "prose"  # the study in data/results/
@@ -67,8 +59,7 @@ class Settings(BaseModel):
         if missing:
             raise InputError(f"the parameters cell has no {', '.join(missing)}; put the line back")
         injected = next((cell for cell in namespace.get("In", ()) if cell.startswith("# Parameters\n")), "")
-        assignments = [node for node in ast.parse(injected).body if isinstance(node, ast.Assign)]
-        names = [target.id for node in assignments for target in node.targets if isinstance(target, ast.Name)]
+        names = re.findall(r"^(\w+) = ", injected, re.MULTILINE)
         return cls.check({name: namespace[name] for name in [*cls.model_fields, *names]})
 
     @classmethod
@@ -167,7 +158,7 @@ class RunConfig(Settings):
     )
     top_p: float = Field(1.0, ge=1e-6, le=1, description="nucleus sampling: probability kept; 1: all tokens")
     top_k: int = Field(0, ge=0, description="number of most probable tokens kept; 0: all tokens")
-    decode_as: AnyDecoder = Field("", description="sample by the stationary distribution of this objective; empty: no")
+    decode_as: str = Field("", description="sample by the stationary distribution of this objective; empty: no")
     reader: str = Field("gpt2-large|start", description="model whose features MAUVE uses: the first without a download")
     coherence_reader: str = Field("", description="encoder for coherence: minilm; empty: coherence is not computed")
     judge: str = Field("", description="model for judge perplexity: smollm2-135m, gpt2-large; empty: not computed")
@@ -176,11 +167,15 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _check_decoding(self) -> Self:
-        """Raise InputError if decode_as has no unique stationary distribution."""
-        if self.decode_as:
+        """Raise InputError unless decode_as is token-weighted and has a unique stationary distribution."""
+        text = self.decode_as
+        if text.startswith("own: ") or text.split("(")[0] in ("sequencematch", "mle-backspace"):
+            allowed = "a token-weighted objective: mixce, tailr, power(0.3), ..."
+            raise InputError(f"decode_as is {text!r}; it must be {allowed}")
+        if text:
             from mixkit.losses.fixed_points import inverse_of
 
-            inverse_of(self.make_objective(self.decode_as))
+            inverse_of(self.make_objective(text))
         return self
 
     def coefficients(self, objective: str = "") -> dict[str, Any]:

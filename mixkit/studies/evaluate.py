@@ -148,8 +148,7 @@ def evaluate_samples(
 def evaluate_with_models(config: RunConfig, prompts: Sequence[Prompt], sets: Sets) -> Evaluation:
     """Coherence and judge perplexity, by the models that config.coherence_reader and config.judge name; "": absent.
 
-    Values and intervals as for text metrics. Metric.prompts has one value per prompt, the mean over sets (cosine; nats
-    per token).
+    Means over sets, as text metrics are. Metric.prompts: one mean over sets per prompt (cosine; nats per token).
     """
     beginnings = [prompt.text for prompt in prompts]
 

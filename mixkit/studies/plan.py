@@ -25,8 +25,8 @@ class StudyFile(Settings):
     """A study file.
 
     parameters: settings of every run. base: settings of a run whose model the grid starts from. grid: a setting that is
-    a list makes one run per value; several lists make their product. seeds: the study is repeated with each; an
-    entry with its own seed has that one. decoding: as grid, for the first MLE run's model, which is not trained again.
+    a list makes one run per value; several lists make their product. seeds: the study is repeated with each; an entry
+    with its own seed has that one. decoding: as grid, for the first MLE run's model, which is not trained again.
     """
 
     noun = "key in a study file:"
@@ -81,7 +81,7 @@ class Study:
 
 
 def load_study(file: str | Path, overrides: Mapping[str, Any] | None = None, *, name: str = "") -> Study:
-    """The study of a study file (see StudyFile). Raises InputError for unknown names, wrong types and values.
+    """The study of a study file. Raises InputError for unknown names, wrong types and values.
 
     overrides: settings that replace the file's everywhere. `model` replaces the base run's if there is a base;
     `objective` replaces the grid's. name: by default the name of the file and the values of the overrides.
@@ -138,10 +138,7 @@ def write_study(study: Study, store: RunStore) -> None:
 
 
 def read_study(name: str, store: RunStore | None = None) -> Study:
-    """The study in runs/<name>, or the shipped one in data/results/<name>.
-
-    Raises InputError if there is none, or if an earlier mixkit wrote it.
-    """
+    """The study in runs/, or the shipped one. Raises InputError if there is none, or if an earlier mixkit wrote it."""
     check_folder_name("study", name)
     root = (store or RunStore()).for_reading(name).root
     path = root / name / "study.yaml"

@@ -71,10 +71,8 @@ def run_study(
 
 
 def schedule(study: Study, store: RunStore, executor: Executor, log: Callable[[str], None]) -> None:
-    """Start and watch workers until every run of the study is done, failed or skipped.
-
-    Not graphlib: a run depends on at most one other, and may fail, or be executed by another sweep.
-    """
+    """Start and watch workers until every run of the study is done, failed or skipped."""
+    # Not graphlib: a run depends on at most one other, and may fail, or be executed by another sweep.
     before = [store.read(study.name, run.name) for run in study.runs]
     is_done = {record.name: record.status == "done" for record in before if record}  # of runs that need no more work
     num_open = len(study.runs) - len(is_done)
@@ -155,16 +153,13 @@ def schedule(study: Study, store: RunStore, executor: Executor, log: Callable[[s
 
 @dataclass(frozen=True)
 class RunState:
-    """How far a run is. share: of the training steps, in [0, 1]. seconds: that it took, or has been running.
-
-    detail: the error's line, or "host, process 123" while it runs.
-    """
+    """How far a run is."""
 
     run: PlannedRun
     status: Literal["done", "running", "failed", "waiting"]
-    share: float
-    detail: str = ""
-    seconds: float = 0.0
+    share: float  # of the training steps, in [0, 1]
+    detail: str = ""  # the error's line, or "host, process 123" while it runs
+    seconds: float = 0.0  # that it took, or has been running
 
 
 def states(study: Study, store: RunStore | None = None) -> list[RunState]:

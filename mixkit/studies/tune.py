@@ -20,15 +20,14 @@ SEARCHED = {"mixce": ("eta", 1.0, 1.0, 1e-3), "tailr": ("gamma", 0.0, 1e-5, 1.0)
 class Tuning:
     """The search for one coefficient.
 
-    study: the name of its study. best: the coefficient, or None if the search did not decide. table: one row per run
-    in the order of the search, MLE first, with the columns <coefficient>, value, low and high (of EntCE, nats per
-    token). conclusion: one sentence.
+    table: one row per run in the order of the search, MLE first, with the columns <coefficient>, value, low and high
+    (of EntCE, nats per token).
     """
 
-    study: str
-    best: float | None
+    study: str  # its name
+    best: float | None  # None if the search did not decide
     table: pd.DataFrame
-    conclusion: str
+    conclusion: str  # one sentence
 
 
 def tune(
