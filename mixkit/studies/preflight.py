@@ -62,7 +62,7 @@ def preflight(runs: Sequence[PlannedRun], store: RunStore | None = None) -> list
     for first, pairs in groups.values():
         options = {"texts": pairs[0][1].train, "study": first.study, "runs": store.root}
         if loaded := problems.check(load_model, first.model, **options):
-            check_runs(problems, pairs, *loaded, first.model, store)
+            check_runs(problems, pairs, *loaded, start=first.model, store=store)
             num_bytes += 4 * loaded[0].num_parameters() * (COPIES + sum(config.keep_model for config, _ in pairs))
     folder = next(folder for folder in (store.root, *store.root.parents) if folder.exists())
     if not os.access(folder, os.W_OK | os.X_OK):
