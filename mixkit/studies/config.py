@@ -189,9 +189,9 @@ class RunConfig(Settings):
 
     def canonical(self) -> dict[str, Any]:
         """All settings that can change the outcome of the run: without those of other objectives."""
-        used = self.coefficients().keys() | self.decode_coefficients().keys()
-        unused = COEFFICIENTS.keys() - used if self.decode_as else {"decode_as"} | COEFFICIENTS.keys() - used
-        return self.model_dump(exclude=unused | NOT_IN_HASH)
+        unused = COEFFICIENTS.keys() - self.coefficients().keys() - self.decode_coefficients().keys()
+        no_decoder = set() if self.decode_as else {"decode_as"}
+        return self.model_dump(exclude=unused | no_decoder | NOT_IN_HASH)
 
     def unusual(self) -> dict[str, str]:
         """The decoding parameters and the seed that are not the default, such as {"top-p": "0.9", "seed": "2"}."""

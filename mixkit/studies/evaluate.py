@@ -218,8 +218,7 @@ def _mean_over_sets(scores: Sequence[dict[str, Estimate]], **facts: Any) -> dict
 
 def _perplexity(nats: Any, tokens: Any) -> Estimate:
     """exp(sum of nats / sum of tokens) over texts, with its bootstrap interval over texts. nats, tokens: (N,)."""
-    totals = np.column_stack([np.asarray(nats, dtype=float), np.asarray(tokens, dtype=float)])
-    return bootstrap(totals, lambda t: np.exp(t[..., 0] / t[..., 1]))
+    return bootstrap(np.column_stack([nats, tokens]), lambda t: np.exp(t[..., 0] / t[..., 1]))
 
 
 def _joined(prompts: Sequence[Prompt], *sets: Sequence[str]) -> list[str]:

@@ -5,16 +5,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mixkit._common import CLONE, InputError, unknown
 from mixkit.studies.run import KILLED, execute, one_line
 
 
-@dataclass(frozen=True)
-class Worker:
+class Worker(NamedTuple):
     """A run in progress. poll: None while it runs, then the exit code of `execute`, or below 0 for a signal."""
 
     poll: Callable[[], int | None]
@@ -22,8 +20,7 @@ class Worker:
     wait: Callable[[], object] = lambda: None
 
 
-@dataclass(frozen=True)
-class Executor:
+class Executor(NamedTuple):
     """max_workers: runs at a time. start(folder, slot, num_siblings): execute the run of a folder, an absolute path.
 
     slot: a free one, from 0. num_siblings: runs of the plan that start from the same run. The number of threads must

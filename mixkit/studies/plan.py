@@ -22,21 +22,16 @@ SIZES = ("corpus", "model", "train_texts", "epochs", "max_steps", "prompts")  # 
 
 
 class StudyFile(Settings):
-    """A study file.
-
-    parameters: settings of every run. base: settings of a run whose model the grid starts from. grid: a setting that is
-    a list makes one run per value; several lists make their product. seeds: the study is repeated with each; an entry
-    with its own seed has that one. decoding: as grid, for the first MLE run's model, which is not trained again.
-    """
+    """A study file. A setting of the grid that is a list makes one run per value; several lists make their product."""
 
     noun = "key in a study file:"
 
     about: str = ""
-    parameters: dict[str, Any] = Field({})
-    base: dict[str, Any] | None = None
+    parameters: dict[str, Any] = Field({})  # settings of every run
+    base: dict[str, Any] | None = None  # settings of a run whose model the grid starts from
     grid: list[dict[str, Any]] = Field([])
-    seeds: list[int] = Field([0], min_length=1)
-    decoding: list[dict[str, Any]] = Field([])
+    seeds: list[int] = Field([0], min_length=1)  # the study is repeated with each; an entry may have its own seed
+    decoding: list[dict[str, Any]] = Field([])  # as grid, for the first MLE run's model, which is not trained again
 
     @classmethod
     def read(cls, file: str | Path) -> Self:
@@ -63,12 +58,12 @@ class StudyFile(Settings):
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of a study: its settings, its role, and the name of the run whose model it starts from, if any."""
+    """A run of a study."""
 
     name: str
     role: Role
     config: RunConfig
-    depends_on: str | None
+    depends_on: str | None  # the name of the run whose model it starts from
 
 
 @dataclass(frozen=True)

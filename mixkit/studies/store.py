@@ -26,11 +26,7 @@ LOCAL = ("corpus", "model", "reader", "coherence_reader", "judge")  # settings t
 
 
 class Metric(BaseModel):
-    """A metric of a run with its interval [low, high], or the reason `why` it is absent.
-
-    over: texts, sets or halvings, whose spread is the interval. sets: the value of each sample set. reader: the model
-    that gave the features. texts: number of generated texts. prompts: one value per prompt, for paired tests.
-    """
+    """A metric of a run with its interval [low, high], or the reason `why` it is absent."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False, extra="forbid")
 
@@ -38,11 +34,11 @@ class Metric(BaseModel):
     low: float | None = None
     high: float | None = None
     why: str | None = None
-    over: str = "texts"
-    sets: list[float] | None = None
-    reader: str | None = None
-    texts: int | None = None
-    prompts: list[float | None] | None = None
+    over: str = "texts"  # or sets or halvings: the interval is their spread
+    sets: list[float] | None = None  # the value of each sample set
+    reader: str | None = None  # the model that gave the features
+    texts: int | None = None  # number of generated texts
+    prompts: list[float | None] | None = None  # one value per prompt, for paired tests
 
 
 class Sample(BaseModel):
@@ -63,12 +59,7 @@ class Sample(BaseModel):
 
 
 class RunRecord(BaseModel):
-    """run.json: what was requested, where and when it ran, and the metrics of the run and of the human texts.
-
-    config: all settings. resolved: facts found at run time (objective, reader, device ...). training: what `finetune`
-    returns, without its history. versions: of packages; of the notebook, a hash of its code, where a study ran it.
-    began: seconds since the epoch. role: the run's role in its study, from the plan.
-    """
+    """run.json: what was requested, where and when it ran, and the metrics of the run and of the human texts."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
@@ -76,15 +67,15 @@ class RunRecord(BaseModel):
     study: str
     status: Literal["done", "failed"]
     config: RunConfig
-    versions: dict[str, str]
-    began: float
+    versions: dict[str, str]  # of packages; of the notebook, a hash of its code, where a study ran it
+    began: float  # seconds since the epoch
     seconds: float
     metrics: dict[str, Metric] = {}
     human: dict[str, Metric] = {}
-    resolved: dict[str, Any] = {}
-    training: dict[str, Any] | None = None
+    resolved: dict[str, Any] = {}  # facts found at run time: objective, reader, device ...
+    training: dict[str, Any] | None = None  # what `finetune` returns, without its history
     error: str = ""
-    role: Role = "grid"
+    role: Role = "grid"  # from the plan; run.json does not have it
 
     @property
     def label(self) -> str:

@@ -5,10 +5,9 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from mixkit._common import plain
 from mixkit.studies.config import RunConfig
@@ -151,8 +150,7 @@ def schedule(study: Study, store: RunStore, executor: Executor, log: Callable[[s
             worker.wait()
 
 
-@dataclass(frozen=True)
-class RunState:
+class RunState(NamedTuple):
     """How far a run is."""
 
     run: PlannedRun

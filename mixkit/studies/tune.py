@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -16,8 +15,7 @@ from mixkit.studies.sweep import run_study
 SEARCHED = {"mixce": ("eta", 1.0, 1.0, 1e-3), "tailr": ("gamma", 0.0, 1e-5, 1.0), "mle": ("temperature", 1.0, 1.0, 0.3)}
 
 
-@dataclass(frozen=True)
-class Tuning:
+class Tuning(NamedTuple):
     """The search for one coefficient.
 
     table: one row per run in the order of the search, MLE first, with the columns <coefficient>, value, low and high
