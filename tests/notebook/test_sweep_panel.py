@@ -1,7 +1,6 @@
 """The panel of notebook 5: its form, its plan, its process; and the notebook itself."""
 
 import asyncio
-import dataclasses
 import json
 import os
 import signal
@@ -238,7 +237,7 @@ def test_bars_of_runs_that_do_not_train_move_without_a_number(finished, tiny):
     first, second = now.states
     cases = [(0.0, "starting", True), (0.5, "training, 50 %", False), (1.0, "sampling and evaluating", True)]
     for share, stage, busy in cases:
-        state = dataclasses.replace(first, status="running", share=share)
+        state = first._replace(status="running", share=share)
         panel.show(now._replace(states=[state, second]))
         assert stage in panel.progress.value and ('class="busy"' in panel.progress.value) == busy
 
