@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 
 from mixkit._common import Float
-from mixkit.losses.definitions import RIVALS
 from mixkit.losses.token_weighted import TokenScores, TokenWeighted
 
 Probs = Float[torch.Tensor, "*B"]
@@ -19,9 +18,6 @@ class Power(TokenWeighted):
     """
 
     exponent: float = 0.5
-
-    def __post_init__(self):
-        RIVALS["power"].check(self)
 
     def weight(self, prob: Probs) -> Probs:
         return prob**self.exponent
@@ -54,9 +50,6 @@ class Focal(TokenWeighted):
 
     focusing: float = 2.0
 
-    def __post_init__(self):
-        RIVALS["focal"].check(self)
-
     def weight(self, prob: Probs) -> Probs:
         rest = 1 - prob
         slope = self.focusing * torch.special.xlogy(prob, prob) / rest.clamp(min=torch.finfo(prob.dtype).eps)
@@ -74,9 +67,6 @@ class Threshold(TokenWeighted):
     tau: float = 0.1
     side: str = "above"
 
-    def __post_init__(self):
-        RIVALS["threshold"].check(self)
-
     def weight(self, prob: Probs) -> Probs:
         above = (prob > self.tau) | (self.tau == 0)  # a probability of 0 is an underflow
         return (above if self.side == "above" else prob <= self.tau).to(prob)
@@ -92,9 +82,6 @@ class GEM(TokenWeighted):
     """
 
     beta: float = 0.7
-
-    def __post_init__(self):
-        RIVALS["gem"].check(self)
 
     @property
     def order(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -120,9 +107,6 @@ class ErrorNormTruncation(TokenWeighted):
 
     max_norm: float = 1.2
     order = 2.0
-
-    def __post_init__(self):
-        RIVALS["error-norm"].check(self)
 
     def losses(self, scores: TokenScores) -> Probs:
         collision = (_scaled_partition(self, scores) - 2 * scores.log_partition).exp()
