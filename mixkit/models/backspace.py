@@ -8,12 +8,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Generator, Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from mixkit._common import Bool, Float, InputError, Int
 from mixkit.losses.lm_head import TokenScores, token_scores
 from mixkit.models.attention import LAYER_TYPES, attention_mask, layer_types
 from mixkit.models.head import lm_head
 from mixkit.models.likelihood import Ids
+from mixkit.models.loading import inference
 from mixkit.models.sampling import RewindableCache
 
 BACKSPACE = "<backspace>"
@@ -43,18 +45,15 @@ class PrefixTree:
         return (node <= node[:, None]) & (node[:, None] < self.ends[:, None, :])
 
 
-def prefix_tree(ids: Ids, backspace_id: int, *, mask: Ids | Mask | None = None) -> PrefixTree:
+def prefix_tree(rows: Sequence[Sequence[int] | Tensor] | Ids, backspace_id: int) -> PrefixTree:
     """Build the tree of a batch of action sequences, in time linear in the number of actions.
 
-    ids: each row is a start token and its actions, padded on the right. mask: True (or 1) where a row is not padding,
-    by default everywhere.
-    Raises InputError where a backspace has no token to delete (the start token cannot be deleted), for a row without
-    tokens, and where padding is not on the right.
+    rows: each is a start token and its actions; their lengths may differ.
+    Raises InputError where a backspace has no token to delete. The start token cannot be deleted.
     """
+    ids = pad_sequence([torch.as_tensor(row) for row in rows], batch_first=True)
     array = ids.cpu().numpy()
-    real_ids = np.ones(ids.shape, dtype=bool) if mask is None else mask.bool().cpu().numpy()
-    if not real_ids[:, 0].all() or (real_ids[:, 1:] > real_ids[:, :-1]).any():
-        raise InputError("a row has no tokens, or padding before tokens; pad action sequences on the right")
+    real_ids = np.arange(array.shape[1]) < np.array([[len(row)] for row in rows])
     pops = real_ids & (array == backspace_id)
     pushes = real_ids & ~pops
     height = np.cumsum(pushes.astype(np.int64) - pops, 1) - 1  # depth of the node on top after the position
@@ -66,11 +65,11 @@ def prefix_tree(ids: Ids, backspace_id: int, *, mask: Ids | Mask | None = None) 
     latest_node = np.cumsum(pushes, 1) - 1
     states = np.empty_like(height)
     stack = np.zeros((batch, length), dtype=np.int64)  # the latest node of each depth
-    rows = np.arange(batch)
+    row = np.arange(batch)
     for t in range(length):
         depth = height[:, t]
-        stack[rows, depth] = np.where(pushes[:, t], latest_node[:, t], stack[rows, depth])
-        states[:, t] = stack[rows, depth]
+        stack[row, depth] = np.where(pushes[:, t], latest_node[:, t], stack[row, depth])
+        states[:, t] = stack[row, depth]
 
     count = latest_node[:, -1:] + 1
     nodes = np.arange(count.max())
@@ -114,7 +113,6 @@ def score_actions(model, tree: PrefixTree) -> ActionScores:
     return ActionScores(scores, torch.where(tree.actions, log_partition, 0), tree.actions)
 
 
-@torch.no_grad()
 def check_tree_attention(model, max_tokens: int = 60) -> None:
     """Raise InputError unless the model's scores of a tree, and its cache that goes back, equal single prefixes.
 
@@ -122,7 +120,7 @@ def check_tree_attention(model, max_tokens: int = 60) -> None:
     attention, or one that ignores the mask, would learn from wrong states. The tolerance is a ten-thousandth of the
     largest logit, and two hundredths in bf16. The model stays in its mode.
     """
-    name, training = type(model).__name__, model.training
+    name = type(model).__name__
     limits = f"in its {' and '.join(sorted(layer_types(model)))} layers" if layer_types(model) else "in its layers"
     reason = f"does not take a 4-D attention mask {limits} for texts of {max_tokens} tokens"
     refusal = InputError(f"{name} {reason}, so it cannot score the states after a backspace; choose another model")
@@ -136,15 +134,13 @@ def check_tree_attention(model, max_tokens: int = 60) -> None:
     prefixes = [apply_backspaces(ids[0, :t].tolist(), backspace_id)[0] for t in last]
     rows = [torch.tensor([prefix], device=model.device) for prefix in prefixes]
     cache = RewindableCache(model.config.get_text_config().num_hidden_layers, max(map(len, prefixes)))
-    model.eval()
     try:
-        scores = score_actions(model, prefix_tree(ids, backspace_id)).scores
-        logits = torch.cat([model(row, use_cache=False).logits[:, -1] for row in rows])
-        cached = torch.cat(cache.follow(model, rows))
+        with inference(model):
+            scores = score_actions(model, prefix_tree(ids, backspace_id)).scores
+            logits = torch.cat([model(row, use_cache=False).logits[:, -1] for row in rows])
+            cached = torch.cat(cache.follow(model, rows))
     except (TypeError, ValueError, RuntimeError, LookupError, AttributeError, NotImplementedError) as error:
         raise refusal from error
-    finally:
-        model.train(training)
     expected = TokenScores.from_logits(logits, ids[0, last])
     errors = [scores.logit[0, last] - expected.logit, scores.log_partition[0, last] - expected.log_partition]
     errors.append((cached - logits).abs().amax(1))

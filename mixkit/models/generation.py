@@ -107,7 +107,6 @@ def text_after(tokenizer, context: list[int], ids: list[int]) -> str:
 
 
 @memory_advice("lower batch_size of sample_continuations, or max_new_tokens")
-@torch.no_grad()
 def sample_continuations(
     model,
     tokenizer,

@@ -143,6 +143,18 @@ def memory_advice(advice: str) -> Iterator[None]:
         raise InputError(f"out of memory; {advice} ({_reason(error)})") from error
 
 
+@contextmanager
+def inference(model) -> Iterator[None]:
+    """Evaluation mode without gradients; then the model returns to its mode."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
 def default_device() -> torch.device:
     """The first GPU, or the CPU of a machine without one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -12,7 +12,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from mixkit._common import Float, InputError, Int
 from mixkit.models.attention import attention_mask, compute_dtype
 from mixkit.models.likelihood import Ids
-from mixkit.models.loading import autocast, check_positions
+from mixkit.models.loading import autocast, check_positions, inference
 
 CPU_ROWS, GPU_ROWS = 64, 2048  # of a batch; on a GPU fewer where the memory is short
 CPU_STEPS, GPU_STEPS = 4, 32  # between two looks at the rows: on a GPU the host waits there for all steps before
@@ -53,9 +53,7 @@ def sample_actions(
     steps = GPU_STEPS if model.device.type == "cuda" else CPU_STEPS
     actions: list[list[int]] = [[] for _ in prompts]
     waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # similar lengths start together
-    training = model.training
-    model.eval()
-    with torch.no_grad(), autocast(model):
+    with inference(model), autocast(model):
         num_rows = min(len(prompts), batch_size or default_rows(model, capacity))
         rows = _Rows(model, num_rows, capacity, backspace_id, end_id, max_new_tokens)
         in_row: list[int | None] = [None] * num_rows  # the prompt of each row
@@ -76,7 +74,6 @@ def sample_actions(
             if not waiting and 2 * len(remaining) <= len(in_row):  # a stopped row costs as much as an active one
                 rows.keep(remaining)
                 in_row = [in_row[row] for row in remaining]
-    model.train(training)
     return actions
 
 

@@ -53,18 +53,18 @@ def toy_model(kind="gpt2", attention="sdpa", dtype=torch.float64, vocabulary=VOC
 
 
 def random_actions(batch, length, seed=0, rate=0.4):
-    """Action sequences of random lengths with many backspaces, and their masks."""
+    """Action sequences of random lengths, at most `length`, with many backspaces."""
     generator = torch.Generator().manual_seed(seed)
     draw = lambda high: int(torch.randint(high, (1,), generator=generator))  # noqa: E731
-    ids = torch.full((batch, length), BACK)  # padding that looks like backspaces
-    mask = torch.zeros(batch, length, dtype=torch.bool)
-    for row in range(batch):
-        height = 0
-        for t in range(length - draw(length)):
+    rows = []
+    for _ in range(batch):
+        row, height = [], 0
+        for _ in range(length - draw(length)):
             back = height > 1 and torch.rand(1, generator=generator) < rate
-            ids[row, t], mask[row, t] = BACK if back else draw(BACK), True
+            row.append(BACK if back else draw(BACK))
             height += -1 if back else 1
-    return ids, mask
+        rows.append(row)
+    return rows
 
 
 def stack_oracle(actions):
@@ -93,17 +93,17 @@ def test_the_example_of_the_paper():
 
 @pytest.mark.parametrize(("batch", "length"), [(1, 1), (3, 7), (5, 31), (2, 64)])
 def test_tree_equals_a_stack(batch, length):
-    ids, mask = random_actions(batch, length, seed=length)
-    tree = prefix_tree(ids, BACK, mask=mask)
+    rows = random_actions(batch, length, seed=length)
+    tree = prefix_tree(rows, BACK)
     ancestors = tree.ancestors()
-    for row in range(batch):
-        nodes, tops = stack_oracle(ids[row][mask[row]].tolist())
+    for row, actions in enumerate(rows):
+        nodes, tops = stack_oracle(actions)
         count = len(nodes)
         assert tree.real[row].sum() == count
         assert tree.tokens[row, :count].tolist() == [token for token, _, _ in nodes]
         assert tree.depths[row, :count].tolist() == [depth for _, _, depth in nodes]
-        assert tree.states[row][mask[row]].tolist() == tops
-        assert tree.actions[row].tolist() == [t > 0 and bool(mask[row, t]) for t in range(length)]
+        assert tree.states[row, : len(actions)].tolist() == tops
+        assert tree.actions[row].tolist() == [0 < t < len(actions) for t in range(tree.actions.shape[1])]
         for i in range(tree.tokens.shape[1]):
             expected, node = {i}, i
             while i < count and nodes[node][1] >= 0:
@@ -123,19 +123,16 @@ def test_without_backspace_it_is_the_causal_mask():
 
 
 @pytest.mark.parametrize(
-    ("ids", "mask", "message"),
+    ("rows", "place"),
     [
-        ([[0, 1, BACK, BACK]], None, "<backspace> at position 3 of row 0 has no token to delete"),
-        ([[0, 1, BACK], [0, BACK, 2]], None, "<backspace> at position 1 of row 1 has no token to delete"),
-        ([[BACK, 1]], None, "<backspace> at position 0 of row 0 has no token to delete"),
-        ([[0, 1, 2]], torch.tensor([[False, True, True]]), "pad action sequences on the right"),
-        ([[0, 1, 2]], torch.tensor([[True, False, True]]), "pad action sequences on the right"),
-        ([[0, 1]], torch.tensor([[False, False]]), "a row has no tokens"),
+        ([[0, 1, BACK, BACK]], "position 3 of row 0"),
+        ([[0, 1, BACK, 2], [0, BACK]], "position 1 of row 1"),
+        ([[BACK, 1]], "position 0 of row 0"),
     ],
 )
-def test_invalid_action_sequences(ids, mask, message):
-    with pytest.raises(InputError, match=message):
-        prefix_tree(torch.tensor(ids), BACK, mask=mask)
+def test_invalid_action_sequences(rows, place):
+    with pytest.raises(InputError, match=f"<backspace> at {place} has no token to delete"):
+        prefix_tree(rows, BACK)
 
 
 # The pass through a model
@@ -153,8 +150,8 @@ MODELS = [
 def test_one_pass_equals_every_prefix_alone(kind, attention, tolerance, tied):
     """Identity 10: l, V and the next state's V of every action."""
     model = toy_model(kind, attention, tied=tied).eval()
-    ids, mask = random_actions(4, 20, seed=3)
-    tree = prefix_tree(ids, BACK, mask=mask)
+    tree = prefix_tree(random_actions(4, 20, seed=3), BACK)
+    ids = tree.ids
     with torch.no_grad():
         got = score_actions(model, tree)
     assert torch.equal(got.mask, tree.actions) and (ids[got.mask] == BACK).sum() > 5
@@ -191,8 +188,8 @@ def test_without_backspace_the_pass_is_the_ordinary_one(kind, attention, toleran
 
 def test_tree_gradients_equal_those_of_single_prefixes():
     model = toy_model()
-    ids, mask = random_actions(2, 12, seed=1)
-    tree = prefix_tree(ids, BACK, mask=mask)
+    tree = prefix_tree(random_actions(2, 12, seed=1), BACK)
+    ids = tree.ids
     got = score_actions(model, tree)
     loss = (got.scores.logit.sin() + got.scores.log_partition.square() + got.following.cos())[got.mask].sum()
     expected = 0
@@ -210,8 +207,7 @@ def test_tree_gradients_equal_those_of_single_prefixes():
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_autocast_to_bf16(kind, attention):
     model = toy_model(kind, attention, torch.float32)
-    ids, mask = random_actions(3, 10)
-    tree = prefix_tree(ids, BACK, mask=mask)
+    tree = prefix_tree(random_actions(3, 10), BACK)
     want = score_actions(model, tree)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = score_actions(model, tree)
@@ -222,8 +218,7 @@ def test_autocast_to_bf16(kind, attention):
 def test_sequence_match_has_finite_gradients():
     """From ids to a finite gradient, data and model samples in one batch."""
     model = toy_model()
-    ids, mask = random_actions(5, 14)
-    got = score_actions(model, prefix_tree(ids, BACK, mask=mask))
+    got = score_actions(model, prefix_tree(random_actions(5, 14), BACK))
     data, samples = slice(0, 3), slice(3, 5)
     rows = lambda part: (TokenScores(got.scores.logit[part], got.scores.log_partition[part]), got.following[part])  # noqa: E731
     loss = SequenceMatch(0.1, 0.9)(*rows(data), *rows(samples), data_mask=got.mask[data], model_mask=got.mask[samples])

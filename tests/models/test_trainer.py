@@ -20,10 +20,11 @@ from mixkit.losses import lm_head
 from mixkit.models import on_policy
 from mixkit.models import trainer as training
 from mixkit.models.generation import sample_continuations
-from mixkit.models.likelihood import collate, encode, text_nll
+from mixkit.models.likelihood import encode, text_nll
 from mixkit.models.loading import load_model
 from mixkit.models.on_policy import Backtracking
 from mixkit.models.trainer import finetune
+from tests.support import padded
 from tests.waits import CountWaits
 
 CLONE = Path(__file__).parents[2]
@@ -118,11 +119,9 @@ def test_one_step_equals_the_objective_on_full_logits(toy, tmp_path):
     model, tokenizer, texts = toy
     trained, done = train(toy, tmp_path, max_steps=1, batch_size=16)
     reference = copy.deepcopy(model).double().train()
-    batch = collate(encode(tokenizer, texts[:16], SMALL["max_tokens"]))
-    logits = reference(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
-    labels = batch["labels"][:, 1:]
-    mask = labels != -100
-    loss = MixCE(0.3)(TokenScores.from_logits(logits, labels.clamp(min=0)), mask)
+    ids, mask = padded(encode(tokenizer, texts[:16], SMALL["max_tokens"]))
+    logits = reference(input_ids=ids, attention_mask=mask.long()).logits[:, :-1]
+    loss = MixCE(0.3)(TokenScores.from_logits(logits, ids[:, 1:]), mask[:, 1:])
     loss.backward()
     torch.nn.utils.clip_grad_norm_(reference.parameters(), 1.0)
     torch.optim.AdamW(reference.parameters(), lr=SMALL["learning_rate"], weight_decay=0.0).step()
