@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from mixkit._common import Bool, Int
+from mixkit.losses.lm_head import compute_dtype
 
 LAYER_TYPES = {"full_attention", "sliding_attention"}  # the layers that read nothing but this mask
 
@@ -17,12 +18,6 @@ def window_of(model) -> int | None:
     """The tokens that a token attends to in layers with a sliding window. None without such layers."""
     types = layer_types(model)
     return getattr(model.config.get_text_config(), "sliding_window", None) if types != {"full_attention"} else None
-
-
-def compute_dtype(model) -> torch.dtype:
-    """The dtype of the model's queries, keys and values: that of autocast where it is enabled."""
-    device = model.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
 
 
 def attention_mask(model, visible: Bool[Tensor, "B Q K"], distance: Int[Tensor, "B Q K"]) -> Tensor | dict[str, Tensor]:

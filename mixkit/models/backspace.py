@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -85,17 +84,10 @@ def prefix_tree(rows: Sequence[Sequence[int] | Tensor] | Ids, backspace_id: int)
     return PrefixTree(ids, *(torch.from_numpy(part).to(ids.device) for part in parts))
 
 
-class ActionScores(NamedTuple):
-    """Logit and log-partition of each action, and the log-partition of the state that it leads to; 0 elsewhere."""
-
-    scores: TokenScores  # (B, T)
-    following: Float[Tensor, "B T"]
-    mask: Mask  # True at actions
-
-
-def score_actions(model, tree: PrefixTree) -> ActionScores:
+def score_actions(model, tree: PrefixTree) -> tuple[TokenScores, Float[Tensor, "B T"]]:
     """equals: the scores of each action under the logits of the model applied to its prefix alone
 
+    Returns these (B, T), and the log-partition of the state that each action leads to; both are 0 elsewhere.
     All prefixes are computed in one pass over the tree's nodes. Differentiable.
     model: a causal language model of transformers that takes a 4-D attention mask (see `check_tree_attention`).
     """
@@ -110,7 +102,7 @@ def score_actions(model, tree: PrefixTree) -> ActionScores:
     empty = flat.logit.new_zeros(tree.ids.shape)
     logit, log_partition = (empty.index_put((rows, times), x) for x in (flat.logit, flat.log_partition))
     scores = TokenScores(*(torch.where(tree.actions, x.roll(1, 1), 0) for x in (logit, log_partition)))
-    return ActionScores(scores, torch.where(tree.actions, log_partition, 0), tree.actions)
+    return scores, torch.where(tree.actions, log_partition, 0)
 
 
 def check_tree_attention(model, max_tokens: int = 60) -> None:
@@ -136,7 +128,7 @@ def check_tree_attention(model, max_tokens: int = 60) -> None:
     cache = RewindableCache(model.config.get_text_config().num_hidden_layers, max(map(len, prefixes)))
     try:
         with inference(model):
-            scores = score_actions(model, prefix_tree(ids, backspace_id)).scores
+            scores, _ = score_actions(model, prefix_tree(ids, backspace_id))
             logits = torch.cat([model(row, use_cache=False).logits[:, -1] for row in rows])
             cached = torch.cat(cache.follow(model, rows))
     except (TypeError, ValueError, RuntimeError, LookupError, AttributeError, NotImplementedError) as error:

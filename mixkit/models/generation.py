@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
-from weakref import WeakKeyDictionary
+from unittest import mock
 
 import torch
 from tqdm.auto import tqdm
@@ -20,7 +21,6 @@ from mixkit.models.likelihood import tokenize
 from mixkit.models.loading import check_positions, memory_advice, start_token
 from mixkit.models.sampling import CPU_ROWS, sample_actions
 
-_CHECKED: WeakKeyDictionary = WeakKeyDictionary()  # tokens of the longest text that each model was checked for
 INCOMPLETE = re.compile("\ufffd{1,3}\\Z")  # what a tokenizer makes of the first bytes of a character
 
 
@@ -147,13 +147,10 @@ def sample_continuations(
 
 def _has_rewindable_cache(model, tokens: int) -> bool:
     """Whether `sample_actions` can sample texts of so many tokens. State-space models, for example, cannot go back."""
-    if _CHECKED.get(model, 0) < tokens:
-        try:
-            check_tree_attention(model, max(1, tokens - 4))  # its deepest state has 3 tokens more
-        except InputError:
-            return False
-        _CHECKED[model] = tokens
-    return True
+    with suppress(InputError):
+        check_tree_attention(model, max(1, tokens - 4))  # its deepest state has 3 tokens more
+        return True
+    return False
 
 
 def _generate(model, prompts, *, max_new_tokens: int, end_id: int, logits_processor, seed, batch_size, on_finished):
@@ -162,23 +159,19 @@ def _generate(model, prompts, *, max_new_tokens: int, end_id: int, logits_proces
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "logits_processor": logits_processor}
     settings |= {"eos_token_id": end_id, "pad_token_id": end_id, "do_sample": True, "top_k": 0}
     gpus = [model.device] if model.device.type == "cuda" else []
+    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     # `generate` would apply the model's own settings too (repetition penalty and others)
-    model_config, model.generation_config = model.generation_config, GenerationConfig()
-    try:
-        with torch.random.fork_rng(gpus):
-            torch.manual_seed(seed)
-            by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-            for length, group in groupby(by_length, key=lambda i: len(prompts[i])):
-                group = list(group)
-                for first in range(0, len(group), batch_size or CPU_ROWS):
-                    batch = group[first : first + (batch_size or CPU_ROWS)]
-                    ids = torch.tensor([prompts[i] for i in batch], device=model.device)
-                    found = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)[:, length:].tolist()
-                    for i, row_actions in zip(batch, found, strict=True):
-                        actions[i] = row_actions
-                    on_finished(len(batch))
-    finally:
-        model.generation_config = model_config
+    with mock.patch.object(model, "generation_config", GenerationConfig()), torch.random.fork_rng(gpus):
+        torch.manual_seed(seed)
+        for length, group in groupby(by_length, key=lambda i: len(prompts[i])):
+            group = list(group)
+            for first in range(0, len(group), batch_size or CPU_ROWS):
+                batch = group[first : first + (batch_size or CPU_ROWS)]
+                ids = torch.tensor([prompts[i] for i in batch], device=model.device)
+                found = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)[:, length:].tolist()
+                for i, row_actions in zip(batch, found, strict=True):
+                    actions[i] = row_actions
+                on_finished(len(batch))
     return actions
 
 

@@ -17,7 +17,6 @@ from mixkit.losses.sequence_match import MLEWeightSchedule, SequenceMatch
 from mixkit.losses.token_weighted import MLE
 from mixkit.models.backspace import (
     BACKSPACE,
-    ActionScores,
     PrefixTree,
     add_correction_noise,
     prefix_tree,
@@ -136,16 +135,14 @@ class ReplayBuffer(TrainerCallback, ExportableState):
 class BacktrackingLoss:
     """share * MLE + (1 - share) * SequenceMatch over action sequences, both in nats per token of the global batch.
 
-    objective: SequenceMatch, or MLE, for which the share is always 1. steps: optimizer steps of the whole training.
+    objective: SequenceMatch, or MLE alone. steps: optimizer steps of the whole training.
     """
 
     def __init__(self, objective: MLE | SequenceMatch, replay: ReplayBuffer, steps: int):
         self.objective, self.replay = objective, replay
         settings = replay.settings
-        self.share = MLEWeightSchedule(0, 0, 1.0)
-        if isinstance(objective, SequenceMatch):
-            warmup, decay = round(settings.mle_warmup * steps), round(settings.mle_decay * steps)
-            self.share = MLEWeightSchedule(warmup, decay, settings.mle_minimum)
+        warmup, decay = round(settings.mle_warmup * steps), round(settings.mle_decay * steps)
+        self.share = MLEWeightSchedule(warmup, decay, settings.mle_minimum)
 
     def discounted(self, batch: Mapping[str, Any]) -> Float[Tensor, ""] | Int[Tensor, ""]:
         """The sum of the batch's discounts: SequenceMatch's denominator. It adds up over batches and devices."""
@@ -160,23 +157,23 @@ class BacktrackingLoss:
         batch: from collate_actions. tokens, discounted: labelled actions and discounts of the global batch.
         The model samples are as many as the data texts. Each side is one forward pass with its own padding.
         """
-        share, learned = self.share(step), batch["learned"]
-        data, data_ended = self._score(model, PrefixTree(**batch["tree"]))
-        nll = torch.where(learned, data.scores.nll, 0).sum() / tokens
-        if share == 1 or isinstance(self.objective, MLE):
+        share, learned, data = self.share(step), batch["learned"], PrefixTree(**batch["tree"])
+        data_scores, data_next = score_actions(model, data)
+        nll = torch.where(learned, data_scores.nll, 0).sum() / tokens
+        if isinstance(self.objective, MLE) or share == 1:
             return nll, nll.detach()
         if self.replay.is_due(step) and not nll.isfinite():  # a diverged model cannot be sampled
             return nll, nll.detach()
         self.replay.refill(model, step)
         tree = prefix_tree(self.replay.sample(step, batch["rows"]), self.replay.backspace_id)
         on_device = {name: part.to(nll.device, non_blocking=True) for name, part in vars(tree).items()}
-        samples, model_ended = self._score(model, PrefixTree(**on_device))
-        masks = {"data_mask": data.mask, "data_labels": learned, "model_mask": samples.mask}
-        ended = {"data_ended": data_ended, "model_ended": model_ended}
-        sequence_match = self.objective(*data[:2], *samples[:2], **masks, **ended, denominator=discounted)
+        samples = PrefixTree(**on_device)
+        masks = {"data_mask": data.actions, "data_labels": learned, "model_mask": samples.actions}
+        ended = {"data_ended": self._ended(data), "model_ended": self._ended(samples)}
+        values = (data_scores, data_next, *score_actions(model, samples))
+        sequence_match = self.objective(*values, **masks, **ended, denominator=discounted)
         return share * nll + (1 - share) * sequence_match, nll.detach()
 
-    def _score(self, model, tree: PrefixTree) -> tuple[ActionScores, Bool[Tensor, " B"]]:
-        """The scores of the actions, and True where the last action is the end token."""
-        last = tree.ids.gather(1, tree.actions.sum(1, keepdim=True))[:, 0]
-        return score_actions(model, tree), last == self.replay.end_id
+    def _ended(self, tree: PrefixTree) -> Bool[Tensor, " B"]:
+        """True where the last action is the end token."""
+        return tree.ids.gather(1, tree.actions.sum(1, keepdim=True))[:, 0] == self.replay.end_id

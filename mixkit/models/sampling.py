@@ -10,7 +10,8 @@ from transformers import LogitsProcessorList
 from transformers.cache_utils import Cache, DynamicLayer
 
 from mixkit._common import Float, InputError, Int
-from mixkit.models.attention import attention_mask, compute_dtype
+from mixkit.losses.lm_head import compute_dtype
+from mixkit.models.attention import attention_mask
 from mixkit.models.likelihood import Ids
 from mixkit.models.loading import autocast, check_positions, inference
 

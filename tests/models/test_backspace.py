@@ -153,19 +153,19 @@ def test_one_pass_equals_every_prefix_alone(kind, attention, tolerance, tied):
     tree = prefix_tree(random_actions(4, 20, seed=3), BACK)
     ids = tree.ids
     with torch.no_grad():
-        got = score_actions(model, tree)
-    assert torch.equal(got.mask, tree.actions) and (ids[got.mask] == BACK).sum() > 5
-    for row, t in got.mask.nonzero().tolist():
+        scores, following = score_actions(model, tree)
+    assert (ids[tree.actions] == BACK).sum() > 5
+    for row, t in tree.actions.nonzero().tolist():
         with torch.no_grad():
             before, after = (
                 model(torch.tensor([apply_backspaces(ids[row, :end].tolist(), BACK)[0]])).logits[0, -1]
                 for end in (t, t + 1)
             )
         want = TokenScores.from_logits(before, ids[row, t])
-        assert abs(got.scores.logit[row, t] - want.logit) < tolerance
-        assert abs(got.scores.log_partition[row, t] - want.log_partition) < tolerance
-        assert abs(got.following[row, t] - after.logsumexp(-1)) < tolerance
-    assert (got.scores.logit[~got.mask] == 0).all() and (got.following[~got.mask] == 0).all()
+        assert abs(scores.logit[row, t] - want.logit) < tolerance
+        assert abs(scores.log_partition[row, t] - want.log_partition) < tolerance
+        assert abs(following[row, t] - after.logsumexp(-1)) < tolerance
+    assert (scores.logit[~tree.actions] == 0).all() and (following[~tree.actions] == 0).all()
 
 
 @pytest.mark.parametrize(("kind", "attention", "tolerance"), MODELS)
@@ -173,14 +173,14 @@ def test_without_backspace_the_pass_is_the_ordinary_one(kind, attention, toleran
     """Identity 11, values and gradients."""
     model = toy_model(kind, attention)
     ids = torch.randint(BACK, (3, 9), generator=torch.Generator().manual_seed(0))
-    got = score_actions(model, prefix_tree(ids, BACK))
+    scores, following = score_actions(model, prefix_tree(ids, BACK))
     logits = model(ids).logits
     want, values = TokenScores.from_logits(logits[:, :-1], ids[:, 1:]), logits.logsumexp(-1)
-    torch.testing.assert_close(got.scores.logit[:, 1:], want.logit, rtol=0, atol=tolerance)
-    torch.testing.assert_close(got.scores.log_partition[:, 1:], want.log_partition, rtol=0, atol=tolerance)
-    torch.testing.assert_close(got.following[:, 1:], values[:, 1:], rtol=0, atol=tolerance)
+    torch.testing.assert_close(scores.logit[:, 1:], want.logit, rtol=0, atol=tolerance)
+    torch.testing.assert_close(scores.log_partition[:, 1:], want.log_partition, rtol=0, atol=tolerance)
+    torch.testing.assert_close(following[:, 1:], values[:, 1:], rtol=0, atol=tolerance)
     parameters = list(model.parameters())
-    losses = [got.scores.nll.square().sum() + got.following.sin().sum()]
+    losses = [scores.nll.square().sum() + following.sin().sum()]
     losses.append(want.nll.square().sum() + values[:, 1:].sin().sum())
     for a, b in zip(*(torch.autograd.grad(loss, parameters) for loss in losses), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8 if tolerance < 1e-8 else 1e-3, atol=100 * tolerance)
@@ -190,10 +190,10 @@ def test_tree_gradients_equal_those_of_single_prefixes():
     model = toy_model()
     tree = prefix_tree(random_actions(2, 12, seed=1), BACK)
     ids = tree.ids
-    got = score_actions(model, tree)
-    loss = (got.scores.logit.sin() + got.scores.log_partition.square() + got.following.cos())[got.mask].sum()
+    scores, following = score_actions(model, tree)
+    loss = (scores.logit.sin() + scores.log_partition.square() + following.cos())[tree.actions].sum()
     expected = 0
-    for row, t in got.mask.nonzero().tolist():
+    for row, t in tree.actions.nonzero().tolist():
         before, after = (
             model(torch.tensor([apply_backspaces(ids[row, :end].tolist(), BACK)[0]])).logits[0, -1]
             for end in (t, t + 1)
@@ -208,20 +208,23 @@ def test_tree_gradients_equal_those_of_single_prefixes():
 def test_autocast_to_bf16(kind, attention):
     model = toy_model(kind, attention, torch.float32)
     tree = prefix_tree(random_actions(3, 10), BACK)
-    want = score_actions(model, tree)
+    _, want = score_actions(model, tree)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        got = score_actions(model, tree)
-    assert got.scores.logit.dtype == got.following.dtype == torch.float32
-    assert (got.following - want.following).abs().max() < 0.1 * want.following.abs().max()
+        scores, following = score_actions(model, tree)
+    assert scores.logit.dtype == following.dtype == torch.float32
+    assert (following - want).abs().max() < 0.1 * want.abs().max()
 
 
 def test_sequence_match_has_finite_gradients():
     """From ids to a finite gradient, data and model samples in one batch."""
     model = toy_model()
-    got = score_actions(model, prefix_tree(random_actions(5, 14), BACK))
+    tree = prefix_tree(random_actions(5, 14), BACK)
+    scores, following = score_actions(model, tree)
     data, samples = slice(0, 3), slice(3, 5)
-    rows = lambda part: (TokenScores(got.scores.logit[part], got.scores.log_partition[part]), got.following[part])  # noqa: E731
-    loss = SequenceMatch(0.1, 0.9)(*rows(data), *rows(samples), data_mask=got.mask[data], model_mask=got.mask[samples])
+    rows = lambda part: (TokenScores(scores.logit[part], scores.log_partition[part]), following[part])  # noqa: E731
+    loss = SequenceMatch(0.1, 0.9)(
+        *rows(data), *rows(samples), data_mask=tree.actions[data], model_mask=tree.actions[samples]
+    )
     loss.backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
     assert any(p.grad.abs().sum() > 0 for p in model.parameters())

@@ -103,23 +103,22 @@ def test_one_step_is_the_gradient_of_the_mix(toy, tmp_path):
     model_ended = torch.tensor([bool(row[-1] == tokens.eos_token_id) for row in samples])
     assert 0 < data_ended.sum() < 16
     reference.train()
-    real = score_actions(reference, PrefixTree(**batch["tree"]))
-    played = score_actions(reference, prefix_tree(samples, backspace_id))
+    data_tree, sample_tree = PrefixTree(**batch["tree"]), prefix_tree(samples, backspace_id)
+    real, real_next = score_actions(reference, data_tree)
     learned = batch["learned"]
     sequence_match = SequenceMatch(alpha=0.1, discount=0.95)
     matched = sequence_match(
-        real.scores,
-        real.following,
-        played.scores,
-        played.following,
-        data_mask=real.mask,
+        real,
+        real_next,
+        *score_actions(reference, sample_tree),
+        data_mask=data_tree.actions,
         data_labels=learned,
         data_ended=data_ended,
-        model_mask=played.mask,
+        model_mask=sample_tree.actions,
         model_ended=model_ended,
-        denominator=sequence_match.steps(real.mask),
+        denominator=sequence_match.steps(data_tree.actions),
     )
-    loss = 0.1 * MLE()(real.scores, learned) + 0.9 * matched
+    loss = 0.1 * MLE()(real, learned) + 0.9 * matched
     loss.backward()
     torch.nn.utils.clip_grad_norm_(reference.parameters(), 1.0)
     torch.optim.AdamW(reference.parameters(), lr=SMALL["learning_rate"], weight_decay=0.0).step()
