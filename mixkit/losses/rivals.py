@@ -1,6 +1,6 @@
 """Published rivals of the four objectives, as token-weighted objectives."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -27,17 +27,13 @@ class Power(TokenWeighted):
 
 
 @dataclass(frozen=True)
-class DFT(TokenWeighted):
-    """w(q) = q, the weight whose gradient is that of the loss -q. It is MixCE(0), TaiLr(1, 0) and Power(1).
+class DFT(Power):
+    """w(q) = q, the weight whose gradient is that of the loss -q: Power(1), which is MixCE(0) and TaiLr(1, 0).
 
     Source: Wu et al., "On the Generalization of SFT", 2025, arXiv 2508.05629, equation 9.
     """
 
-    def weight(self, prob: Probs) -> Probs:
-        return prob
-
-    def inverse(self, ratio: Probs) -> Probs:
-        return (ratio >= 1).to(ratio)
+    exponent: float = field(default=1.0, init=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ from torch import Tensor
 from mixkit._common import Bool, Int
 from mixkit.losses.lm_head import compute_dtype
 
-LAYER_TYPES = {"full_attention", "sliding_attention"}  # the layers that read nothing but this mask
-
 
 def layer_types(model) -> set[str]:
     """The kinds of layers that the model's configuration names, if it names any."""
@@ -30,4 +28,4 @@ def attention_mask(model, visible: Bool[Tensor, "B Q K"], distance: Int[Tensor, 
     if window is not None:
         seen["sliding_attention"] = visible & (distance < window)
     masks = {kind: (~seen[kind]).to(dtype)[:, None] * torch.finfo(dtype).min for kind in seen}
-    return masks if window and layer_types(model) == LAYER_TYPES else masks[max(masks)]
+    return masks if window is not None and layer_types(model) == masks.keys() else masks[max(masks)]

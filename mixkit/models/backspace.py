@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mixkit._common import Bool, Float, InputError, Int
 from mixkit.losses.lm_head import TokenScores, token_scores
-from mixkit.models.attention import LAYER_TYPES, attention_mask, layer_types
+from mixkit.models.attention import attention_mask, layer_types
 from mixkit.models.head import lm_head
 from mixkit.models.likelihood import Ids
 from mixkit.models.loading import inference
@@ -116,8 +116,6 @@ def check_tree_attention(model, max_tokens: int = 60) -> None:
     limits = f"in its {' and '.join(sorted(layer_types(model)))} layers" if layer_types(model) else "in its layers"
     reason = f"does not take a 4-D attention mask {limits} for texts of {max_tokens} tokens"
     refusal = InputError(f"{name} {reason}, so it cannot score the states after a backspace; choose another model")
-    if layer_types(model) - LAYER_TYPES:
-        raise refusal
     backspace_id = model.config.get_text_config().vocab_size - 1
     blocks = max(2, max_tokens // 2)  # of two tokens that stay and two that are deleted
     ids = torch.randint(backspace_id, (1, 1 + 6 * blocks), generator=Generator().manual_seed(0)).to(model.device)

@@ -9,19 +9,35 @@ from typing import Any
 from unittest import mock
 
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import GenerationConfig, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from mixkit._common import InputError
+from mixkit._common import Float, InputError, Int
+from mixkit.losses.fixed_points import decode, inverse_of
 from mixkit.losses.token_weighted import TokenWeighted
 from mixkit.models.backspace import apply_backspaces, check_tree_attention, segments
-from mixkit.models.decoder import ObjectiveDecoder
 from mixkit.models.likelihood import tokenize
 from mixkit.models.loading import check_positions, memory_advice, start_token
 from mixkit.models.sampling import CPU_ROWS, sample_actions
 
 INCOMPLETE = re.compile("\ufffd{1,3}\\Z")  # what a tokenizer makes of the first bytes of a character
+
+
+class ObjectiveDecoder(LogitsProcessor):
+    """equals: stationary_distribution(objective, scores.softmax(-1)).log(), a logits processor of transformers
+
+    With a model trained by MLE it gives what training on `objective` would end at, if the model had learned the true
+    distribution and could represent every distribution. Computed in float32, right to about 1e-4.
+    Raises InputError for an objective without a unique stationary distribution.
+    """
+
+    def __init__(self, objective: TokenWeighted):
+        self.objective, self.inverse = objective, inverse_of(objective)
+
+    def __call__(self, input_ids: Int[Tensor, "B T"] | None, scores: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
+        return decode(self.objective, self.inverse, scores.float().softmax(-1)).log_().to(scores.dtype)
 
 
 @dataclass(frozen=True)

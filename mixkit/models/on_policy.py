@@ -112,16 +112,13 @@ class ReplayBuffer(TrainerCallback, ExportableState):
         return not self.texts or step >= self.refill_step + self.settings.refill_every
 
     def refill(self, model, step: int) -> None:
-        """Sample new texts if they are due."""
-        if not self.is_due(step):
-            return
         model = getattr(model, "module", model)  # under DistributedDataParallel
         ids = {"backspace_id": self.backspace_id, "end_id": self.end_id}
         settings: dict[str, Any] = {"max_new_tokens": self.max_tokens, "seed": derive_seed(self.seed, step)}
         prompts = [[self.start_id]] * self.settings.refill_texts
         new_texts = sample_actions(model, prompts, **ids, **settings)
-        self.texts += [[self.start_id, *actions] for actions in new_texts]
-        self.texts = self.texts[-self.settings.buffer_texts :]
+        new_texts = [[self.start_id, *actions] for actions in new_texts]
+        self.texts = [*self.texts, *new_texts][-self.settings.buffer_texts :]
         self.refill_step = step
 
     def sample(self, step: int, rows: list[int]) -> list[list[int]]:
@@ -162,9 +159,10 @@ class BacktrackingLoss:
         nll = torch.where(learned, data_scores.nll, 0).sum() / tokens
         if isinstance(self.objective, MLE) or share == 1:
             return nll, nll.detach()
-        if self.replay.is_due(step) and not nll.isfinite():  # a diverged model cannot be sampled
-            return nll, nll.detach()
-        self.replay.refill(model, step)
+        if self.replay.is_due(step):
+            if not nll.isfinite():  # a diverged model cannot be sampled
+                return nll, nll.detach()
+            self.replay.refill(model, step)
         tree = prefix_tree(self.replay.sample(step, batch["rows"]), self.replay.backspace_id)
         on_device = {name: part.to(nll.device, non_blocking=True) for name, part in vars(tree).items()}
         samples = PrefixTree(**on_device)
