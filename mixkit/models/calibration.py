@@ -44,20 +44,21 @@ def held_out(model: Any, tokenizer: Any, texts: Sequence[str], *, max_tokens: in
     """
     check_positions(model, "max_tokens", max_tokens, ENDS)
     rows = encode(tokenizer, list(texts), max_tokens)
-    sums = torch.zeros(len(rows), 2 + len(INVERSE_TEMPERATURES) + 1 + len(RECALL_AT), dtype=torch.float64)
+    count = len(INVERSE_TEMPERATURES)
+    sums = torch.zeros(len(rows), count + 1 + len(RECALL_AT), dtype=torch.float64)
     with inference(model):
         for numbers, batch in batches(model, rows, [1] * len(rows), batch_size):
             text_of_token = torch.tensor(numbers)[batch["rows"].cpu()]
             for at, logits in logit_chunks(group_hidden(model, batch), **vars(lm_head(model))):
                 values = _token_values(logits, batch["targets"][at])
                 sums.index_add_(0, text_of_token[at], values.double().cpu())
-    nll, tokens, *others = sums.numpy().T
-    at, ranks = others[: len(INVERSE_TEMPERATURES)], others[len(INVERSE_TEMPERATURES) :]
-    return HeldOut(nll, tokens, np.stack(at, 1), ranks[0], np.stack(ranks[1:], 1))
+    nll_at, reciprocal_rank, recall = np.split(sums.numpy(), [count, count + 1], axis=1)
+    nll, tokens = nll_at[:, INVERSE_TEMPERATURES == 1][:, 0], np.array([len(row) - 1.0 for row in rows])
+    return HeldOut(nll, tokens, nll_at, reciprocal_rank[:, 0], recall)
 
 
 def _token_values(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Per position: nll, 1, the nll at each 1/T, 1/rank, and whether the rank is at most each of RECALL_AT.
+    """Per position: the nll at each 1/T, 1/rank, and whether the rank is at most each of RECALL_AT.
 
     V_k = logsumexp(k z), so that the nll at T is V_{1/T} - z_y / T. The powers exp(k z) are made by multiplication.
     """
@@ -77,8 +78,7 @@ def _token_values(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     nll_at = partitions.log() + k * (largest - target)
     rank = above[:, None] + 1
     hits = rank <= torch.tensor(RECALL_AT, device=rank.device)
-    nll = nll_at[:, INVERSE_TEMPERATURES == 1]
-    return torch.cat([nll, torch.ones_like(nll), nll_at, 1 / rank, hits], 1)
+    return torch.cat([nll_at, 1 / rank, hits], 1)
 
 
 def best_temperature(nll_at: Float[np.ndarray, "... K"], tokens: ArrayLike) -> tuple[Any, Any]:

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from mixkit._common import Bool, Float, Int
+from mixkit._common import Bool, Float
 from mixkit.losses.definitions import COEFFICIENTS
 from mixkit.losses.sequence_match import MLEWeightSchedule, SequenceMatch
 from mixkit.losses.token_weighted import MLE
@@ -141,17 +141,13 @@ class BacktrackingLoss:
         warmup, decay = round(settings.mle_warmup * steps), round(settings.mle_decay * steps)
         self.share = MLEWeightSchedule(warmup, decay, settings.mle_minimum)
 
-    def discounted(self, batch: Mapping[str, Any]) -> Float[Tensor, ""] | Int[Tensor, ""]:
-        """The sum of the batch's discounts: SequenceMatch's denominator. It adds up over batches and devices."""
-        mask = batch["tree"]["actions"]
-        return self.objective.steps(mask) if isinstance(self.objective, SequenceMatch) else mask.sum()
-
     def __call__(
         self, model, batch: Mapping[str, Any], step: int, *, tokens, discounted
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """(loss, nll of the labelled actions) at optimizer step `step`; the nll is detached.
 
-        batch: from collate_actions. tokens, discounted: labelled actions and discounts of the global batch.
+        batch: from collate_actions. tokens, discounted: of the global batch, the number of labelled actions and the sum
+        of SequenceMatch's `steps`.
         The model samples are as many as the data texts. Each side is one forward pass with its own padding.
         """
         share, learned, data = self.share(step), batch["learned"], PrefixTree(**batch["tree"])
@@ -163,9 +159,8 @@ class BacktrackingLoss:
             if not nll.isfinite():  # a diverged model cannot be sampled
                 return nll, nll.detach()
             self.replay.refill(model, step)
-        tree = prefix_tree(self.replay.sample(step, batch["rows"]), self.replay.backspace_id)
-        on_device = {name: part.to(nll.device, non_blocking=True) for name, part in vars(tree).items()}
-        samples = PrefixTree(**on_device)
+        tree = vars(prefix_tree(self.replay.sample(step, batch["rows"]), self.replay.backspace_id))
+        samples = PrefixTree(**{name: part.to(nll.device, non_blocking=True) for name, part in tree.items()})
         masks = {"data_mask": data.actions, "data_labels": learned, "model_mask": samples.actions}
         ended = {"data_ended": self._ended(data), "model_ended": self._ended(samples)}
         values = (data_scores, data_next, *score_actions(model, samples))

@@ -126,7 +126,8 @@ class _Rows:
 
     def __init__(self, model, rows: int, capacity: int, backspace_id: int | None, end_id: int | None, new_tokens: int):
         self.model, self.new_tokens = model, new_tokens
-        self.backspace_id, self.end_id = backspace_id, -1 if end_id is None else end_id
+        self.backspace_id = -1 if backspace_id is None else backspace_id
+        self.end_id = -1 if end_id is None else end_id
         self.max_actions = new_tokens if backspace_id is None else 2 * new_tokens
         self.capacity = -(-capacity // WIDTH) * WIDTH
         self.cache = RewindableCache(model.config.get_text_config().num_hidden_layers, self.capacity)
@@ -158,16 +159,15 @@ class _Rows:
             self.cache.forward(self.model, tokens[:, :-1], depths, longest - 1, row)
 
     def step(self, processors: Callable[[Any, Tensor], Any]) -> None:
-        tokens, depth, active = (self.state[name] for name in ("tokens", "depth", "active"))
-        count, start, actions = (self.state[name] for name in ("count", "start", "actions"))
+        tokens, actions, keys, start, depth, count, active = self.state.values()
         width = min(-(-self.width // WIDTH) * WIDTH, self.capacity)
         scores = self.cache.forward(self.model, tokens.gather(1, depth[:, None]), depth[:, None], width)  # (B, V)
-        if self.backspace_id is not None:
+        if self.backspace_id >= 0:
             scores[:, self.backspace_id].masked_fill_(depth < start, -torch.inf)
         scores = processors(tokens, scores)  # none of them reads the tokens
-        action = choose_actions(scores, self.state["keys"], count)
+        action = choose_actions(scores, keys, count)
         actions.scatter_(1, count.long()[:, None], action.int()[:, None])
-        back = action == (-1 if self.backspace_id is None else self.backspace_id)
+        back = action == self.backspace_id
         depth += torch.where(active, 1 - 2 * back.long(), 0)
         last = torch.where(active & ~back, action, tokens.gather(1, depth[:, None])[:, 0])
         tokens.scatter_(1, depth[:, None], last[:, None])
@@ -179,7 +179,8 @@ class _Rows:
         """The actions of each row that has stopped. The only place where the host waits for the device."""
         names = ("active", "depth", "count", "actions")
         packed = torch.cat([self.state[name].reshape(len(self.state["depth"]), -1).int() for name in names], 1)
-        active, depth, count, *_ = (host := packed.cpu().numpy()).T
+        host = packed.cpu().numpy()
+        active, depth, count = host[:, :3].T
         self.width = int(depth.max(initial=0, where=active > 0)) + 1
         return {row: host[row, 3 : 3 + count[row]].tolist() for row in (active == 0).nonzero()[0].tolist()}
 

@@ -117,9 +117,8 @@ def finetune(
         data |= {"train_dataset": noisy, "data_collator": partial(collate_actions, backspace_id=replay.backspace_id)}
         callbacks += [noisy, replay]
 
-    last, checkpoint = _last_checkpoint(folder / "checkpoints"), None
+    checkpoint, last = _last_checkpoint(folder / "checkpoints")
     if last:
-        checkpoint = str(folder / f"checkpoints/checkpoint-{last.global_step}")
         # not restore_callback_states_from_checkpoint: a training that had stopped would go on for one interval
         for callback in callbacks:
             if isinstance(callback, ExportableState):
@@ -177,8 +176,9 @@ class ObjectiveTrainer(Trainer):
         tokens: Any = sum(batch["num_targets"] for batch in batches)
         if self.accelerator.num_processes > 1:
             tokens = self.accelerator.reduce(torch.tensor(tokens, device=self.args.device), "sum")
-        if self.backtracking is not None and batches:
-            discounted = torch.stack([self.backtracking.discounted(batch).double() for batch in batches]).sum()
+        if isinstance(self.objective, SequenceMatch) and batches:
+            steps = [self.objective.steps(batch["tree"]["actions"]).double() for batch in batches]
+            discounted = torch.stack(steps).sum()
             self._discounted = self.accelerator.reduce(discounted.float().to(self.args.device), "sum")
         return batches, tokens
 
@@ -228,11 +228,11 @@ class ObjectiveTrainer(Trainer):
     def _stop_if_diverged(self, name: str, value: float, limit: float) -> None:
         if abs(value) <= limit:
             return
-        last = _last_checkpoint(Path(str(self.args.output_dir)))
-        where = f"{self.args.output_dir}/checkpoint-{last.global_step}" if last else "none"
+        checkpoint, _ = _last_checkpoint(Path(str(self.args.output_dir)))
         raise InputError(
             f"training on {self.objective} diverged after step {self.state.global_step}: {name} is {value:.6g}; "
-            f"learning_rate is {self.args.learning_rate:g}, choose a lower one; last good checkpoint: {where}"
+            f"learning_rate is {self.args.learning_rate:g}, choose a lower one; "
+            f"last good checkpoint: {checkpoint or 'none'}"
         )
 
 
@@ -272,14 +272,14 @@ def history(state: TrainerState) -> list[dict[str, float]]:
     return records
 
 
-def _last_checkpoint(folder: Path) -> TrainerState | None:
-    """The state of the last complete checkpoint.
+def _last_checkpoint(folder: Path) -> tuple[str, TrainerState] | tuple[None, None]:
+    """Folder and state of the last complete checkpoint.
 
     Trainer writes trainer_state.json last. A checkpoint that it was deleting may have that file but lacks others.
     """
-    states = []
+    complete = []
     for path in folder.glob("checkpoint-*/trainer_state.json"):
         if (path.parent / "optimizer.pt").is_file() and any(path.parent.glob("model*.safetensors*")):
             with suppress(ValueError):  # an incomplete file
-                states.append(TrainerState.load_from_json(str(path)))
-    return max(states, key=lambda state: state.global_step, default=None)
+                complete.append((str(path.parent), TrainerState.load_from_json(str(path))))
+    return max(complete, key=lambda found: found[1].global_step, default=(None, None))

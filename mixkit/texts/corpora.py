@@ -108,7 +108,7 @@ def corpus_path(name: str) -> Path | None:
 def _sample_tales(limits: dict[str, int], noise: float) -> Splits:
     grammar = tales_grammar()
     splits = {split: grammar.sample(count, seed) for seed, (split, count) in enumerate(limits.items())}
-    for seed, split in enumerate(("train", "validation") if noise else ()):
+    for seed, split in enumerate(("train", "validation")):
         splits[split] = grammar.corrupt(splits[split], noise, seed)
     return splits
 
