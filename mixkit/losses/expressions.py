@@ -81,12 +81,10 @@ def _compile(node: ast.expr, text: str) -> _Weight:
             return lambda q: torch.full_like(q, number)
         case ast.Name(id="q"):
             return lambda q: q
-        case ast.UnaryOp(op=op, operand=operand) if type(op) in _OPERATORS:
+        case ast.UnaryOp(op, operand) if type(op) in _OPERATORS:
             apply, inner = _OPERATORS[type(op)], _compile(operand, text)
             return lambda q: apply(inner(q))
-        case ast.BinOp(left=left, op=op, right=right) | ast.Compare(left=left, ops=[op], comparators=[right]) if (
-            type(op) in _OPERATORS
-        ):
+        case ast.BinOp(left, op, right) | ast.Compare(left, [op], [right]) if type(op) in _OPERATORS:
             apply, first, second = _OPERATORS[type(op)], _compile(left, text), _compile(right, text)
             return lambda q: apply(first(q), second(q)).to(q.dtype)
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _OF_TWO_OR_MORE:

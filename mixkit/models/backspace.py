@@ -18,7 +18,6 @@ from mixkit.models.loading import inference
 from mixkit.models.sampling import RewindableCache
 
 BACKSPACE = "<backspace>"
-Mask = Bool[Tensor, "B T"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class PrefixTree:
     """
 
     ids: Ids  # start token, then actions, then padding
-    actions: Mask  # True where the position is an action: neither start token nor padding
+    actions: Bool[Tensor, "B T"]  # True where the position is an action: neither start token nor padding
     states: Ids  # the node on top of the stack after the position: the state that it leads to
     tokens: Int[Tensor, "B N"]  # 0 where a row has fewer nodes
     depths: Int[Tensor, "B N"]  # position ids

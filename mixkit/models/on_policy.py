@@ -89,7 +89,7 @@ def collate_actions(items, backspace_id: int) -> dict[str, Any]:
     if isinstance(items[0], list):
         return collate_groups(items)
     rows, actions, labels = zip(*items, strict=True)
-    tree, learned = prefix_tree(actions, backspace_id), pad_sequence(labels, batch_first=True)
+    tree, learned = prefix_tree(actions, backspace_id), pad_sequence(list(labels), batch_first=True)
     counts = {"num_targets": int(learned.sum()), "num_actions": int(tree.actions.sum())}
     return counts | {"tree": vars(tree), "learned": learned, "rows": list(rows)}
 

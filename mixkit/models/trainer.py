@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainerState
-from transformers.trainer_callback import ExportableState
 from transformers.training_args import TrainingArguments
 
 from mixkit._common import InputError, write_atomically
@@ -120,9 +119,9 @@ def finetune(
     checkpoint, last = _last_checkpoint(folder / "checkpoints")
     if last:
         # not restore_callback_states_from_checkpoint: a training that had stopped would go on for one interval
+        saved: Any = last.stateful_callbacks
         for callback in callbacks:
-            if isinstance(callback, ExportableState):
-                vars(callback).update(last.stateful_callbacks[type(callback).__name__]["attributes"])
+            vars(callback).update(saved.get(type(callback).__name__, {}).get("attributes", {}))
         if stopping.early_stopping_patience_counter >= stopping.early_stopping_patience:
             max_steps = last.global_step
 

@@ -153,34 +153,6 @@ def test_accumulation_does_not_change_the_training(toy, tmp_path):
     assert (parameters(one) - parameters(eight)).abs().max() < 1e-5
 
 
-@pytest.mark.slow
-def test_an_interrupted_training_resumes_with_its_buffer(toy, tmp_path, monkeypatch):
-    whole, _, done = train(toy, tmp_path / "whole", epochs=2, batch_size=4, evaluations=4)
-
-    from mixkit.models import trainer as training
-
-    class Stopped(Exception):
-        pass
-
-    original = training.ObjectiveTrainer.training_step
-
-    def stops(self, *args, **kwargs):
-        if self.state.global_step == 7:
-            raise Stopped
-        return original(self, *args, **kwargs)
-
-    monkeypatch.setattr(training.ObjectiveTrainer, "training_step", stops)
-    with pytest.raises(Stopped):
-        train(toy, tmp_path / "cut", epochs=2, batch_size=4, evaluations=4)
-    (saved,) = (tmp_path / "cut" / "checkpoints").glob("checkpoint-*/trainer_state.json")
-    assert json.loads(saved.read_text())["stateful_callbacks"]["ReplayBuffer"]["attributes"]["texts"]
-    monkeypatch.setattr(training.ObjectiveTrainer, "training_step", original)
-    resumed, _, again = train(toy, tmp_path / "cut", epochs=2, batch_size=4, evaluations=4)
-    torch.testing.assert_close(parameters(resumed), parameters(whole), rtol=0, atol=1e-9)
-    losses = [[line["loss"] for line in d.history if "loss" in line] for d in (done, again)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-
-
 def test_the_buffer_drops_its_oldest_and_is_saved(toy):
     model, tokenizer, _ = copy.deepcopy(toy)
     add_backspace(model, tokenizer)
