@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from mixkit.studies.config import RunConfig
 from mixkit.studies.store import Metric, Role, RunRecord
@@ -53,6 +55,13 @@ if config.eta == 0.25:
 if config.eta != 0.75:
     record = run.finish({"eta": Metric(value=config.eta)})
 """
+
+
+def padded(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids (B, T) with zeros on the right, and True where they are the rows'."""
+    tensors = [torch.tensor(row) for row in rows]
+    ids, mask = (pad_sequence(parts, batch_first=True) for parts in (tensors, [torch.ones_like(x) for x in tensors]))
+    return ids, mask.bool()
 
 
 def write_notebook(folder: Path) -> Path:

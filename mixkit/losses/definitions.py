@@ -45,21 +45,11 @@ class Coefficient:
 
 @dataclass(frozen=True)
 class ObjectiveDefinition:
-    """One objective.
+    """One objective. The first coefficient is part of the names of runs and of the labels in charts."""
 
-    label: the name in charts and tables. loss: the module in mixkit.losses and the class in it.
-    coefficients: the first one is part of the names of runs and of the labels in charts.
-    """
-
-    label: str
-    loss: str
+    label: str  # in charts and tables
+    loss: str  # the module in mixkit.losses and the class in it
     coefficients: tuple[Coefficient, ...] = ()
-
-    def check(self, loss: object) -> None:
-        """Raise InputError unless every coefficient of `loss`, an instance of the loss class, is allowed."""
-        for coefficient in self.coefficients:
-            if coefficient.in_loss:
-                coefficient.check(getattr(loss, coefficient.name))
 
 
 def _setting(name: str, default: float, help: str, low: float, high: float = math.inf) -> Coefficient:
@@ -69,8 +59,11 @@ def _setting(name: str, default: float, help: str, low: float, high: float = mat
 DIVERGENCE_NAMES = ("chi2-mixture", "chi2", "js", "rkl")
 DIVERGENCE_HELP = f"SequenceMatch: {', '.join(DIVERGENCE_NAMES)}"
 NOISE_HELP = "with <backspace>: wrong tokens inserted per position, in [0, 0.5]"
+ETA = Coefficient("eta", "η", 0.5, "MixCE: weight of the forward cross-entropy in [0, 1]; 1 is MLE", 0, 1, mle=1)
+GAMMA = Coefficient("gamma", "γ", 1e-7, "TaiLr: weight of the one-hot target in [0, 1]; 0 is MLE", 0, 1, mle=0)
+W_MIN = Coefficient("w_min", "w_min", 0.2, "TaiLr: smallest weight of a token in [0, 1]; 1 is MLE", 0, 1)
 NOISE_RATE = Coefficient("noise_rate", "noise", 0.02, NOISE_HELP, 0, 0.5, in_loss=False)
-SEQUENCE_MATCH_COEFFICIENTS = (
+SEQUENCE_MATCH = (
     Coefficient("alpha", "α", 0.01, "SequenceMatch: above 0; smaller brings the occupancies closer", 0, open=True),
     Coefficient("discount", "g", 0.998, "SequenceMatch: in (0, 1); about 1 / (1 - g) tokens matter", 0, 1, open=True),
     Coefficient("divergence", "divergence", "chi2-mixture", DIVERGENCE_HELP, choices=DIVERGENCE_NAMES),
@@ -84,50 +77,36 @@ SEQUENCE_MATCH_COEFFICIENTS = (
 )
 OBJECTIVES = {
     "mle": ObjectiveDefinition("MLE", "token_weighted.MLE"),
-    "mixce": ObjectiveDefinition(
-        "MixCE",
-        "token_weighted.MixCE",
-        (Coefficient("eta", "η", 0.5, "MixCE: weight of the forward cross-entropy in [0, 1]; 1 is MLE", 0, 1, mle=1),),
-    ),
-    "tailr": ObjectiveDefinition(
-        "TaiLr",
-        "token_weighted.TaiLr",
-        (
-            Coefficient("gamma", "γ", 1e-7, "TaiLr: weight of the one-hot target in [0, 1]; 0 is MLE", 0, 1, mle=0),
-            Coefficient("w_min", "w_min", 0.2, "TaiLr: smallest weight of a token in [0, 1]; 1 is MLE", 0, 1),
-        ),
-    ),
-    "sequencematch": ObjectiveDefinition("SequenceMatch", "sequence_match.SequenceMatch", SEQUENCE_MATCH_COEFFICIENTS),
+    "mixce": ObjectiveDefinition("MixCE", "token_weighted.MixCE", (ETA,)),
+    "tailr": ObjectiveDefinition("TaiLr", "token_weighted.TaiLr", (GAMMA, W_MIN)),
+    "sequencematch": ObjectiveDefinition("SequenceMatch", "sequence_match.SequenceMatch", SEQUENCE_MATCH),
     "mle-backspace": ObjectiveDefinition("MLE with backspace", "token_weighted.MLE", (NOISE_RATE,)),
 }
+EXPONENT = Coefficient("exponent", "a", 0.5, "w(q) = q^a; 0 is MLE, 1 is DFT", 0, 100, mle=0)
+FOCUSING = Coefficient("focusing", "g", 2.0, "loss -(1 - q)^g log q; 0 is MLE", 0, 100, mle=0)
+TAU = Coefficient("tau", "τ", 0.1, "tokens of probability above (or below) τ are learned", 0, 1)
+SIDE = Coefficient("side", "side", "above", "above or below", choices=("above", "below"))
+BETA = Coefficient("beta", "β", 0.7, "β times the cross-entropy of z / β; 1 is MLE", 0.01, 100, mle=1)
+MAX_NORM = Coefficient("max_norm", "τ", 1.2, "tokens of a larger error norm are dropped; √2 is MLE", 0, 2**0.5)
 RIVALS = {  # their coefficients are no settings of a run: a run's objective is a call such as "power(0.3)"
     "dft": ObjectiveDefinition("DFT", "rivals.DFT"),
-    "power": ObjectiveDefinition(
-        "power", "rivals.Power", (Coefficient("exponent", "a", 0.5, "w(q) = q^a; 0 is MLE, 1 is DFT", 0, 100, mle=0),)
-    ),
-    "focal": ObjectiveDefinition(
-        "focal", "rivals.Focal", (Coefficient("focusing", "g", 2.0, "loss -(1 - q)^g log q; 0 is MLE", 0, 100, mle=0),)
-    ),
-    "threshold": ObjectiveDefinition(
-        "threshold",
-        "rivals.Threshold",
-        (
-            Coefficient("tau", "τ", 0.1, "tokens of probability above (or below) τ are learned", 0, 1),
-            Coefficient("side", "side", "above", "above or below", choices=("above", "below")),
-        ),
-    ),
-    "gem": ObjectiveDefinition(
-        "GEM",
-        "rivals.GEM",
-        (Coefficient("beta", "β", 0.7, "β times the cross-entropy of z / β; 1 is MLE", 0.01, 100, mle=1),),
-    ),
-    "error-norm": ObjectiveDefinition(
-        "error-norm truncation",
-        "rivals.ErrorNormTruncation",
-        (Coefficient("max_norm", "τ", 1.2, "tokens of a larger error norm are dropped; √2 is MLE", 0, 2**0.5),),
-    ),
+    "power": ObjectiveDefinition("power", "rivals.Power", (EXPONENT,)),
+    "focal": ObjectiveDefinition("focal", "rivals.Focal", (FOCUSING,)),
+    "threshold": ObjectiveDefinition("threshold", "rivals.Threshold", (TAU, SIDE)),
+    "gem": ObjectiveDefinition("GEM", "rivals.GEM", (BETA,)),
+    "error-norm": ObjectiveDefinition("error-norm truncation", "rivals.ErrorNormTruncation", (MAX_NORM,)),
 }
 COEFFICIENTS = {c.name: c for definition in OBJECTIVES.values() for c in definition.coefficients}
+
+
+def check_coefficients(loss: object) -> None:
+    """Raise InputError unless every coefficient of a loss is allowed. Classes that are not defined here pass."""
+    name = f"{type(loss).__module__}.{type(loss).__name__}"
+    for definition in (OBJECTIVES | RIVALS).values():
+        if name == f"mixkit.losses.{definition.loss}":
+            for coefficient in definition.coefficients:
+                if coefficient.in_loss:
+                    coefficient.check(getattr(loss, coefficient.name))
 
 
 def parse_objective(text: str) -> tuple[ObjectiveDefinition, dict[str, Any]]:

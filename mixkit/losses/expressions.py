@@ -30,15 +30,8 @@ _OPERATORS = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
 }
-_FUNCTIONS: dict[
-    str, tuple[Callable[..., Tensor], bool]
-] = {  # the function, and whether it takes two arguments or more
-    "min": (torch.minimum, True),
-    "max": (torch.maximum, True),
-    "exp": (torch.exp, False),
-    "log": (torch.log, False),
-    "sqrt": (torch.sqrt, False),
-}
+_OF_TWO_OR_MORE = {"min": torch.minimum, "max": torch.maximum}
+_OF_ONE = {"exp": torch.exp, "log": torch.log, "sqrt": torch.sqrt}
 _Weight = Callable[[Tensor], Tensor]
 
 
@@ -46,8 +39,8 @@ _Weight = Callable[[Tensor], Tensor]
 class Expression(TokenWeighted):
     """w(q) given as text, for example Expression("0.1 + 0.9 * q") is MixCE(0.1).
 
-    The language has numbers, q (the probability of the token), + - * / ** and parentheses, min, max, exp, log, sqrt,
-    and comparisons, which are 1 where true and 0 where false. The text is parsed, never executed as Python.
+    The language: numbers, q (the probability of the token), + - * / ** and parentheses, min, max, exp, log, sqrt, and
+    comparisons (1 where true, 0 where false). The text is parsed, never executed as Python.
     Raises InputError with the position of the first character that is wrong, and for a weight that is negative, nan or
     infinite anywhere on (0, 1].
     """
@@ -59,11 +52,7 @@ class Expression(TokenWeighted):
         object.__setattr__(self, "_function", _parse(self.text))
         grid = torch.cat([torch.logspace(-30, -3, 2000, dtype=torch.float64), torch.linspace(1e-3, 1, 8000).double()])
         weights = self.weight(grid).float()  # infinite above 3.4e38
-        for name, wrong in (
-            ("nan", weights.isnan()),
-            ("infinite", weights.isinf()),
-            ("negative", weights < 0),
-        ):
+        for name, wrong in (("nan", weights.isnan()), ("infinite", weights.isinf()), ("negative", weights < 0)):
             if wrong.any():
                 q = grid[wrong][-1].item()
                 raise InputError(f"objective {self.text!r} is {name} at q = {q:.3g}; a weight is finite and at least 0")
@@ -92,22 +81,22 @@ def _compile(node: ast.expr, text: str) -> _Weight:
             return lambda q: torch.full_like(q, number)
         case ast.Name(id="q"):
             return lambda q: q
-        case ast.UnaryOp(op=op, operand=operand) if type(op) in _OPERATORS:
+        case ast.UnaryOp(op, operand) if type(op) in _OPERATORS:
             apply, inner = _OPERATORS[type(op)], _compile(operand, text)
             return lambda q: apply(inner(q))
-        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
-            apply, first, second = _OPERATORS[type(op)], _compile(left, text), _compile(right, text)
-            return lambda q: apply(first(q), second(q))
-        case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _OPERATORS:
+        case ast.BinOp(left, op, right) | ast.Compare(left, [op], [right]) if type(op) in _OPERATORS:
             apply, first, second = _OPERATORS[type(op)], _compile(left, text), _compile(right, text)
             return lambda q: apply(first(q), second(q)).to(q.dtype)
-        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS:
-            function, is_variadic = _FUNCTIONS[name]
-            if (len(args) < 2) if is_variadic else (len(args) != 1):
-                wanted = "two arguments or more" if is_variadic else "one argument"
-                raise _error(text, node.col_offset, f"{name} takes {wanted}, not {len(args)}")
-            inner = [_compile(argument, text) for argument in args]
-            return lambda q: reduce(function, [f(q) for f in inner]) if is_variadic else function(inner[0](q))
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _OF_TWO_OR_MORE:
+            if len(args) < 2:
+                raise _error(text, node.col_offset, f"{name} takes two arguments or more, not {len(args)}")
+            parts = [_compile(argument, text) for argument in args]
+            return lambda q: reduce(_OF_TWO_OR_MORE[name], [part(q) for part in parts])
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _OF_ONE:
+            if len(args) != 1:
+                raise _error(text, node.col_offset, f"{name} takes one argument, not {len(args)}")
+            inner = _compile(args[0], text)
+            return lambda q: _OF_ONE[name](inner(q))
         case _:
             raise _error(text, node.col_offset, f"{ast.unparse(node)[:30]!r} is not allowed")
 
@@ -115,5 +104,5 @@ def _compile(node: ast.expr, text: str) -> _Weight:
 def _error(text: str, column: int, reason: str) -> InputError:
     return InputError(
         f"objective {text!r}, character {column + 1}: {reason}; "
-        f"allowed: numbers, q, + - * / **, comparisons, {', '.join(_FUNCTIONS)}"
+        f"allowed: numbers, q, + - * / **, comparisons, {', '.join([*_OF_TWO_OR_MORE, *_OF_ONE])}"
     )

@@ -138,11 +138,16 @@ def _inputs(
         raise ValueError(f"chunk_size is {chunk_size}; it must be at least 1")
     if scale != 1:  # of the logits
         hidden, bias = hidden * scale, None if bias is None else bias * scale
-    device = hidden.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    dtype = compute_dtype(hidden)
     hidden = hidden.reshape(-1, hidden.shape[-1]).to(dtype)  # (N, D)
     bias = None if bias is None else bias.to(dtype)
     return hidden, head.to(dtype), bias, targets.reshape(-1), Chunks(chunk_size, soft_cap)
+
+
+def compute_dtype(inputs: Any) -> torch.dtype:
+    """The dtype of products of this tensor, or in this model: that of autocast where it is enabled."""
+    device = inputs.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else inputs.dtype
 
 
 def _chunks(

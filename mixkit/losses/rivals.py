@@ -1,11 +1,10 @@
 """Published rivals of the four objectives, as token-weighted objectives."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from mixkit._common import Float
-from mixkit.losses.definitions import RIVALS
 from mixkit.losses.token_weighted import TokenScores, TokenWeighted
 
 Probs = Float[torch.Tensor, "*B"]
@@ -20,9 +19,6 @@ class Power(TokenWeighted):
 
     exponent: float = 0.5
 
-    def __post_init__(self):
-        RIVALS["power"].check(self)
-
     def weight(self, prob: Probs) -> Probs:
         return prob**self.exponent
 
@@ -31,17 +27,13 @@ class Power(TokenWeighted):
 
 
 @dataclass(frozen=True)
-class DFT(TokenWeighted):
-    """w(q) = q, the weight whose gradient is that of the loss -q. It is MixCE(0), TaiLr(1, 0) and Power(1).
+class DFT(Power):
+    """w(q) = q, the weight whose gradient is that of the loss -q: Power(1), which is MixCE(0) and TaiLr(1, 0).
 
     Source: Wu et al., "On the Generalization of SFT", 2025, arXiv 2508.05629, equation 9.
     """
 
-    def weight(self, prob: Probs) -> Probs:
-        return prob
-
-    def inverse(self, ratio: Probs) -> Probs:
-        return (ratio >= 1).to(ratio)
+    exponent: float = field(default=1.0, init=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -53,9 +45,6 @@ class Focal(TokenWeighted):
     """
 
     focusing: float = 2.0
-
-    def __post_init__(self):
-        RIVALS["focal"].check(self)
 
     def weight(self, prob: Probs) -> Probs:
         rest = 1 - prob
@@ -74,9 +63,6 @@ class Threshold(TokenWeighted):
     tau: float = 0.1
     side: str = "above"
 
-    def __post_init__(self):
-        RIVALS["threshold"].check(self)
-
     def weight(self, prob: Probs) -> Probs:
         above = (prob > self.tau) | (self.tau == 0)  # a probability of 0 is an underflow
         return (above if self.side == "above" else prob <= self.tau).to(prob)
@@ -92,9 +78,6 @@ class GEM(TokenWeighted):
     """
 
     beta: float = 0.7
-
-    def __post_init__(self):
-        RIVALS["gem"].check(self)
 
     @property
     def order(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -120,9 +103,6 @@ class ErrorNormTruncation(TokenWeighted):
 
     max_norm: float = 1.2
     order = 2.0
-
-    def __post_init__(self):
-        RIVALS["error-norm"].check(self)
 
     def losses(self, scores: TokenScores) -> Probs:
         collision = (_scaled_partition(self, scores) - 2 * scores.log_partition).exp()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mixkit._common import Bool, Float, Int
-from mixkit.losses.definitions import OBJECTIVES
+from mixkit.losses.definitions import check_coefficients
 from mixkit.losses.token_weighted import TokenScores
 
 MAX_SLOPE = 20.0  # js and rkl are continued by their tangent where they are steeper
@@ -58,7 +58,7 @@ class SequenceMatch:
     divergence: str = "chi2-mixture"
 
     def __post_init__(self):
-        OBJECTIVES["sequencematch"].check(self)
+        check_coefficients(self)
 
     def phi(self, x: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
         """The divergence's concave function, of x = alpha r."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mixkit._common import Bool, Float, Int
-from mixkit.losses.definitions import OBJECTIVES
+from mixkit.losses.definitions import check_coefficients
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,9 @@ class TokenWeighted:
 
     order: float | None = None
 
+    def __post_init__(self):
+        check_coefficients(self)
+
     def weight(self, prob: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
         """w(q) for every q in `prob`, each from its own q alone. The losses let no gradient flow through it."""
         raise NotImplementedError
@@ -116,9 +119,6 @@ class MixCE(TokenWeighted):
 
     eta: float
 
-    def __post_init__(self):
-        OBJECTIVES["mixce"].check(self)
-
     def weight(self, prob: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
         return self.eta + (1 - self.eta) * prob
 
@@ -140,9 +140,6 @@ class TaiLr(TokenWeighted):
 
     gamma: float
     w_min: float = 0.0
-
-    def __post_init__(self):
-        OBJECTIVES["tailr"].check(self)
 
     def weight(self, prob: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
         if self.gamma == 0:  # q / q, which is nan where q is 0

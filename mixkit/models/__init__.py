@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from mixkit._common import lazy_imports
 
 if TYPE_CHECKING:
-    from mixkit.models.decoder import ObjectiveDecoder as ObjectiveDecoder
+    from mixkit.models.generation import ObjectiveDecoder as ObjectiveDecoder
     from mixkit.models.generation import Sampler as Sampler
     from mixkit.models.generation import sample_continuations as sample_continuations
     from mixkit.models.likelihood import text_nll as text_nll

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 
 from mixkit._common import Bool, Int
-
-LAYER_TYPES = {"full_attention", "sliding_attention"}  # the layers that read nothing but this mask
+from mixkit.losses.lm_head import compute_dtype
 
 
 def layer_types(model) -> set[str]:
@@ -19,12 +18,6 @@ def window_of(model) -> int | None:
     return getattr(model.config.get_text_config(), "sliding_window", None) if types != {"full_attention"} else None
 
 
-def compute_dtype(model) -> torch.dtype:
-    """The dtype of the model's queries, keys and values: that of autocast where it is enabled."""
-    device = model.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
-
-
 def attention_mask(model, visible: Bool[Tensor, "B Q K"], distance: Int[Tensor, "B Q K"]) -> Tensor | dict[str, Tensor]:
     """The 4-D mask (B, 1, Q, K): 0 where a query attends to a key. A dict of masks for layers of both types.
 
@@ -35,4 +28,4 @@ def attention_mask(model, visible: Bool[Tensor, "B Q K"], distance: Int[Tensor, 
     if window is not None:
         seen["sliding_attention"] = visible & (distance < window)
     masks = {kind: (~seen[kind]).to(dtype)[:, None] * torch.finfo(dtype).min for kind in seen}
-    return masks if window and layer_types(model) == LAYER_TYPES else masks[max(masks)]
+    return masks if window is not None and layer_types(model) == masks.keys() else masks[max(masks)]

@@ -3,21 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from mixkit._common import Bool, Float, InputError, Int
 from mixkit.losses.lm_head import TokenScores, token_scores
-from mixkit.models.attention import LAYER_TYPES, attention_mask, layer_types
+from mixkit.models.attention import attention_mask, layer_types
 from mixkit.models.head import lm_head
 from mixkit.models.likelihood import Ids
+from mixkit.models.loading import inference
 from mixkit.models.sampling import RewindableCache
 
 BACKSPACE = "<backspace>"
-Mask = Bool[Tensor, "B T"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class PrefixTree:
     """
 
     ids: Ids  # start token, then actions, then padding
-    actions: Mask  # True where the position is an action: neither start token nor padding
+    actions: Bool[Tensor, "B T"]  # True where the position is an action: neither start token nor padding
     states: Ids  # the node on top of the stack after the position: the state that it leads to
     tokens: Int[Tensor, "B N"]  # 0 where a row has fewer nodes
     depths: Int[Tensor, "B N"]  # position ids
@@ -43,18 +43,15 @@ class PrefixTree:
         return (node <= node[:, None]) & (node[:, None] < self.ends[:, None, :])
 
 
-def prefix_tree(ids: Ids, backspace_id: int, *, mask: Ids | Mask | None = None) -> PrefixTree:
+def prefix_tree(rows: Sequence[Sequence[int] | Tensor] | Ids, backspace_id: int) -> PrefixTree:
     """Build the tree of a batch of action sequences, in time linear in the number of actions.
 
-    ids: each row is a start token and its actions, padded on the right. mask: True (or 1) where a row is not padding,
-    by default everywhere.
-    Raises InputError where a backspace has no token to delete (the start token cannot be deleted), for a row without
-    tokens, and where padding is not on the right.
+    rows: each is a start token and its actions; their lengths may differ.
+    Raises InputError where a backspace has no token to delete. The start token cannot be deleted.
     """
+    ids = pad_sequence([torch.as_tensor(row) for row in rows], batch_first=True)
     array = ids.cpu().numpy()
-    real_ids = np.ones(ids.shape, dtype=bool) if mask is None else mask.bool().cpu().numpy()
-    if not real_ids[:, 0].all() or (real_ids[:, 1:] > real_ids[:, :-1]).any():
-        raise InputError("a row has no tokens, or padding before tokens; pad action sequences on the right")
+    real_ids = np.arange(array.shape[1]) < np.array([[len(row)] for row in rows])
     pops = real_ids & (array == backspace_id)
     pushes = real_ids & ~pops
     height = np.cumsum(pushes.astype(np.int64) - pops, 1) - 1  # depth of the node on top after the position
@@ -66,11 +63,11 @@ def prefix_tree(ids: Ids, backspace_id: int, *, mask: Ids | Mask | None = None) 
     latest_node = np.cumsum(pushes, 1) - 1
     states = np.empty_like(height)
     stack = np.zeros((batch, length), dtype=np.int64)  # the latest node of each depth
-    rows = np.arange(batch)
+    row = np.arange(batch)
     for t in range(length):
         depth = height[:, t]
-        stack[rows, depth] = np.where(pushes[:, t], latest_node[:, t], stack[rows, depth])
-        states[:, t] = stack[rows, depth]
+        stack[row, depth] = np.where(pushes[:, t], latest_node[:, t], stack[row, depth])
+        states[:, t] = stack[row, depth]
 
     count = latest_node[:, -1:] + 1
     nodes = np.arange(count.max())
@@ -86,17 +83,10 @@ def prefix_tree(ids: Ids, backspace_id: int, *, mask: Ids | Mask | None = None) 
     return PrefixTree(ids, *(torch.from_numpy(part).to(ids.device) for part in parts))
 
 
-class ActionScores(NamedTuple):
-    """Logit and log-partition of each action, and the log-partition of the state that it leads to; 0 elsewhere."""
-
-    scores: TokenScores  # (B, T)
-    following: Float[Tensor, "B T"]
-    mask: Mask  # True at actions
-
-
-def score_actions(model, tree: PrefixTree) -> ActionScores:
+def score_actions(model, tree: PrefixTree) -> tuple[TokenScores, Float[Tensor, "B T"]]:
     """equals: the scores of each action under the logits of the model applied to its prefix alone
 
+    Returns these (B, T), and the log-partition of the state that each action leads to; both are 0 elsewhere.
     All prefixes are computed in one pass over the tree's nodes. Differentiable.
     model: a causal language model of transformers that takes a 4-D attention mask (see `check_tree_attention`).
     """
@@ -111,10 +101,9 @@ def score_actions(model, tree: PrefixTree) -> ActionScores:
     empty = flat.logit.new_zeros(tree.ids.shape)
     logit, log_partition = (empty.index_put((rows, times), x) for x in (flat.logit, flat.log_partition))
     scores = TokenScores(*(torch.where(tree.actions, x.roll(1, 1), 0) for x in (logit, log_partition)))
-    return ActionScores(scores, torch.where(tree.actions, log_partition, 0), tree.actions)
+    return scores, torch.where(tree.actions, log_partition, 0)
 
 
-@torch.no_grad()
 def check_tree_attention(model, max_tokens: int = 60) -> None:
     """Raise InputError unless the model's scores of a tree, and its cache that goes back, equal single prefixes.
 
@@ -122,12 +111,10 @@ def check_tree_attention(model, max_tokens: int = 60) -> None:
     attention, or one that ignores the mask, would learn from wrong states. The tolerance is a ten-thousandth of the
     largest logit, and two hundredths in bf16. The model stays in its mode.
     """
-    name, training = type(model).__name__, model.training
+    name = type(model).__name__
     limits = f"in its {' and '.join(sorted(layer_types(model)))} layers" if layer_types(model) else "in its layers"
     reason = f"does not take a 4-D attention mask {limits} for texts of {max_tokens} tokens"
     refusal = InputError(f"{name} {reason}, so it cannot score the states after a backspace; choose another model")
-    if layer_types(model) - LAYER_TYPES:
-        raise refusal
     backspace_id = model.config.get_text_config().vocab_size - 1
     blocks = max(2, max_tokens // 2)  # of two tokens that stay and two that are deleted
     ids = torch.randint(backspace_id, (1, 1 + 6 * blocks), generator=Generator().manual_seed(0)).to(model.device)
@@ -136,15 +123,13 @@ def check_tree_attention(model, max_tokens: int = 60) -> None:
     prefixes = [apply_backspaces(ids[0, :t].tolist(), backspace_id)[0] for t in last]
     rows = [torch.tensor([prefix], device=model.device) for prefix in prefixes]
     cache = RewindableCache(model.config.get_text_config().num_hidden_layers, max(map(len, prefixes)))
-    model.eval()
     try:
-        scores = score_actions(model, prefix_tree(ids, backspace_id)).scores
-        logits = torch.cat([model(row, use_cache=False).logits[:, -1] for row in rows])
-        cached = torch.cat(cache.follow(model, rows))
+        with inference(model):
+            scores, _ = score_actions(model, prefix_tree(ids, backspace_id))
+            logits = torch.cat([model(row, use_cache=False).logits[:, -1] for row in rows])
+            cached = torch.cat(cache.follow(model, rows))
     except (TypeError, ValueError, RuntimeError, LookupError, AttributeError, NotImplementedError) as error:
         raise refusal from error
-    finally:
-        model.train(training)
     expected = TokenScores.from_logits(logits, ids[0, last])
     errors = [scores.logit[0, last] - expected.logit, scores.log_partition[0, last] - expected.log_partition]
     errors.append((cached - logits).abs().amax(1))

@@ -11,9 +11,9 @@ from scipy.interpolate import CubicSpline
 
 from mixkit._common import Float
 from mixkit.losses.lm_head import logit_chunks
-from mixkit.models.head import last_hidden, lm_head
-from mixkit.models.likelihood import IGNORED, collate, encode
-from mixkit.models.loading import check_positions
+from mixkit.models.head import lm_head
+from mixkit.models.likelihood import ENDS, batches, encode, group_hidden
+from mixkit.models.loading import check_positions, inference
 
 STEP = 0.2
 INVERSE_TEMPERATURES = np.arange(1, 10) / 5  # k = 1/T, from 0.2 to 1.8
@@ -37,36 +37,28 @@ class HeldOut:
     recall: Float[np.ndarray, "N 3"]
 
 
-@torch.no_grad()
 def held_out(model: Any, tokenizer: Any, texts: Sequence[str], *, max_tokens: int, batch_size: int = 32) -> HeldOut:
     """The nll and number of tokens of `text_nll(model, tokenizer, texts, max_tokens=max_tokens)`, with ranks and T.
 
-    Texts are cut after `max_tokens` tokens, and the model is in evaluation mode meanwhile.
+    Texts are cut after `max_tokens` tokens.
     """
-    check_positions(model, "max_tokens", max_tokens, 2)
+    check_positions(model, "max_tokens", max_tokens, ENDS)
     rows = encode(tokenizer, list(texts), max_tokens)
-    longest_first = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
-    sums = torch.zeros(len(rows), 2 + len(INVERSE_TEMPERATURES) + 1 + len(RECALL_AT), dtype=torch.float64)
-    training = model.training
-    model.eval()
-    head = lm_head(model)
-    for first in range(0, len(rows), batch_size):
-        indices = torch.tensor(longest_first[first : first + batch_size])
-        batch = {k: v.to(model.device) for k, v in collate([rows[i] for i in indices]).items()}
-        labels = batch["labels"][:, 1:]
-        mask = labels != IGNORED
-        hidden, targets = last_hidden(model, batch["input_ids"])[:, :-1][mask], labels[mask]
-        text = mask.nonzero()[:, 0].cpu()  # of each token
-        for at, logits in logit_chunks(hidden, **vars(head)):
-            sums.index_add_(0, indices[text[at]], _token_values(logits, targets[at]).double().cpu())
-    model.train(training)
-    nll, tokens, *others = sums.numpy().T
-    at, ranks = others[: len(INVERSE_TEMPERATURES)], others[len(INVERSE_TEMPERATURES) :]
-    return HeldOut(nll, tokens, np.stack(at, 1), ranks[0], np.stack(ranks[1:], 1))
+    count = len(INVERSE_TEMPERATURES)
+    sums = torch.zeros(len(rows), count + 1 + len(RECALL_AT), dtype=torch.float64)
+    with inference(model):
+        for numbers, batch in batches(model, rows, [1] * len(rows), batch_size):
+            text_of_token = torch.tensor(numbers)[batch["rows"].cpu()]
+            for at, logits in logit_chunks(group_hidden(model, batch), **vars(lm_head(model))):
+                values = _token_values(logits, batch["targets"][at])
+                sums.index_add_(0, text_of_token[at], values.double().cpu())
+    nll_at, reciprocal_rank, recall = np.split(sums.numpy(), [count, count + 1], axis=1)
+    nll, tokens = nll_at[:, INVERSE_TEMPERATURES == 1][:, 0], np.array([len(row) - 1.0 for row in rows])
+    return HeldOut(nll, tokens, nll_at, reciprocal_rank[:, 0], recall)
 
 
 def _token_values(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Per position: nll, 1, the nll at each 1/T, 1/rank, and whether the rank is at most each of RECALL_AT.
+    """Per position: the nll at each 1/T, 1/rank, and whether the rank is at most each of RECALL_AT.
 
     V_k = logsumexp(k z), so that the nll at T is V_{1/T} - z_y / T. The powers exp(k z) are made by multiplication.
     """
@@ -86,8 +78,7 @@ def _token_values(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     nll_at = partitions.log() + k * (largest - target)
     rank = above[:, None] + 1
     hits = rank <= torch.tensor(RECALL_AT, device=rank.device)
-    nll = nll_at[:, INVERSE_TEMPERATURES == 1]
-    return torch.cat([nll, torch.ones_like(nll), nll_at, 1 / rank, hits], 1)
+    return torch.cat([nll_at, 1 / rank, hits], 1)
 
 
 def best_temperature(nll_at: Float[np.ndarray, "... K"], tokens: ArrayLike) -> tuple[Any, Any]:

@@ -2,26 +2,42 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
-from weakref import WeakKeyDictionary
+from unittest import mock
 
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import GenerationConfig, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from mixkit._common import InputError
+from mixkit._common import Float, InputError, Int
+from mixkit.losses.fixed_points import decode, inverse_of
 from mixkit.losses.token_weighted import TokenWeighted
 from mixkit.models.backspace import apply_backspaces, check_tree_attention, segments
-from mixkit.models.decoder import ObjectiveDecoder
 from mixkit.models.likelihood import tokenize
 from mixkit.models.loading import check_positions, memory_advice, start_token
 from mixkit.models.sampling import CPU_ROWS, sample_actions
 
-_CHECKED: WeakKeyDictionary = WeakKeyDictionary()  # tokens of the longest text that each model was checked for
 INCOMPLETE = re.compile("\ufffd{1,3}\\Z")  # what a tokenizer makes of the first bytes of a character
+
+
+class ObjectiveDecoder(LogitsProcessor):
+    """equals: stationary_distribution(objective, scores.softmax(-1)).log(), a logits processor of transformers
+
+    With a model trained by MLE it gives what training on `objective` would end at, if the model had learned the true
+    distribution and could represent every distribution. Computed in float32, right to about 1e-4.
+    Raises InputError for an objective without a unique stationary distribution.
+    """
+
+    def __init__(self, objective: TokenWeighted):
+        self.objective, self.inverse = objective, inverse_of(objective)
+
+    def __call__(self, input_ids: Int[Tensor, "B T"] | None, scores: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
+        return decode(self.objective, self.inverse, scores.float().softmax(-1)).log_().to(scores.dtype)
 
 
 @dataclass(frozen=True)
@@ -107,7 +123,6 @@ def text_after(tokenizer, context: list[int], ids: list[int]) -> str:
 
 
 @memory_advice("lower batch_size of sample_continuations, or max_new_tokens")
-@torch.no_grad()
 def sample_continuations(
     model,
     tokenizer,
@@ -148,13 +163,10 @@ def sample_continuations(
 
 def _has_rewindable_cache(model, tokens: int) -> bool:
     """Whether `sample_actions` can sample texts of so many tokens. State-space models, for example, cannot go back."""
-    if _CHECKED.get(model, 0) < tokens:
-        try:
-            check_tree_attention(model, max(1, tokens - 4))  # its deepest state has 3 tokens more
-        except InputError:
-            return False
-        _CHECKED[model] = tokens
-    return True
+    with suppress(InputError):
+        check_tree_attention(model, max(1, tokens - 4))  # its deepest state has 3 tokens more
+        return True
+    return False
 
 
 def _generate(model, prompts, *, max_new_tokens: int, end_id: int, logits_processor, seed, batch_size, on_finished):
@@ -163,23 +175,19 @@ def _generate(model, prompts, *, max_new_tokens: int, end_id: int, logits_proces
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "logits_processor": logits_processor}
     settings |= {"eos_token_id": end_id, "pad_token_id": end_id, "do_sample": True, "top_k": 0}
     gpus = [model.device] if model.device.type == "cuda" else []
+    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     # `generate` would apply the model's own settings too (repetition penalty and others)
-    model_config, model.generation_config = model.generation_config, GenerationConfig()
-    try:
-        with torch.random.fork_rng(gpus):
-            torch.manual_seed(seed)
-            by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-            for length, group in groupby(by_length, key=lambda i: len(prompts[i])):
-                group = list(group)
-                for first in range(0, len(group), batch_size or CPU_ROWS):
-                    batch = group[first : first + (batch_size or CPU_ROWS)]
-                    ids = torch.tensor([prompts[i] for i in batch], device=model.device)
-                    found = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)[:, length:].tolist()
-                    for i, row_actions in zip(batch, found, strict=True):
-                        actions[i] = row_actions
-                    on_finished(len(batch))
-    finally:
-        model.generation_config = model_config
+    with mock.patch.object(model, "generation_config", GenerationConfig()), torch.random.fork_rng(gpus):
+        torch.manual_seed(seed)
+        for length, group in groupby(by_length, key=lambda i: len(prompts[i])):
+            group = list(group)
+            for first in range(0, len(group), batch_size or CPU_ROWS):
+                batch = group[first : first + (batch_size or CPU_ROWS)]
+                ids = torch.tensor([prompts[i] for i in batch], device=model.device)
+                found = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)[:, length:].tolist()
+                for i, row_actions in zip(batch, found, strict=True):
+                    actions[i] = row_actions
+                on_finished(len(batch))
     return actions
 
 

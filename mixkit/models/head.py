@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import masking_utils
 
 from mixkit._common import Float, InputError, Int
+from mixkit.models.loading import inference
 
 PROBES = (0.0, 2.0**-20, -1.0, 1.0, 7.0, -50.0, 300.0, 1e18)  # put in place of the output of the embedding
 _MEASURED: WeakKeyDictionary = WeakKeyDictionary()  # (scale, soft_cap) of each model
@@ -55,25 +56,20 @@ def last_hidden(model, input_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
     return output.hidden_states[-1]
 
 
-@torch.no_grad()
 def check_head(model) -> None:
     """Measure the scale and soft cap of a model's logits, from what the model does at small and at large values.
 
     Raises InputError where the logits are no `Head` of the last hidden states, where a state depends on later tokens,
     and where a logit is not finite. The model stays in its mode.
     """
-    training = model.training
-    model.eval()
     try:
-        with torch.autocast(model.device.type, enabled=False):
+        with inference(model), torch.autocast(model.device.type, enabled=False):
             _MEASURED[model] = _measure(model)
     except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         name, reason = type(model).__name__, " ".join(str(error).split())[:120]
         raise InputError(f"{name} cannot be used: it does not run on token ids alone ({reason})") from error
-    finally:
-        model.train(training)
 
 
 def _measure(model) -> tuple[float, float | None]:

@@ -1,18 +1,16 @@
 """Token ids of texts, and the negative log-likelihood (nll) that a model gives them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from mixkit._common import Float, InputError, Int
 from mixkit.losses.lm_head import token_scores
 from mixkit.models.head import check_head, last_hidden, lm_head
-from mixkit.models.loading import check_positions, default_device, memory_advice, start_token
+from mixkit.models.loading import check_positions, default_device, inference, memory_advice, start_token
 
-IGNORED = -100
 ENDS = 2  # tokens that `encode` puts around a text
 GROUP_COSTS = {"cpu": 64, "cuda": 2048}  # positions that take as long as one more forward and backward pass
 Ids = Int[Tensor, "B T"]
@@ -32,37 +30,22 @@ def encode(tokenizer, texts: list[str], max_tokens: int) -> list[list[int]]:
     return rows
 
 
-def collate(rows: Sequence[list[int] | Tensor]) -> dict[str, Ids]:
-    """Pad rows of token ids on the right: input_ids (with 0), attention_mask and labels.
-
-    labels are -100 at padding and at the first token, which is never a target. (transformers counts the labels of a
-    batch, and its versions differ in whether they count the first position.)
-    """
-    labels = pad_sequence([torch.as_tensor(row) for row in rows], batch_first=True, padding_value=IGNORED)
-    mask = labels != IGNORED
-    input_ids = labels.where(mask, 0)
-    labels[:, 0] = IGNORED
-    return {"input_ids": input_ids, "attention_mask": mask.long(), "labels": labels}
-
-
-def collate_groups(
-    rows: Sequence[list[int] | Tensor], context_lengths: Sequence[int] | None = None, group_cost: int | None = None
-) -> dict[str, Any]:
+def collate_groups(rows: Sequence[list[int]], context_lengths: Sequence[int] | None = None) -> dict[str, Any]:
     """A batch of N targets with little padding: rows of like length form a group, which has a forward pass of its own.
 
     input_ids (B, T): the rows without their last tokens, the longest first, padded on the right with 0.
     groups: (first row, end row, tokens) of each. positions (N,): where the state that predicts a target is among the
     states of all groups. targets (N,): tokens after the context. rows (N,): the number of the target's row in `rows`.
     context_lengths: tokens of each row that are no targets; by default 1, the start token.
-    group_cost: in positions, as of `length_groups`. Groups and not one packed row: attention needs no mask then, which
-    is its fast path on a CPU and on a GPU, and states do not depend on other rows.
+    num_targets, num_actions: N. Groups and not one packed row: attention needs no mask then, which is its fast path on
+    a CPU and on a GPU, and states do not depend on other rows.
     """
     contexts = [1] * len(rows) if context_lengths is None else context_lengths
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
     widths = [max(1, len(rows[i]) - 1) for i in order]
     input_ids = torch.zeros(len(rows), widths[0], dtype=torch.long)
     groups, positions, targets, numbers, before = [], [], [], [], 0
-    for first, end in length_groups(widths, GROUP_COSTS[default_device().type] if group_cost is None else group_cost):
+    for first, end in length_groups(widths, GROUP_COSTS[default_device().type]):
         groups.append((first, end, widths[first]))
         for at in range(first, end):
             row, context = torch.as_tensor(rows[order[at]]), contexts[order[at]]
@@ -71,8 +54,9 @@ def collate_groups(
             positions.append(torch.arange(before + context - 1, before + len(row) - 1))
             numbers.append(torch.full_like(targets[-1], order[at]))
             before += widths[first]
-    flat = {"positions": positions, "targets": targets, "rows": numbers}
-    return {"input_ids": input_ids, "groups": groups, **{name: torch.cat(parts) for name, parts in flat.items()}}
+    flat = {"positions": torch.cat(positions), "targets": torch.cat(targets), "rows": torch.cat(numbers)}
+    counts = dict.fromkeys(("num_targets", "num_actions"), len(flat["targets"]))
+    return {"input_ids": input_ids, "groups": groups} | flat | counts
 
 
 def length_groups(lengths: Sequence[int], cost: int) -> list[tuple[int, int]]:
@@ -95,8 +79,18 @@ def group_hidden(model, batch: Mapping[str, Any]) -> Float[Tensor, "N D"]:
     return torch.cat([states.flatten(0, 1) for states in hidden]).index_select(0, batch["positions"])
 
 
+def batches(
+    model, rows: list[list[int]], context_lengths: list[int], batch_size: int
+) -> Iterator[tuple[list[int], dict[str, Any]]]:
+    """The numbers of the rows in each batch, the longest first, and the batch of `collate_groups` for the model."""
+    longest_first = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+    for first in range(0, len(rows), batch_size):
+        numbers = longest_first[first : first + batch_size]
+        batch = collate_groups([rows[i] for i in numbers], [context_lengths[i] for i in numbers])
+        yield numbers, {name: x.to(model.device) if isinstance(x, Tensor) else x for name, x in batch.items()}
+
+
 @memory_advice("lower batch_size of text_nll, or max_tokens")
-@torch.no_grad()
 def text_nll(
     model,
     tokenizer,
@@ -132,16 +126,10 @@ def text_nll(
         pairs = zip(contexts, tokenize(tokenizer, texts), strict=True)
         rows = [(context + ids)[: 1 + max_tokens] for context, ids in pairs]
     nll, tokens = torch.zeros(2, len(rows), dtype=torch.float64)
-    longest_first = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
-    training = model.training
-    model.eval()
-    for first in range(0, len(rows), batch_size):
-        indices = longest_first[first : first + batch_size]
-        batch = collate_groups([rows[i] for i in indices], [context_lengths[i] for i in indices])
-        batch = {name: x if name == "groups" else x.to(model.device) for name, x in batch.items()}
-        results = batch_nll(model, batch, temperature)
-        nll[indices], tokens[indices] = (values.double().cpu() for values in results)
-    model.train(training)
+    with inference(model):
+        for numbers, batch in batches(model, rows, context_lengths, batch_size):
+            results = batch_nll(model, batch, temperature)
+            nll[numbers], tokens[numbers] = (values.double().cpu() for values in results)
     return nll, tokens
 
 

@@ -12,8 +12,10 @@ from unittest import mock
 import huggingface_hub
 import torch
 import transformers
+from tokenizers import ByteLevelBPETokenizer, Tokenizer
 
 from mixkit._common import RUNS, InputError, did_you_mean
+from mixkit.texts.corpora import load_corpus
 
 NAMES = ("tiny", "smollm2-135m", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 ALLOWED = f"{', '.join(NAMES)}, run:STUDY/NAME, a folder with a model, or a causal model of the Hugging Face hub"
@@ -41,8 +43,6 @@ def load_model(name: str, *, texts: list[str] | None = None, seed: int = 0, stud
     if name != "tiny":
         return _load_pretrained(name, source)
     if texts is None:
-        from mixkit.texts.corpora import load_corpus
-
         texts = load_corpus("tales", train=2000, validation=1, test=1).train
     return build_gpt2(texts, 2048, seed=seed, n_embd=128, n_layer=4, n_head=4, n_positions=512)
 
@@ -111,8 +111,6 @@ def build_gpt2(texts: list[str], vocabulary: int, *, seed: int = 0, **sizes: Any
 
 def byte_level_bpe(texts: list[str], vocabulary: int):
     """Train a byte-level BPE tokenizer of at most `vocabulary` tokens. <|endoftext|> is its start, end and padding."""
-    from tokenizers import ByteLevelBPETokenizer, Tokenizer
-
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator(texts, vocabulary, min_frequency=0, show_progress=False, special_tokens=[END])
     tokenizer = Tokenizer.from_str(bpe.to_str())
@@ -141,6 +139,18 @@ def memory_advice(advice: str) -> Iterator[None]:
         if not (isinstance(error, MemoryError) or re.search("out of memory|allocate memory|ALLOC_FAILED", str(error))):
             raise
         raise InputError(f"out of memory; {advice} ({_reason(error)})") from error
+
+
+@contextmanager
+def inference(model) -> Iterator[None]:
+    """Evaluation mode without gradients; then the model returns to its mode."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
 
 
 def default_device() -> torch.device:

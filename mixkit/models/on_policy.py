@@ -1,9 +1,7 @@
 """Training with <backspace>: texts with correction noise, the replay buffer of model samples, the loss over both."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,25 +9,24 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
 
-from mixkit._common import Bool, Float, Int, write_atomically
+from mixkit._common import Bool, Float
 from mixkit.losses.definitions import COEFFICIENTS
 from mixkit.losses.sequence_match import MLEWeightSchedule, SequenceMatch
 from mixkit.losses.token_weighted import MLE
 from mixkit.models.backspace import (
     BACKSPACE,
-    ActionScores,
     PrefixTree,
     add_correction_noise,
     prefix_tree,
     score_actions,
 )
-from mixkit.models.likelihood import IGNORED, collate, collate_groups
+from mixkit.models.likelihood import collate_groups
 from mixkit.models.loading import start_token
 from mixkit.models.sampling import sample_actions
 
 DEFAULTS: dict[str, Any] = {name: coefficient.default for name, coefficient in COEFFICIENTS.items()}
-REPLAY_FILE = "replay_buffer.json"
 
 
 @dataclass(frozen=True)
@@ -84,23 +81,21 @@ class CorrectionNoiseDataset(torch.utils.data.Dataset, TrainerCallback):
 
 
 def collate_actions(items, backspace_id: int) -> dict[str, Any]:
-    """Pad items of CorrectionNoiseDataset on the right: input_ids, attention_mask and labels (B, T).
+    """A batch of B items of CorrectionNoiseDataset, padded to T positions. Plain rows: as `collate_groups`.
 
-    labels are -100 where nothing is learned: at padding, at the start token and at wrong tokens. tree: the fields of
-    the prefix tree. rows: the numbers of the B texts. learned: number of labels. Plain rows: as `collate_groups`.
+    tree: the fields of the prefix tree. learned (B, T): False where nothing is learned: at padding, at the start token
+    and at wrong tokens. num_targets, num_actions: learned ones and all. rows: the numbers of the texts.
     """
     if isinstance(items[0], list):
         return collate_groups(items)
-    rows, actions, learned = zip(*items, strict=True)
-    batch = collate(actions)
-    labels = batch["labels"].where(pad_sequence(list(learned), batch_first=True), IGNORED)
-    tree = vars(prefix_tree(batch["input_ids"], backspace_id, mask=batch["attention_mask"]))
-    counts = {"learned": int((labels != IGNORED).sum()), "actions": int(batch["attention_mask"][:, 1:].sum())}
-    return batch | counts | {"labels": labels, "rows": list(rows), "tree": tree}
+    rows, actions, labels = zip(*items, strict=True)
+    tree, learned = prefix_tree(actions, backspace_id), pad_sequence(list(labels), batch_first=True)
+    counts = {"num_targets": int(learned.sum()), "num_actions": int(tree.actions.sum())}
+    return counts | {"tree": vars(tree), "learned": learned, "rows": list(rows)}
 
 
-class ReplayBuffer:
-    """The latest `buffer_texts` action sequences that the model sampled from the start token.
+class ReplayBuffer(TrainerCallback, ExportableState):
+    """The latest `buffer_texts` action sequences that the model sampled from the start token. Part of a checkpoint.
 
     Each process of a training on several devices samples the same texts, so that the processes exchange none.
     """
@@ -117,78 +112,61 @@ class ReplayBuffer:
         return not self.texts or step >= self.refill_step + self.settings.refill_every
 
     def refill(self, model, step: int) -> None:
-        """Sample new texts if they are due."""
-        if not self.is_due(step):
-            return
         model = getattr(model, "module", model)  # under DistributedDataParallel
         ids = {"backspace_id": self.backspace_id, "end_id": self.end_id}
         settings: dict[str, Any] = {"max_new_tokens": self.max_tokens, "seed": derive_seed(self.seed, step)}
         prompts = [[self.start_id]] * self.settings.refill_texts
         new_texts = sample_actions(model, prompts, **ids, **settings)
-        self.texts += [[self.start_id, *actions] for actions in new_texts]
-        self.texts = self.texts[-self.settings.buffer_texts :]
+        new_texts = [[self.start_id, *actions] for actions in new_texts]
+        self.texts = [*self.texts, *new_texts][-self.settings.buffer_texts :]
         self.refill_step = step
 
     def sample(self, step: int, rows: list[int]) -> list[list[int]]:
         """One text for each data row. The choice depends on step and row number alone, not on the batches."""
         return [self.texts[derive_seed(self.seed, step, row) % len(self.texts)] for row in rows]
 
-    def save(self, folder: Path) -> None:
-        write_atomically(folder / REPLAY_FILE, json.dumps({"refill_step": self.refill_step, "texts": self.texts}))
-
-    def load(self, folder: Path) -> None:
-        """Read the buffer from the folder of a checkpoint. Without the file the buffer stays empty."""
-        path = folder / REPLAY_FILE
-        if path.is_file():
-            content = json.loads(path.read_text(encoding="utf-8"))
-            self.refill_step, self.texts = content["refill_step"], content["texts"]
+    def state(self) -> dict[str, dict[str, Any]]:
+        return {"args": {}, "attributes": {"refill_step": self.refill_step, "texts": self.texts}}
 
 
 class BacktrackingLoss:
     """share * MLE + (1 - share) * SequenceMatch over action sequences, both in nats per token of the global batch.
 
-    objective: SequenceMatch, or MLE, for which the share is always 1. steps: optimizer steps of the whole training.
+    objective: SequenceMatch, or MLE alone. steps: optimizer steps of the whole training.
     """
 
     def __init__(self, objective: MLE | SequenceMatch, replay: ReplayBuffer, steps: int):
         self.objective, self.replay = objective, replay
         settings = replay.settings
-        self.share = MLEWeightSchedule(0, 0, 1.0)
-        if isinstance(objective, SequenceMatch):
-            warmup, decay = round(settings.mle_warmup * steps), round(settings.mle_decay * steps)
-            self.share = MLEWeightSchedule(warmup, decay, settings.mle_minimum)
-
-    def discounted(self, batch: Mapping[str, Tensor]) -> Float[Tensor, ""] | Int[Tensor, ""]:
-        """The sum of the batch's discounts: SequenceMatch's denominator. It adds up over batches and devices."""
-        mask = batch["attention_mask"][:, 1:]
-        return self.objective.steps(mask) if isinstance(self.objective, SequenceMatch) else mask.sum()
+        warmup, decay = round(settings.mle_warmup * steps), round(settings.mle_decay * steps)
+        self.share = MLEWeightSchedule(warmup, decay, settings.mle_minimum)
 
     def __call__(
         self, model, batch: Mapping[str, Any], step: int, *, tokens, discounted
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """(loss, nll of the labelled actions) at optimizer step `step`; the nll is detached.
 
-        batch: from collate_actions. tokens, discounted: labelled actions and discounts of the global batch.
+        batch: from collate_actions. tokens, discounted: of the global batch, the number of labelled actions and the sum
+        of SequenceMatch's `steps`.
         The model samples are as many as the data texts. Each side is one forward pass with its own padding.
         """
-        share, learned = self.share(step), batch["labels"] != IGNORED
-        data, data_ended = self._score(model, PrefixTree(**batch["tree"]))
-        nll = torch.where(learned, data.scores.nll, 0).sum() / tokens
-        if share == 1 or isinstance(self.objective, MLE):
+        share, learned, data = self.share(step), batch["learned"], PrefixTree(**batch["tree"])
+        data_scores, data_next = score_actions(model, data)
+        nll = torch.where(learned, data_scores.nll, 0).sum() / tokens
+        if isinstance(self.objective, MLE) or share == 1:
             return nll, nll.detach()
-        if self.replay.is_due(step) and not nll.isfinite():  # a diverged model cannot be sampled
-            return nll, nll.detach()
-        self.replay.refill(model, step)
-        padded = collate(self.replay.sample(step, batch["rows"]))
-        tree = prefix_tree(padded["input_ids"], self.replay.backspace_id, mask=padded["attention_mask"])
-        on_device = {name: part.to(nll.device, non_blocking=True) for name, part in vars(tree).items()}
-        samples, model_ended = self._score(model, PrefixTree(**on_device))
-        masks = {"data_mask": data.mask, "data_labels": learned, "model_mask": samples.mask}
-        ended = {"data_ended": data_ended, "model_ended": model_ended}
-        sequence_match = self.objective(*data[:2], *samples[:2], **masks, **ended, denominator=discounted)
+        if self.replay.is_due(step):
+            if not nll.isfinite():  # a diverged model cannot be sampled
+                return nll, nll.detach()
+            self.replay.refill(model, step)
+        tree = vars(prefix_tree(self.replay.sample(step, batch["rows"]), self.replay.backspace_id))
+        samples = PrefixTree(**{name: part.to(nll.device, non_blocking=True) for name, part in tree.items()})
+        masks = {"data_mask": data.actions, "data_labels": learned, "model_mask": samples.actions}
+        ended = {"data_ended": self._ended(data), "model_ended": self._ended(samples)}
+        values = (data_scores, data_next, *score_actions(model, samples))
+        sequence_match = self.objective(*values, **masks, **ended, denominator=discounted)
         return share * nll + (1 - share) * sequence_match, nll.detach()
 
-    def _score(self, model, tree: PrefixTree) -> tuple[ActionScores, Bool[Tensor, " B"]]:
-        """The scores of the actions, and True where the last action is the end token."""
-        last = tree.ids.gather(1, tree.actions.sum(1, keepdim=True))[:, 0]
-        return score_actions(model, tree), last == self.replay.end_id
+    def _ended(self, tree: PrefixTree) -> Bool[Tensor, " B"]:
+        """True where the last action is the end token."""
+        return tree.ids.gather(1, tree.actions.sum(1, keepdim=True))[:, 0] == self.replay.end_id

@@ -10,9 +10,10 @@ from transformers import LogitsProcessorList
 from transformers.cache_utils import Cache, DynamicLayer
 
 from mixkit._common import Float, InputError, Int
-from mixkit.models.attention import attention_mask, compute_dtype
+from mixkit.losses.lm_head import compute_dtype
+from mixkit.models.attention import attention_mask
 from mixkit.models.likelihood import Ids
-from mixkit.models.loading import autocast, check_positions
+from mixkit.models.loading import autocast, check_positions, inference
 
 CPU_ROWS, GPU_ROWS = 64, 2048  # of a batch; on a GPU fewer where the memory is short
 CPU_STEPS, GPU_STEPS = 4, 32  # between two looks at the rows: on a GPU the host waits there for all steps before
@@ -53,9 +54,7 @@ def sample_actions(
     steps = GPU_STEPS if model.device.type == "cuda" else CPU_STEPS
     actions: list[list[int]] = [[] for _ in prompts]
     waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # similar lengths start together
-    training = model.training
-    model.eval()
-    with torch.no_grad(), autocast(model):
+    with inference(model), autocast(model):
         num_rows = min(len(prompts), batch_size or default_rows(model, capacity))
         rows = _Rows(model, num_rows, capacity, backspace_id, end_id, max_new_tokens)
         in_row: list[int | None] = [None] * num_rows  # the prompt of each row
@@ -76,7 +75,6 @@ def sample_actions(
             if not waiting and 2 * len(remaining) <= len(in_row):  # a stopped row costs as much as an active one
                 rows.keep(remaining)
                 in_row = [in_row[row] for row in remaining]
-    model.train(training)
     return actions
 
 
@@ -128,7 +126,8 @@ class _Rows:
 
     def __init__(self, model, rows: int, capacity: int, backspace_id: int | None, end_id: int | None, new_tokens: int):
         self.model, self.new_tokens = model, new_tokens
-        self.backspace_id, self.end_id = backspace_id, -1 if end_id is None else end_id
+        self.backspace_id = -1 if backspace_id is None else backspace_id
+        self.end_id = -1 if end_id is None else end_id
         self.max_actions = new_tokens if backspace_id is None else 2 * new_tokens
         self.capacity = -(-capacity // WIDTH) * WIDTH
         self.cache = RewindableCache(model.config.get_text_config().num_hidden_layers, self.capacity)
@@ -160,16 +159,15 @@ class _Rows:
             self.cache.forward(self.model, tokens[:, :-1], depths, longest - 1, row)
 
     def step(self, processors: Callable[[Any, Tensor], Any]) -> None:
-        tokens, depth, active = (self.state[name] for name in ("tokens", "depth", "active"))
-        count, start, actions = (self.state[name] for name in ("count", "start", "actions"))
+        tokens, actions, keys, start, depth, count, active = self.state.values()
         width = min(-(-self.width // WIDTH) * WIDTH, self.capacity)
         scores = self.cache.forward(self.model, tokens.gather(1, depth[:, None]), depth[:, None], width)  # (B, V)
-        if self.backspace_id is not None:
+        if self.backspace_id >= 0:
             scores[:, self.backspace_id].masked_fill_(depth < start, -torch.inf)
         scores = processors(tokens, scores)  # none of them reads the tokens
-        action = choose_actions(scores, self.state["keys"], count)
+        action = choose_actions(scores, keys, count)
         actions.scatter_(1, count.long()[:, None], action.int()[:, None])
-        back = action == (-1 if self.backspace_id is None else self.backspace_id)
+        back = action == self.backspace_id
         depth += torch.where(active, 1 - 2 * back.long(), 0)
         last = torch.where(active & ~back, action, tokens.gather(1, depth[:, None])[:, 0])
         tokens.scatter_(1, depth[:, None], last[:, None])
@@ -181,7 +179,8 @@ class _Rows:
         """The actions of each row that has stopped. The only place where the host waits for the device."""
         names = ("active", "depth", "count", "actions")
         packed = torch.cat([self.state[name].reshape(len(self.state["depth"]), -1).int() for name in names], 1)
-        active, depth, count, *_ = (host := packed.cpu().numpy()).T
+        host = packed.cpu().numpy()
+        active, depth, count = host[:, :3].T
         self.width = int(depth.max(initial=0, where=active > 0)) + 1
         return {row: host[row, 3 : 3 + count[row]].tolist() for row in (active == 0).nonzero()[0].tolist()}
 

@@ -16,9 +16,10 @@ def check_model_support(model, tokenizer, *, backtracking: bool, max_tokens: int
     """
     if tokenizer.eos_token_id is None:
         raise InputError("the tokenizer has no end-of-sequence token; choose a model whose tokenizer has one")
-    special, rows = set(tokenizer.all_special_ids), model.get_input_embeddings().weight.shape[0]
-    ids = {start_token(tokenizer), tokenizer.eos_token_id, *tokenizer.get_vocab().values()}
-    if (largest := max(ids - special | {start_token(tokenizer), tokenizer.eos_token_id})) >= rows:
+    ordinary = set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)
+    largest = max(ordinary | {start_token(tokenizer), tokenizer.eos_token_id})
+    rows = len(model.get_input_embeddings().weight)
+    if largest >= rows:
         raise InputError(
             f"the tokenizer has token {largest}, the model's embedding {rows} rows: they do not belong together"
         )

@@ -104,20 +104,8 @@ def finetune(
     batches = math.ceil(len(train) / (batch_size * processes))
     steps = max_steps if max_steps > 0 else math.ceil(math.ceil(batches / accumulation) * epochs)
     interval = max(1, math.ceil(steps / max(1, evaluations)))
-    callbacks: list[TrainerCallback] = [TrainingLog(folder / "training.jsonl", progress)]
-
-    last = _last_checkpoint(folder / "checkpoints")
-    checkpoint = folder / f"checkpoints/checkpoint-{last.global_step}" if last else None
-    if patience:
-        stopping = EarlyStoppingCallback(patience)
-        callbacks.append(stopping)
-        if last:
-            # not restore_callback_states_from_checkpoint: a training that had stopped would go on for one interval
-            saved: Any = last.stateful_callbacks
-            vars(stopping).update(saved["EarlyStoppingCallback"]["attributes"])
-            if stopping.early_stopping_patience_counter >= patience:
-                max_steps = last.global_step
-
+    stopping = EarlyStoppingCallback(patience or sys.maxsize)
+    callbacks: list[TrainerCallback] = [TrainingLog(folder / "training.jsonl", progress), stopping]
     data: dict[str, Any] = {"train_dataset": train, "eval_dataset": validation, "data_collator": collate_groups}
     loss = None
     if backtracking is not None:
@@ -126,9 +114,16 @@ def finetune(
         loss = BacktrackingLoss(objective, replay, steps)
         noisy = CorrectionNoiseDataset(train, backtracking.noise_rate, tokenizer, seed=seed)
         data |= {"train_dataset": noisy, "data_collator": partial(collate_actions, backspace_id=replay.backspace_id)}
-        callbacks.append(noisy)
-        if checkpoint:
-            replay.load(checkpoint)
+        callbacks += [noisy, replay]
+
+    checkpoint, last = _last_checkpoint(folder / "checkpoints")
+    if last:
+        # not restore_callback_states_from_checkpoint: a training that had stopped would go on for one interval
+        saved: Any = last.stateful_callbacks
+        for callback in callbacks:
+            vars(callback).update(saved.get(type(callback).__name__, {}).get("attributes", {}))
+        if stopping.early_stopping_patience_counter >= stopping.early_stopping_patience:
+            max_steps = last.global_step
 
     gpu = torch.cuda.is_available()
     bf16 = precision == "bf16" or (precision == "auto" and has_bf16())
@@ -144,7 +139,7 @@ def finetune(
     arguments = TrainingArguments(str(folder / "checkpoints"), report_to="none", **settings)
     trainer = ObjectiveTrainer(objective, loss, model=model, args=arguments, callbacks=callbacks, **data)
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.train(resume_from_checkpoint=checkpoint)
     model.eval()
     state, seconds = trainer.state, trainer.seconds
     return TrainingResult(
@@ -173,21 +168,16 @@ class ObjectiveTrainer(Trainer):
         self._first_nll: Any = 0.0  # of the first step since start or resume
         self._first_step = -1
         self._nll_sum: Any = 0.0  # of the steps since the last log
-        self._last_log: tuple[int, int] | None = None  # its step and tokens
-        self._began: float | None = None  # the first step since the last log
-
-    def save_model(self, output_dir=None, _internal_call=False):
-        super().save_model(output_dir, _internal_call)
-        if self.backtracking is not None and self.args.should_save:
-            self.backtracking.replay.save(Path(output_dir or str(self.args.output_dir)))
+        self._began: tuple[float, int, int] | None = None  # time, step and tokens when they began
 
     def get_batch_samples(self, *args, **kwargs):
         batches, _ = super().get_batch_samples(*args, **kwargs)
-        tokens: Any = sum(batch["learned"] if "learned" in batch else len(batch["targets"]) for batch in batches)
+        tokens: Any = sum(batch["num_targets"] for batch in batches)
         if self.accelerator.num_processes > 1:
             tokens = self.accelerator.reduce(torch.tensor(tokens, device=self.args.device), "sum")
-        if self.backtracking is not None and batches:
-            discounted = torch.stack([self.backtracking.discounted(batch).double() for batch in batches]).sum()
+        if isinstance(self.objective, SequenceMatch) and batches:
+            steps = [self.objective.steps(batch["tree"]["actions"]).double() for batch in batches]
+            discounted = torch.stack(steps).sum()
             self._discounted = self.accelerator.reduce(discounted.float().to(self.args.device), "sum")
         return batches, tokens
 
@@ -204,14 +194,14 @@ class ObjectiveTrainer(Trainer):
         if self.state.global_step == self._first_step:
             self._first_nll = self._first_nll + nll * scale
         self._nll_sum = self._nll_sum + nll * scale  # on the device: no step waits for it
-        self.tokens += scale * (inputs["actions"] if "actions" in inputs else len(inputs["targets"]))
+        self.tokens += scale * inputs["num_actions"]
         return loss * scale
 
     def training_step(self, *args, **kwargs):
-        if self._last_log is None:
-            self._first_step, self._last_log = self.state.global_step, (self.state.global_step, 0)
+        if self._first_step < 0:
+            self._first_step = self.state.global_step
         if self._began is None:
-            self._began = time.perf_counter()
+            self._began = time.perf_counter(), self.state.global_step, self.tokens
         return super().training_step(*args, **kwargs)
 
     @torch.no_grad()
@@ -220,14 +210,14 @@ class ObjectiveTrainer(Trainer):
         return None, nll.double(), tokens
 
     def log(self, logs, *args, **kwargs):
-        if "loss" in logs and self._last_log is not None and self._began is not None:
-            step, tokens = self._last_log
+        if "loss" in logs and self._began is not None:
+            began, step, tokens = self._began
             nll: Any = self.accelerator.reduce(torch.as_tensor(self._nll_sum, device=self.args.device), "mean")
             logs["nll"] = nll.item() / (self.state.global_step - step)
-            seconds = time.perf_counter() - self._began  # the device has finished: its nll was read
+            seconds = time.perf_counter() - began  # the device has finished: its nll was read
             logs["tokens_per_second"] = (self.tokens - tokens) / seconds
-            self.seconds, self._began = self.seconds + seconds, None
-            self._nll_sum, self._last_log = 0.0, (self.state.global_step, self.tokens)
+            self.seconds += seconds
+            self._nll_sum, self._began = 0.0, None
         limit = float(self._first_nll) + 2 * math.log(len(lm_head(self.model).head_weight))
         limits = {"loss": sys.float_info.max, "nll": limit, "eval_nll": limit}
         for name in limits.keys() & logs.keys():
@@ -237,11 +227,11 @@ class ObjectiveTrainer(Trainer):
     def _stop_if_diverged(self, name: str, value: float, limit: float) -> None:
         if abs(value) <= limit:
             return
-        last = _last_checkpoint(Path(str(self.args.output_dir)))
-        where = f"{self.args.output_dir}/checkpoint-{last.global_step}" if last else "none"
+        checkpoint, _ = _last_checkpoint(Path(str(self.args.output_dir)))
         raise InputError(
             f"training on {self.objective} diverged after step {self.state.global_step}: {name} is {value:.6g}; "
-            f"learning_rate is {self.args.learning_rate:g}, choose a lower one; last good checkpoint: {where}"
+            f"learning_rate is {self.args.learning_rate:g}, choose a lower one; "
+            f"last good checkpoint: {checkpoint or 'none'}"
         )
 
 
@@ -281,14 +271,14 @@ def history(state: TrainerState) -> list[dict[str, float]]:
     return records
 
 
-def _last_checkpoint(folder: Path) -> TrainerState | None:
-    """The state of the last complete checkpoint.
+def _last_checkpoint(folder: Path) -> tuple[str, TrainerState] | tuple[None, None]:
+    """Folder and state of the last complete checkpoint.
 
     Trainer writes trainer_state.json last. A checkpoint that it was deleting may have that file but lacks others.
     """
-    states = []
+    complete = []
     for path in folder.glob("checkpoint-*/trainer_state.json"):
         if (path.parent / "optimizer.pt").is_file() and any(path.parent.glob("model*.safetensors*")):
             with suppress(ValueError):  # an incomplete file
-                states.append(TrainerState.load_from_json(str(path)))
-    return max(states, key=lambda state: state.global_step, default=None)
+                complete.append((str(path.parent), TrainerState.load_from_json(str(path))))
+    return max(complete, key=lambda found: found[1].global_step, default=(None, None))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mixkit._common import CACHE, CLONE, InputError, unknown, write_atomically
 from mixkit.texts.files import FILES, MAX_WORDS, MIN_WORDS, SUFFIXES, read_file, wikitext
+from mixkit.texts.story_grammar import tales_grammar
 from mixkit.texts.words import one_line, split_words
 
 MIN_TEXTS = 20  # fewer cannot be split into three
@@ -105,11 +106,9 @@ def corpus_path(name: str) -> Path | None:
 
 
 def _sample_tales(limits: dict[str, int], noise: float) -> Splits:
-    from mixkit.texts.story_grammar import tales_grammar
-
     grammar = tales_grammar()
     splits = {split: grammar.sample(count, seed) for seed, (split, count) in enumerate(limits.items())}
-    for seed, split in enumerate(("train", "validation") if noise else ()):
+    for seed, split in enumerate(("train", "validation")):
         splits[split] = grammar.corrupt(splits[split], noise, seed)
     return splits
 

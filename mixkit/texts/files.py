@@ -78,22 +78,18 @@ def _read_jsonl(content: str, corpus: str) -> Iterator[tuple[str, object]]:
 def _read_csv(content: str, corpus: str) -> Iterator[tuple[str, object]]:
     csv.field_size_limit(max(csv.field_size_limit(), len(content)))
     rows, header, place = csv.reader(io.StringIO(content, newline=""), strict=True), [], "line 1"
-    while True:
-        try:
-            row = next(rows, None)
-        except csv.Error as error:
-            raise InputError(
-                f"{corpus}: a quotation mark in the row on {place} is not closed, or not doubled ({error})"
-            ) from None
-        if row is None:
-            return
-        if not header:
-            header = row
-        elif any(row[len(header) :]):
-            raise InputError(f"{corpus}: the row on {place} has more fields than the header; quote its text")
-        elif row:
-            yield place, dict(zip(header, row, strict=False))
-        place = f"line {rows.line_num + 1}"
+    try:
+        for row in rows:
+            if not header:
+                header = row
+            elif any(row[len(header) :]):
+                raise InputError(f"{corpus}: the row on {place} has more fields than the header; quote its text")
+            elif row:
+                yield place, dict(zip(header, row, strict=False))
+            place = f"line {rows.line_num + 1}"
+    except csv.Error as error:
+        problem = f"a quotation mark in the row on {place} is not closed, or not doubled ({error})"
+        raise InputError(f"{corpus}: {problem}") from None
 
 
 def _text_of(record: object, place: str, corpus: str) -> str:

@@ -15,7 +15,7 @@ import torch
 
 from mixkit import MLE, MixCE, SequenceMatch, TokenScores, token_scores, weighted_cross_entropy
 from mixkit.models.backspace import add_backspace
-from mixkit.models.likelihood import IGNORED, collate, encode, last_hidden
+from mixkit.models.likelihood import collate_groups, encode, group_hidden
 from mixkit.models.loading import load_model
 from mixkit.models.on_policy import (
     Backtracking,
@@ -60,18 +60,15 @@ def steps(rounds: int = 8, texts: int = 8, max_tokens: int = 160) -> list[tuple[
     }
     seconds: dict[str, list[float]] = {"MLE": [], **{way: [] for way in losses}}
     for first in range(0, texts * rounds, texts):
-        plain = collate(data.rows[first : first + texts])
+        plain = collate_groups(data.rows[first : first + texts])
         batch = collate_actions([data[i] for i in range(first, first + texts)], replay.backspace_id)
-        labels = plain["labels"][:, 1:]
         began = time.perf_counter()
-        hidden = last_hidden(model, plain["input_ids"])[:, :-1]
-        weighted_cross_entropy(
-            hidden, model.get_output_embeddings().weight, labels, MLE(), mask=labels != IGNORED
-        ).backward()
+        hidden, weight = group_hidden(model, plain), model.get_output_embeddings().weight
+        weighted_cross_entropy(hidden, weight, plain["targets"], MLE()).backward()
         seconds["MLE"].append(time.perf_counter() - began)
         for way, loss in losses.items():
             began = time.perf_counter()
-            tokens, discounted = (batch["labels"] != IGNORED).sum(), loss.discounted(batch)
+            tokens, discounted = batch["num_targets"], SequenceMatch().steps(batch["tree"]["actions"])
             loss(model, batch, 1, tokens=tokens, discounted=discounted)[0].backward()
             seconds[way].append(time.perf_counter() - began)
     return [(way, statistics.median(found)) for way, found in seconds.items()]

@@ -53,18 +53,18 @@ def toy_model(kind="gpt2", attention="sdpa", dtype=torch.float64, vocabulary=VOC
 
 
 def random_actions(batch, length, seed=0, rate=0.4):
-    """Action sequences of random lengths with many backspaces, and their masks."""
+    """Action sequences of random lengths, at most `length`, with many backspaces."""
     generator = torch.Generator().manual_seed(seed)
     draw = lambda high: int(torch.randint(high, (1,), generator=generator))  # noqa: E731
-    ids = torch.full((batch, length), BACK)  # padding that looks like backspaces
-    mask = torch.zeros(batch, length, dtype=torch.bool)
-    for row in range(batch):
-        height = 0
-        for t in range(length - draw(length)):
+    rows = []
+    for _ in range(batch):
+        row, height = [], 0
+        for _ in range(length - draw(length)):
             back = height > 1 and torch.rand(1, generator=generator) < rate
-            ids[row, t], mask[row, t] = BACK if back else draw(BACK), True
+            row.append(BACK if back else draw(BACK))
             height += -1 if back else 1
-    return ids, mask
+        rows.append(row)
+    return rows
 
 
 def stack_oracle(actions):
@@ -93,17 +93,17 @@ def test_the_example_of_the_paper():
 
 @pytest.mark.parametrize(("batch", "length"), [(1, 1), (3, 7), (5, 31), (2, 64)])
 def test_tree_equals_a_stack(batch, length):
-    ids, mask = random_actions(batch, length, seed=length)
-    tree = prefix_tree(ids, BACK, mask=mask)
+    rows = random_actions(batch, length, seed=length)
+    tree = prefix_tree(rows, BACK)
     ancestors = tree.ancestors()
-    for row in range(batch):
-        nodes, tops = stack_oracle(ids[row][mask[row]].tolist())
+    for row, actions in enumerate(rows):
+        nodes, tops = stack_oracle(actions)
         count = len(nodes)
         assert tree.real[row].sum() == count
         assert tree.tokens[row, :count].tolist() == [token for token, _, _ in nodes]
         assert tree.depths[row, :count].tolist() == [depth for _, _, depth in nodes]
-        assert tree.states[row][mask[row]].tolist() == tops
-        assert tree.actions[row].tolist() == [t > 0 and bool(mask[row, t]) for t in range(length)]
+        assert tree.states[row, : len(actions)].tolist() == tops
+        assert tree.actions[row].tolist() == [0 < t < len(actions) for t in range(tree.actions.shape[1])]
         for i in range(tree.tokens.shape[1]):
             expected, node = {i}, i
             while i < count and nodes[node][1] >= 0:
@@ -123,19 +123,16 @@ def test_without_backspace_it_is_the_causal_mask():
 
 
 @pytest.mark.parametrize(
-    ("ids", "mask", "message"),
+    ("rows", "place"),
     [
-        ([[0, 1, BACK, BACK]], None, "<backspace> at position 3 of row 0 has no token to delete"),
-        ([[0, 1, BACK], [0, BACK, 2]], None, "<backspace> at position 1 of row 1 has no token to delete"),
-        ([[BACK, 1]], None, "<backspace> at position 0 of row 0 has no token to delete"),
-        ([[0, 1, 2]], torch.tensor([[False, True, True]]), "pad action sequences on the right"),
-        ([[0, 1, 2]], torch.tensor([[True, False, True]]), "pad action sequences on the right"),
-        ([[0, 1]], torch.tensor([[False, False]]), "a row has no tokens"),
+        ([[0, 1, BACK, BACK]], "position 3 of row 0"),
+        ([[0, 1, BACK, 2], [0, BACK]], "position 1 of row 1"),
+        ([[BACK, 1]], "position 0 of row 0"),
     ],
 )
-def test_invalid_action_sequences(ids, mask, message):
-    with pytest.raises(InputError, match=message):
-        prefix_tree(torch.tensor(ids), BACK, mask=mask)
+def test_invalid_action_sequences(rows, place):
+    with pytest.raises(InputError, match=f"<backspace> at {place} has no token to delete"):
+        prefix_tree(rows, BACK)
 
 
 # The pass through a model
@@ -153,22 +150,22 @@ MODELS = [
 def test_one_pass_equals_every_prefix_alone(kind, attention, tolerance, tied):
     """Identity 10: l, V and the next state's V of every action."""
     model = toy_model(kind, attention, tied=tied).eval()
-    ids, mask = random_actions(4, 20, seed=3)
-    tree = prefix_tree(ids, BACK, mask=mask)
+    tree = prefix_tree(random_actions(4, 20, seed=3), BACK)
+    ids = tree.ids
     with torch.no_grad():
-        got = score_actions(model, tree)
-    assert torch.equal(got.mask, tree.actions) and (ids[got.mask] == BACK).sum() > 5
-    for row, t in got.mask.nonzero().tolist():
+        scores, following = score_actions(model, tree)
+    assert (ids[tree.actions] == BACK).sum() > 5
+    for row, t in tree.actions.nonzero().tolist():
         with torch.no_grad():
             before, after = (
                 model(torch.tensor([apply_backspaces(ids[row, :end].tolist(), BACK)[0]])).logits[0, -1]
                 for end in (t, t + 1)
             )
         want = TokenScores.from_logits(before, ids[row, t])
-        assert abs(got.scores.logit[row, t] - want.logit) < tolerance
-        assert abs(got.scores.log_partition[row, t] - want.log_partition) < tolerance
-        assert abs(got.following[row, t] - after.logsumexp(-1)) < tolerance
-    assert (got.scores.logit[~got.mask] == 0).all() and (got.following[~got.mask] == 0).all()
+        assert abs(scores.logit[row, t] - want.logit) < tolerance
+        assert abs(scores.log_partition[row, t] - want.log_partition) < tolerance
+        assert abs(following[row, t] - after.logsumexp(-1)) < tolerance
+    assert (scores.logit[~tree.actions] == 0).all() and (following[~tree.actions] == 0).all()
 
 
 @pytest.mark.parametrize(("kind", "attention", "tolerance"), MODELS)
@@ -176,14 +173,14 @@ def test_without_backspace_the_pass_is_the_ordinary_one(kind, attention, toleran
     """Identity 11, values and gradients."""
     model = toy_model(kind, attention)
     ids = torch.randint(BACK, (3, 9), generator=torch.Generator().manual_seed(0))
-    got = score_actions(model, prefix_tree(ids, BACK))
+    scores, following = score_actions(model, prefix_tree(ids, BACK))
     logits = model(ids).logits
     want, values = TokenScores.from_logits(logits[:, :-1], ids[:, 1:]), logits.logsumexp(-1)
-    torch.testing.assert_close(got.scores.logit[:, 1:], want.logit, rtol=0, atol=tolerance)
-    torch.testing.assert_close(got.scores.log_partition[:, 1:], want.log_partition, rtol=0, atol=tolerance)
-    torch.testing.assert_close(got.following[:, 1:], values[:, 1:], rtol=0, atol=tolerance)
+    torch.testing.assert_close(scores.logit[:, 1:], want.logit, rtol=0, atol=tolerance)
+    torch.testing.assert_close(scores.log_partition[:, 1:], want.log_partition, rtol=0, atol=tolerance)
+    torch.testing.assert_close(following[:, 1:], values[:, 1:], rtol=0, atol=tolerance)
     parameters = list(model.parameters())
-    losses = [got.scores.nll.square().sum() + got.following.sin().sum()]
+    losses = [scores.nll.square().sum() + following.sin().sum()]
     losses.append(want.nll.square().sum() + values[:, 1:].sin().sum())
     for a, b in zip(*(torch.autograd.grad(loss, parameters) for loss in losses), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8 if tolerance < 1e-8 else 1e-3, atol=100 * tolerance)
@@ -191,12 +188,12 @@ def test_without_backspace_the_pass_is_the_ordinary_one(kind, attention, toleran
 
 def test_tree_gradients_equal_those_of_single_prefixes():
     model = toy_model()
-    ids, mask = random_actions(2, 12, seed=1)
-    tree = prefix_tree(ids, BACK, mask=mask)
-    got = score_actions(model, tree)
-    loss = (got.scores.logit.sin() + got.scores.log_partition.square() + got.following.cos())[got.mask].sum()
+    tree = prefix_tree(random_actions(2, 12, seed=1), BACK)
+    ids = tree.ids
+    scores, following = score_actions(model, tree)
+    loss = (scores.logit.sin() + scores.log_partition.square() + following.cos())[tree.actions].sum()
     expected = 0
-    for row, t in got.mask.nonzero().tolist():
+    for row, t in tree.actions.nonzero().tolist():
         before, after = (
             model(torch.tensor([apply_backspaces(ids[row, :end].tolist(), BACK)[0]])).logits[0, -1]
             for end in (t, t + 1)
@@ -210,23 +207,24 @@ def test_tree_gradients_equal_those_of_single_prefixes():
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_autocast_to_bf16(kind, attention):
     model = toy_model(kind, attention, torch.float32)
-    ids, mask = random_actions(3, 10)
-    tree = prefix_tree(ids, BACK, mask=mask)
-    want = score_actions(model, tree)
+    tree = prefix_tree(random_actions(3, 10), BACK)
+    _, want = score_actions(model, tree)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        got = score_actions(model, tree)
-    assert got.scores.logit.dtype == got.following.dtype == torch.float32
-    assert (got.following - want.following).abs().max() < 0.1 * want.following.abs().max()
+        scores, following = score_actions(model, tree)
+    assert scores.logit.dtype == following.dtype == torch.float32
+    assert (following - want).abs().max() < 0.1 * want.abs().max()
 
 
 def test_sequence_match_has_finite_gradients():
     """From ids to a finite gradient, data and model samples in one batch."""
     model = toy_model()
-    ids, mask = random_actions(5, 14)
-    got = score_actions(model, prefix_tree(ids, BACK, mask=mask))
+    tree = prefix_tree(random_actions(5, 14), BACK)
+    scores, following = score_actions(model, tree)
     data, samples = slice(0, 3), slice(3, 5)
-    rows = lambda part: (TokenScores(got.scores.logit[part], got.scores.log_partition[part]), got.following[part])  # noqa: E731
-    loss = SequenceMatch(0.1, 0.9)(*rows(data), *rows(samples), data_mask=got.mask[data], model_mask=got.mask[samples])
+    rows = lambda part: (TokenScores(scores.logit[part], scores.log_partition[part]), following[part])  # noqa: E731
+    loss = SequenceMatch(0.1, 0.9)(
+        *rows(data), *rows(samples), data_mask=tree.actions[data], model_mask=tree.actions[samples]
+    )
     loss.backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
     assert any(p.grad.abs().sum() > 0 for p in model.parameters())

@@ -13,30 +13,30 @@ from mixkit.models.head import lm_head
 from mixkit.models.likelihood import (
     GROUP_COSTS,
     batch_nll,
-    collate,
     collate_groups,
     encode,
     group_hidden,
     length_groups,
 )
-from mixkit.models.loading import byte_level_bpe
+from mixkit.models.loading import byte_level_bpe, default_device
 from mixkit.texts.corpora import load_corpus
+from tests.support import padded
 
 
 @pytest.mark.parametrize("objective", [MLE(), TaiLr(0.1, 0.2)], ids=str)
 @pytest.mark.parametrize("group_cost", [0, 20, 10**6])
-def test_groups_have_the_loss_and_gradients_of_the_padded_batch(toy, objective, group_cost):
+def test_groups_have_the_loss_and_gradients_of_the_padded_batch(toy, monkeypatch, objective, group_cost):
+    monkeypatch.setitem(GROUP_COSTS, default_device().type, group_cost)
     model, tokenizer, texts = copy.deepcopy(toy)
     rows = encode(tokenizer, [*texts[:9], "a", "The fox"], 90)
-    batch = collate_groups(rows, group_cost=group_cost)
+    batch = collate_groups(rows)
     assert len(batch["groups"]) == {0: len({len(row) for row in rows}), 10**6: 1}.get(group_cost, len(batch["groups"]))
     hidden = group_hidden(model, batch)
     loss = weighted_cross_entropy(hidden, targets=batch["targets"], objective=objective, **vars(lm_head(model)))
     found = torch.autograd.grad(loss, list(model.parameters()))
-    padded = collate(rows)
-    logits = model(padded["input_ids"], attention_mask=padded["attention_mask"]).logits[:, :-1]
-    labels = padded["labels"][:, 1:]
-    expected = objective(TokenScores.from_logits(logits, labels.clamp(min=0)), labels != -100)
+    ids, mask = padded(rows)
+    logits = model(ids, attention_mask=mask.long()).logits[:, :-1]
+    expected = objective(TokenScores.from_logits(logits, ids[:, 1:]), mask[:, 1:])
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
     for one, other in zip(found, torch.autograd.grad(expected, list(model.parameters())), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
@@ -46,8 +46,9 @@ def test_groups_have_the_loss_and_gradients_of_the_padded_batch(toy, objective, 
     assert nll.tolist() == pytest.approx(alone, rel=1e-5)
 
 
-def test_contexts_are_no_targets():
-    batch = collate_groups([[9, 1, 2], [9, 3, 4, 5, 6], [9]], context_lengths=[2, 3, 1], group_cost=0)
+def test_contexts_are_no_targets(monkeypatch):
+    monkeypatch.setitem(GROUP_COSTS, default_device().type, 0)
+    batch = collate_groups([[9, 1, 2], [9, 3, 4, 5, 6], [9]], context_lengths=[2, 3, 1])
     assert batch["input_ids"].tolist() == [[9, 3, 4, 5], [9, 1, 0, 0], [0, 0, 0, 0]]
     assert batch["groups"] == [(0, 1, 4), (1, 2, 2), (2, 3, 1)]
     assert batch["targets"].tolist() == [5, 6, 2] and batch["rows"].tolist() == [1, 1, 0]
@@ -67,13 +68,14 @@ def test_the_groups_are_the_best_division():
     assert total(length_groups(lengths, 5)) == min(map(total, divisions))
 
 
-def test_less_than_5_percent_of_wikitext_is_padding(wikitext_file):
+def test_less_than_5_percent_of_wikitext_is_padding(wikitext_file, monkeypatch):
+    monkeypatch.setitem(GROUP_COSTS, "cuda", GROUP_COSTS["cpu"])
     texts = load_corpus(str(wikitext_file), train=10**6, validation=50, test=50).train
     rows = encode(byte_level_bpe(texts[:200], 2048), texts, 256)
     random.Random(0).shuffle(rows)
     real, read = 0, 0
     for first in range(0, len(rows), 32):
-        batch = collate_groups(rows[first : first + 32], group_cost=GROUP_COSTS["cpu"])
+        batch = collate_groups(rows[first : first + 32])
         real += len(batch["targets"])
         read += sum((end - start) * width for start, end, width in batch["groups"])
     assert real == sum(len(row) - 1 for row in rows)

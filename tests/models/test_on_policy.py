@@ -7,10 +7,18 @@ import pytest
 import torch
 
 from mixkit import MLE, MixCE, SequenceMatch, TokenScores
-from mixkit.models.backspace import BACKSPACE, add_backspace, apply_backspaces, prefix_tree, score_actions
-from mixkit.models.likelihood import collate, encode, text_nll
+from mixkit.models.backspace import (
+    BACKSPACE,
+    PrefixTree,
+    add_backspace,
+    apply_backspaces,
+    prefix_tree,
+    score_actions,
+)
+from mixkit.models.likelihood import encode, text_nll
 from mixkit.models.on_policy import Backtracking, CorrectionNoiseDataset, ReplayBuffer, collate_actions
 from mixkit.models.trainer import finetune
+from tests.support import padded
 
 SMALL = {"max_tokens": 24, "learning_rate": 1e-3, "evaluations": 1, "precision": "float32", "progress": False}
 SETTINGS = Backtracking(
@@ -66,16 +74,17 @@ def test_a_batch_has_labels_except_at_wrong_tokens(toy):
     rows, data, backspace_id = noisy_dataset(toy)
     batch = collate_actions([data[i] for i in (3, 5)], backspace_id)
     for at, i in enumerate((3, 5)):
-        length = int(batch["attention_mask"][at].sum())
-        actions = batch["input_ids"][at, :length].tolist()
+        length = 1 + int(batch["tree"]["actions"][at].sum())
+        actions = batch["tree"]["ids"][at, :length].tolist()
         assert apply_backspaces(actions, backspace_id)[0] == rows[i] and batch["rows"][at] == i
-        labels = batch["labels"][at].tolist()
+        learned = batch["learned"][at].tolist()
         wrong = [t - 1 for t in range(length) if actions[t] == backspace_id]
-        assert [t for t in range(length) if labels[t] == -100] == [0, *wrong]
-        assert labels[length:] == [-100] * (len(labels) - length)
+        assert [t for t in range(length) if not learned[t]] == [0, *wrong]
+        assert not any(learned[length:])
+    assert batch["num_targets"] == batch["learned"].sum()
     plain = collate_actions([noisy_dataset(toy, 0)[1][i] for i in range(8)], backspace_id)
-    for key, value in collate(rows).items():
-        assert torch.equal(plain[key], value)
+    ids, mask = padded(rows)
+    assert torch.equal(plain["tree"]["ids"], ids) and torch.equal(plain["learned"][:, 1:], mask[:, 1:])
 
 
 @pytest.mark.slow
@@ -90,29 +99,26 @@ def test_one_step_is_the_gradient_of_the_mix(toy, tmp_path):
     replay = ReplayBuffer(settings, tokens, max_tokens=160)
     replay.refill(reference, 0)
     samples = [torch.tensor(text) for text in replay.sample(0, batch["rows"])]
-    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(x) for x in samples], batch_first=True).bool()
-    sample_ids = torch.nn.utils.rnn.pad_sequence(samples, batch_first=True)
     data_ended = torch.tensor([row[-1] == tokens.eos_token_id for row in data.rows])
     model_ended = torch.tensor([bool(row[-1] == tokens.eos_token_id) for row in samples])
     assert 0 < data_ended.sum() < 16
     reference.train()
-    real = score_actions(reference, prefix_tree(batch["input_ids"], backspace_id, mask=batch["attention_mask"].bool()))
-    played = score_actions(reference, prefix_tree(sample_ids, backspace_id, mask=mask))
-    learned = batch["labels"] != -100
+    data_tree, sample_tree = PrefixTree(**batch["tree"]), prefix_tree(samples, backspace_id)
+    real, real_next = score_actions(reference, data_tree)
+    learned = batch["learned"]
     sequence_match = SequenceMatch(alpha=0.1, discount=0.95)
     matched = sequence_match(
-        real.scores,
-        real.following,
-        played.scores,
-        played.following,
-        data_mask=real.mask,
+        real,
+        real_next,
+        *score_actions(reference, sample_tree),
+        data_mask=data_tree.actions,
         data_labels=learned,
         data_ended=data_ended,
-        model_mask=played.mask,
+        model_mask=sample_tree.actions,
         model_ended=model_ended,
-        denominator=sequence_match.steps(real.mask),
+        denominator=sequence_match.steps(data_tree.actions),
     )
-    loss = 0.1 * MLE()(real.scores, learned) + 0.9 * matched
+    loss = 0.1 * MLE()(real, learned) + 0.9 * matched
     loss.backward()
     torch.nn.utils.clip_grad_norm_(reference.parameters(), 1.0)
     torch.optim.AdamW(reference.parameters(), lr=SMALL["learning_rate"], weight_decay=0.0).step()
@@ -128,8 +134,8 @@ def test_mle_with_backspace_is_mle_over_the_actions(toy, tmp_path):
     rows = encode(tokenizer, texts[:16], 24)
     batch = collate_actions([CorrectionNoiseDataset(rows, 0.2, tokenizer)[i] for i in range(16)], backspace_id)
     nats = []
-    for actions, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
-        for t in (t for t, label in enumerate(labels) if label != -100):
+    for actions, learned in zip(batch["tree"]["ids"].tolist(), batch["learned"].tolist(), strict=True):
+        for t in (t for t, is_learned in enumerate(learned) if is_learned):
             prefix = apply_backspaces(actions[:t], backspace_id)[0]
             logits = model(torch.tensor([prefix])).logits[0, -1]
             nats.append(TokenScores.from_logits(logits, torch.tensor(actions[t])).nll.item())
@@ -147,50 +153,18 @@ def test_accumulation_does_not_change_the_training(toy, tmp_path):
     assert (parameters(one) - parameters(eight)).abs().max() < 1e-5
 
 
-@pytest.mark.slow
-def test_an_interrupted_training_resumes_with_its_buffer(toy, tmp_path, monkeypatch):
-    whole, _, done = train(toy, tmp_path / "whole", epochs=2, batch_size=4, evaluations=4)
-
-    from mixkit.models import trainer as training
-
-    class Stopped(Exception):
-        pass
-
-    original = training.ObjectiveTrainer.training_step
-
-    def stops(self, *args, **kwargs):
-        if self.state.global_step == 7:
-            raise Stopped
-        return original(self, *args, **kwargs)
-
-    monkeypatch.setattr(training.ObjectiveTrainer, "training_step", stops)
-    with pytest.raises(Stopped):
-        train(toy, tmp_path / "cut", epochs=2, batch_size=4, evaluations=4)
-    (saved,) = (tmp_path / "cut" / "checkpoints").glob("checkpoint-*/replay_buffer.json")
-    assert json.loads(saved.read_text())["texts"]
-    monkeypatch.setattr(training.ObjectiveTrainer, "training_step", original)
-    resumed, _, again = train(toy, tmp_path / "cut", epochs=2, batch_size=4, evaluations=4)
-    torch.testing.assert_close(parameters(resumed), parameters(whole), rtol=0, atol=1e-9)
-    losses = [[line["loss"] for line in d.history if "loss" in line] for d in (done, again)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-
-
-def test_the_buffer_drops_its_oldest_and_is_saved(toy, tmp_path):
+def test_the_buffer_drops_its_oldest_and_is_saved(toy):
     model, tokenizer, _ = copy.deepcopy(toy)
     add_backspace(model, tokenizer)
     replay = ReplayBuffer(SETTINGS, tokenizer, max_tokens=5)
     replay.refill(model, 4)
     first = list(replay.texts)
     assert len(first) == 4
-    replay.refill(model, 5)
-    assert replay.texts == first
+    assert [replay.is_due(step) for step in (5, 6)] == [False, True]
     replay.refill(model, 6)
     assert len(replay.texts) == 6 and replay.texts[:2] == first[2:]
-    replay.save(tmp_path)
     loaded = ReplayBuffer(SETTINGS, tokenizer, max_tokens=5)
-    loaded.load(tmp_path / "nowhere")
-    assert loaded.texts == []
-    loaded.load(tmp_path)
+    vars(loaded).update(json.loads(json.dumps(replay.state()))["attributes"])
     assert loaded.texts == replay.texts and loaded.refill_step == 6
     texts = replay.sample(7, [0, 1, 2, 3])
     assert loaded.sample(7, [2]) == [texts[2]]
