@@ -89,7 +89,7 @@ def _study(settings: argparse.Namespace, options: dict[str, Any]) -> int:
 
 
 def _tune(settings: argparse.Namespace, options: dict[str, Any]) -> int:
-    from mixkit.notebook.training_charts import search
+    from mixkit.notebook.charts import search
     from mixkit.studies.tune import tune  # pandas
 
     log = partial(print, flush=True)

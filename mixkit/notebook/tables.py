@@ -48,30 +48,27 @@ class SampleCard(NamedTuple):
 
 
 class Text(str):
-    """Plain text, such as a table. A notebook shows it as HTML."""
+    """Plain text, such as a table. A notebook shows the content in its place."""
 
-    html: str = ""
+    def __new__(cls, text: str, content: Markup) -> "Text":
+        self = super().__new__(cls, text)
+        self.html = MACROS.styled(content)
+        return self
+
     __repr__ = str.__str__
 
     def _repr_html_(self) -> str:
         return self.html
 
 
-def text_with_html(text: str, content: Markup) -> Text:
-    """The text, and what a notebook shows in its place."""
-    both = Text(text)
-    both.html = MACROS.styled(content)
-    return both
-
-
 def prose(text: str) -> Text:
     """Sentences. JupyterLab breaks lines of printed text inside words, but not lines of HTML."""
-    return text_with_html(text, MACROS.paragraph(text))
+    return Text(text, MACROS.paragraph(text))
 
 
 def report_link(report: Path) -> Text:
     """The path of a report; in a notebook a link that holds the page, so that it needs no server for it."""
-    return text_with_html(str(report), MACROS.page_link(report.name, report.read_text(encoding="utf-8")))
+    return Text(str(report), MACROS.page_link(report.name, report.read_text(encoding="utf-8")))
 
 
 def results_table(frame: pd.DataFrame) -> Text:
@@ -82,7 +79,7 @@ def results_table(frame: pd.DataFrame) -> Text:
     metrics = ["perplexity", "mauve", "diversity", "distinct_2"]
     metrics += [name for name in columns(frame) if name == "valid_prefix_rate" or name not in METRICS]
     rows = [[run["label"], *(number(run["numbers"].get(name)) for name in metrics)] for run in _runs(frame).values()]
-    return text_with_html(aligned([["run", *metrics], *rows]), results_html(frame))
+    return Text(aligned([["run", *metrics], *rows]), results_html(frame))
 
 
 def results_csv(frame: pd.DataFrame) -> str:
@@ -129,7 +126,7 @@ def frame_html(frame: pd.DataFrame) -> Markup:
 
 def frame_table(frame: pd.DataFrame) -> Text:
     """The frame as a table without its index."""
-    return text_with_html(frame.to_string(index=False, na_rep="–"), frame_html(frame))
+    return Text(frame.to_string(index=False, na_rep="–"), frame_html(frame))
 
 
 def controls_table(frame: pd.DataFrame, metrics: Sequence[str]) -> Text:

@@ -13,11 +13,12 @@ import torch
 
 from mixkit._common import InputError, as_html, unknown, visible
 from mixkit.losses.sequence_match import SequenceMatch
+from mixkit.metrics.definitions import definition
 from mixkit.models.backspace import apply_backspaces, prefix_tree
 from mixkit.models.generation import Continuation, Prompt
 from mixkit.notebook import tables
 from mixkit.notebook.charts import measured_metrics
-from mixkit.notebook.labels import frame_rows, metric_kind, metric_label
+from mixkit.notebook.labels import frame_rows, metric_label
 from mixkit.notebook.tables import SampleCard
 from mixkit.notebook.toy_charts import occupancies, tree_and_mask
 from mixkit.studies.store import RunRecord, Sample
@@ -72,7 +73,7 @@ def explore(draw: Callable[..., go.Figure | tuple[go.Figure, str]], **inputs: An
 def choose_axes(draw: Callable[..., go.Figure], frame: pd.DataFrame, quality: str, diversity: str) -> widgets.VBox:
     """Two menus over the metrics of the frame, and draw(quality=..., diversity=...), drawn again at each choice."""
     names = measured_metrics(frame) or [quality, diversity]
-    titles = [(" · ".join(filter(None, (metric_label(name), metric_kind(name)))), name) for name in names]
+    titles = [(" · ".join(filter(None, (metric_label(name), definition(name).kind))), name) for name in names]
     up, right = (name if name in names else names[0] for name in (quality, diversity))
     menus = {
         "quality": widgets.Dropdown(options=titles, value=up, description="up"),
