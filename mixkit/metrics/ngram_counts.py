@@ -47,7 +47,7 @@ class NgramCounts:
         return NgramCounts(self.texts[:num_texts], self.tokens[:budget], np.diff(ends[:num_texts], prepend=0))
 
     def without(self, group: slice) -> "NgramCounts":
-        """The other texts. Their tokens and n-grams keep their numbers, so that some numbers may not occur."""
+        """The other texts. Their tokens and n-grams keep their numbers, some of which may not occur then."""
         kept = np.ones(len(self.texts), dtype=bool)
         kept[group] = False
         texts = [text for text, is_kept in zip(self.texts, kept, strict=True) if is_kept]

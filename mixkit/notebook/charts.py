@@ -74,10 +74,7 @@ def look(objective: str) -> tuple[str, str]:
 
 
 def measured_metrics(frame: pd.DataFrame, kind: Literal["quality", "diversity", ""] = "") -> list[str]:
-    """The metrics that some trained run has a value of: quality, then diversity, then all others.
-
-    kind: only those of that axis of the trade-off.
-    """
+    """The metrics of a kind that some trained run has a value of. Without a kind: quality, diversity, all others."""
     trained = frame["role"].isin(["grid", "decoding"]) & frame["value"].notna()
     measured = set(frame.loc[trained, "metric"])
     known = [*metric_names("quality"), *metric_names("diversity"), *METRICS, *sorted(measured)]
@@ -102,16 +99,15 @@ def frontier(frame: pd.DataFrame, quality: str = "mauve", diversity: str = "dive
     used = frame.loc[(frame["role"] != "base") & frame["metric"].isin(metrics) & frame["value"].notna()]
     rows = {(row.run, row.metric): row for row in frame_rows(used)}  # plain rows: pandas would be slow from here on
     runs = [run for run in used["run"].unique() if (run, quality) in rows and (run, diversity) in rows]
+    points = {run: (rows[run, diversity], rows[run, quality]) for run in runs}
     titles = {"title": f"{metric_label(quality)} against {metric_label(diversity)}"}
     titles |= {"xaxis_title": definition(diversity).axis, "yaxis_title": definition(quality).axis}
     # The margin has room for three rows of legend. A legend that moves the margin covers the plot after a resize.
     figure = go.Figure(layout={"height": 610, "margin": {"t": 120}, **titles})
 
     def add(names: Sequence[str], **style: Any) -> None:
-        points = [(rows[name, diversity].value, rows[name, quality].value) for name in names if name in runs]
-        if points:
-            x, y = zip(*points, strict=True)
-            figure.add_scatter(x=x, y=y, **style)
+        if known := [points[name] for name in names if name in points]:
+            figure.add_scatter(x=[x.value for x, _ in known], y=[y.value for _, y in known], **style)
 
     for parameter, _, names in decoding_curves(frame):
         if parameter in DECODING_LINES:
@@ -123,11 +119,11 @@ def frontier(frame: pd.DataFrame, quality: str = "mauve", diversity: str = "dive
         add(names, name=name, line={"color": color, "dash": dash}, mode="lines", hoverinfo="skip")
     front = pareto_front(frame, quality, diversity) if quality != diversity else []
     add(front, name="no run is better on both axes", marker=RING, mode="markers", hoverinfo="skip")
-    texts = {run: _text(rows[run, diversity]) for run in runs}
-    sides = _label_sides({run: (rows[run, diversity].value, rows[run, quality].value) for run in runs}, texts)
+    texts = {run: _text(x) for run, (x, _) in points.items()}
+    sides = _label_sides({run: (x.value, y.value) for run, (x, y) in points.items()}, texts)
     groups: dict[tuple[str, ...], list[str]] = {}
-    for run in sorted(runs, key=lambda run: list(SIZES).index(rows[run, diversity].role)):
-        groups.setdefault((rows[run, diversity].role, *_style(rows[run, diversity])), []).append(run)
+    for run, (x, _) in sorted(points.items(), key=lambda item: list(SIZES).index(item[1][0].role)):
+        groups.setdefault((x.role, *_style(x)), []).append(run)
     for (role, name, color, symbol), names in groups.items():
         add(
             names,
@@ -137,8 +133,8 @@ def frontier(frame: pd.DataFrame, quality: str = "mauve", diversity: str = "dive
             textposition=[sides[run] or "top right" for run in names],
             textfont={"size": 11},
             marker={"symbol": symbol, "size": SIZES[role], "color": color, "line": {"width": 1.5, "color": color}},
-            error_x=error_bars([rows[run, diversity] for run in names], color),
-            error_y=error_bars([rows[run, quality] for run in names], color),
+            error_x=error_bars([points[run][0] for run in names], color),
+            error_y=error_bars([points[run][1] for run in names], color),
             customdata=names,
             hovertext=[_hover([rows.get((run, metric)) for metric in metrics]) for run in names],
             hoverinfo="text",
@@ -192,10 +188,7 @@ def worth(frame: pd.DataFrame) -> go.Figure:
 
 
 def parallel_coordinates(frame: pd.DataFrame) -> go.Figure:
-    """One line per trained run through its value of each of PARALLEL_METRICS, the better end on top.
-
-    A metric that some run lacks has no axis. frame: results(study).
-    """
+    """One line per trained run through its values of PARALLEL_METRICS that no run lacks, the better end on top."""
     trained = frame.loc[frame["role"].isin(["grid", "decoding"])]
     values = trained.pivot(index="run", columns="metric", values="value").reindex(columns=list(PARALLEL_METRICS))
     values = values.dropna(axis="columns")
@@ -223,10 +216,7 @@ def parallel_coordinates(frame: pd.DataFrame) -> go.Figure:
 
 
 def training_curve(history: Sequence[Mapping[str, float]]) -> go.Figure:
-    """Training nll and objective by step, and the validation nll at each evaluation, in nats per token.
-
-    history: the lines of training.jsonl.
-    """
+    """Training nll, objective and validation nll by step, in nats per token. history: the lines of training.jsonl."""
     names = {"loss": "objective (training)", "nll": "nll (training)", "validation_nll": "nll (validation)"}
     titles = {"title": "Training", "xaxis_title": "optimizer step", "yaxis_title": "nats per token"}
     figure = go.Figure(layout={"height": 380, **titles})
@@ -239,10 +229,7 @@ def training_curve(history: Sequence[Mapping[str, float]]) -> go.Figure:
 
 
 def training_curves(runs: Sequence[PlannedRun], histories: Mapping[str, Sequence[Mapping[str, float]]]) -> go.Figure:
-    """The nll in training of several runs. The base run is left out as soon as another run has a line.
-
-    histories: by run name, the lines of its training.jsonl so far.
-    """
+    """The nll in training of several runs, without the base run as soon as another has a line. histories: by name."""
     titles = {"title": "Training", "xaxis_title": "optimizer step", "yaxis_title": "nll, nats per token"}
     figure = go.Figure(layout={"height": 400, "margin": {"t": 100}, "uirevision": "training", **titles})
     lines = {run.name: [line for line in histories.get(run.name, ()) if "nll" in line] for run in runs}

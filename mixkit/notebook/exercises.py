@@ -10,7 +10,7 @@ from IPython.display import HTML
 
 @dataclass(frozen=True)
 class Exercise:
-    """One exercise. hint and solution are HTML and may contain LaTeX.
+    """hint, solution: HTML, in which there may be LaTeX.
 
     right: computes the right answer, a number or a word. With points it is the right function itself.
     replies: wrong answers, each with what is wrong about it.

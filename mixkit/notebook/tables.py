@@ -72,10 +72,7 @@ def report_link(report: Path) -> Text:
 
 
 def results_table(frame: pd.DataFrame) -> Text:
-    """The main metrics of every run, each value with its interval. frame: results(study).
-
-    As HTML it has the columns of `results_html`.
-    """
+    """The main metrics of every run of results(study), each with its interval; as HTML, all of `results_html`."""
     metrics = ["perplexity", "mauve", "diversity", "distinct_2"]
     metrics += [name for name in columns(frame) if name == "valid_prefix_rate" or name not in METRICS]
     rows = [[run["label"], *(number(run["numbers"].get(name)) for name in metrics)] for run in _runs(frame).values()]
@@ -92,9 +89,9 @@ def results_csv(frame: pd.DataFrame) -> str:
 
 
 def results_html(frame: pd.DataFrame, order: Iterable[str] | None = None, *, sortable: bool = False) -> Markup:
-    """The runs as an HTML table, one row per run, and the human texts in its foot.
+    """results(study) as an HTML table: a row per run, in `order`, and the human texts in its foot.
 
-    frame: results(study). order: of the runs. sortable: headings are buttons, for a page whose script sorts.
+    sortable: headings are buttons, for a page whose script sorts.
     """
     runs = _runs(frame)
     titles = {metric: metric_label(metric) for metric in columns(frame)}
@@ -108,9 +105,9 @@ def columns(frame: pd.DataFrame) -> list[str]:
 
 
 def compared_html(compared: pd.DataFrame, labels: Mapping[str, str]) -> Markup:
-    """The paired comparisons with MLE as a sortable HTML table, one row per run and one column per metric.
+    """The table of compare_with_mle as a sortable HTML table: a row per run, a column per metric, bold if significant.
 
-    compared: the result of compare_with_mle. labels: by run name. Bold: p under LEVEL after Holm's correction.
+    labels: by run name.
     """
     metrics = compared["metric"].unique().tolist()
     cells = {(row.run, row.metric): row for row in frame_rows(compared)}
@@ -119,13 +116,13 @@ def compared_html(compared: pd.DataFrame, labels: Mapping[str, str]) -> Markup:
 
 
 def frame_html(frame: pd.DataFrame) -> Markup:
-    """The frame as an HTML table without its index, which scrolls inside the page."""
+    """The frame as an HTML table that scrolls inside the page."""
     html = frame.astype(object).where(frame.notna(), "–").to_html(index=False, border=0)
     return Markup(f'<div class="wide">{visible(html)}</div>')  # pandas escapes markup, not control characters
 
 
 def frame_table(frame: pd.DataFrame) -> Text:
-    """The frame as a table without its index."""
+    """The frame as a table."""
     return Text(frame.to_string(index=False, na_rep="–"), frame_html(frame))
 
 
@@ -147,9 +144,9 @@ def first_sets(
 
 
 def prompt_cards(sets: Sequence[tuple[RunRecord, Sequence[Sample]]], prompt: int) -> list[SampleCard]:
-    """The human continuation of a prompt, then the continuation of each run.
+    """The human continuation of a prompt, then each run's, with its own prompt: corpora and lengths may differ.
 
-    Each card has its own run's prompt, because runs may differ in corpus or prompt length. sets: of first_sets.
+    sets: of first_sets.
     """
     first = sets[0][1][prompt]
     cards = [SampleCard("human", first.prompt, [(first.human, True)])]
@@ -161,7 +158,6 @@ def prompt_cards(sets: Sequence[tuple[RunRecord, Sequence[Sample]]], prompt: int
 
 
 def _runs(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """By run: its label, its objective, and its rows of the frame by metric."""
     runs: dict[str, dict[str, Any]] = {}
     for row in frame_rows(frame):
         run = runs.setdefault(row.run, {"label": row.label, "objective": row.objective, "numbers": {}})

@@ -46,7 +46,8 @@ def test_each_objective_has_its_colour_and_symbol():
     for label, objective in (("MLE", "mle"), ("MixCE", "mixce"), ("TaiLr", "tailr")):
         assert named[label].marker.color == charts.COLORS[objective]
         assert named[label].marker.symbol == charts.LOOKS[objective][1]
-    assert len(set(charts.COLORS.values())) == len({symbol for _, symbol in charts.LOOKS.values()}) == len(charts.COLORS)
+    colors, symbols = zip(*charts.LOOKS.values(), strict=True)
+    assert len(set(colors)) == len(set(symbols)) == len(charts.LOOKS)
 
 
 def test_two_seeds_have_two_curves_and_one_legend_entry():
