@@ -101,20 +101,18 @@ def self_bleu(texts: Texts, n: int = 4) -> float:
     lengths, num_texts = corpus.lengths, len(corpus.texts)
     if num_texts < 2:
         raise Undefined("self-BLEU needs at least two texts")
-    shares_a_token, log_precision = np.zeros(num_texts, dtype=bool), np.zeros(num_texts)
+    hits, log_precision = [], np.zeros(num_texts)
     for order in range(1, n + 1):
         grams = corpus.ngrams(order)
-        hits = np.bincount(grams.text, np.minimum(grams.count, _most_elsewhere(grams)), minlength=num_texts)
-        if order == 1:
-            shares_a_token = hits > 0
-        log_precision += np.log(np.where(hits == 0, 0.1, hits) / np.maximum(1, lengths - order + 1)) / n
+        hits.append(np.bincount(grams.text, np.minimum(grams.count, _most_elsewhere(grams)), minlength=num_texts))
+        log_precision += np.log(np.where(hits[-1] == 0, 0.1, hits[-1]) / np.maximum(1, lengths - order + 1)) / n
     # The reference closest in length counts, the shorter of two equally close.
     ordered = np.concatenate([[-math.inf], np.sort(lengths), [math.inf]])
     place = np.searchsorted(ordered, lengths)
     below, above = ordered[place - 1], ordered[place + 1]
     closest = np.where(lengths - below <= above - lengths, below, above)
     brevity = np.minimum(0, 1 - closest / np.maximum(1, lengths))
-    return float(np.where(shares_a_token, np.exp(log_precision + brevity), 0.0).mean())
+    return float(np.where(hits[0] > 0, np.exp(log_precision + brevity), 0.0).mean())
 
 
 def compression_ratio(texts: Texts) -> float:
@@ -189,7 +187,7 @@ def text_values(texts: Texts) -> dict[str, list[float | None]]:
 
 
 def _counts_by_text(corpus: NgramCounts, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct and all n-grams of each text, both (N,)."""
+    """Numbers of distinct and of all n-grams of each text, both (N,)."""
     distinct = np.bincount(corpus.ngrams(n).text, minlength=len(corpus.texts))
     return distinct, np.maximum(corpus.lengths - n + 1, 0)
 
