@@ -47,7 +47,7 @@ def sweep(config: SweepConfig, store: RunStore | None = None) -> "SweepPanel":
 
 
 class FieldInput(NamedTuple):
-    """The widgets of one setting, and the function that reads its value from them."""
+    """The widgets of one setting, and how its value is read from them."""
 
     widgets: list[Any]
     value: Callable[[], Any]
@@ -69,7 +69,6 @@ class SweepForm:
         self._show_rows()
 
     def observe(self, callback: Callable[[], object]) -> None:
-        """Call `callback` when a setting changes."""
         for entry in self.inputs.values():
             for widget in entry.widgets:
                 widget.observe(lambda change: callback(), "value")
@@ -135,9 +134,9 @@ def _list_input(scale: list[float], values: list[float], settings: dict[str, Any
 
 
 def start(study: str, store: RunStore, *, retry: bool = False) -> None:
-    """Run `python -m mixkit study runs/<study>/sweep.yaml --name <study>` in a process that outlives the kernel.
+    """Run the sweep's study file in a process that outlives the kernel, with its output in sweep.log.
 
-    Its output goes to sweep.log. retry: failed runs are executed again. InputError if the process is running already.
+    retry: failed runs are executed again. InputError if the process is running already.
     """
     if find(study, store):
         raise InputError(f"a sweep of {study!r} is running already; stop it first")
@@ -161,17 +160,14 @@ def _command(study: str, store: RunStore) -> list[str]:
 
 
 class Snapshot(NamedTuple):
-    """The state of a study. running: on this machine. message: the last line of its log. resumable: has a study file.
-
-    histories: by run name, the lines of its training.jsonl so far.
-    """
+    """The state of a study. running: on this machine. message: last line of its log. resumable: it has a study file."""
 
     running: bool
     message: str
     resumable: bool
     study: Study | None = None
     states: Sequence[RunState] = ()
-    histories: Mapping[str, list[dict[str, float]]] = {}
+    histories: Mapping[str, list[dict[str, float]]] = {}  # by run name, the lines of its training.jsonl so far
     done: Sequence[RunRecord] = ()
 
 
@@ -277,10 +273,7 @@ class SweepPanel(widgets.VBox):
         self._enable()
         failed = not self.running and not finished and FAILURE.match(now.message)
         self.error.value = MACROS.error(now.message) if failed else ""
-        report = self.store.root / self.name / "report.html"
-        self.progress.value = MACROS.styled(
-            MACROS.progress(now, report if report.is_file() and not now.running else None)
-        )
+        self.progress.value = MACROS.styled(MACROS.progress(now, self.store.root / self.name / "report.html"))
         lengths = {name: len(lines) for name, lines in now.histories.items() if lines}
         if self._changed("curves", lengths):
             fill(self.curves, *[training_curves(now.study.runs, now.histories)] if now.study and lengths else [])

@@ -28,13 +28,6 @@ from mixkit.toys.mdp import World, fit, occupancy, policy_and_value, total_varia
 # plotly's default renderer would write its 5 MB of JavaScript into every notebook.
 pio.renderers.default = "colab" if "google.colab" in sys.modules else "plotly_mimetype"
 
-# JupyterLab also has plotly draw each figure as the PNG of a saved notebook: a third of the time from slider to chart.
-# A figure in an Output is never saved. A figure whose box has no height gets no PNG.
-WITHOUT_PNG = """<style>
-.mixkit-figure :is(.jp-OutputArea, .jp-OutputArea-child, .jp-RenderedPlotly) { overflow: visible !important }
-.mixkit-figure .jp-RenderedPlotly { height: 0 !important }
-</style>"""
-
 
 def fill(output: widgets.Output, *contents: go.Figure | str) -> None:
     """Replace the contents of an Output by figures and texts."""
@@ -65,7 +58,7 @@ def explore(draw: Callable[..., go.Figure | tuple[go.Figure, str]], **inputs: An
         widget.style.description_width = "initial"
         widget.layout.margin = "2px 16px 2px 2px"
     _observe(inputs.values(), redraw)
-    style = widgets.HTML(f"{WITHOUT_PNG}{tables.MACROS.styled('')}", layout={"display": "none"})
+    style = widgets.HTML(tables.MACROS.styled(""), layout={"display": "none"})
     return widgets.VBox([widgets.HBox(list(inputs.values())), style, output])
 
 
