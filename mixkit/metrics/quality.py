@@ -25,14 +25,11 @@ class SmallSampleWarning(UserWarning):
 
 @dataclass(frozen=True)
 class MauveResult:
-    """Means over k-means seeds. mauve, mauve_star: in (0, 1]; 1 where the two sets of texts are alike.
+    """Means over k-means seeds."""
 
-    mauve_star: with counts smoothed by 1/2 (Pillutla et al., JMLR 2023). frontier_integral: in [0, 1]; 0 where alike.
-    """
-
-    mauve: float
-    mauve_star: float
-    frontier_integral: float
+    mauve: float  # in (0, 1]; 1 where the two sets of texts are alike
+    mauve_star: float  # the same with cluster counts smoothed by 1/2 (Pillutla et al., JMLR 2023)
+    frontier_integral: float  # in [0, 1]; 0 where the two sets are alike
 
 
 def mauve(
@@ -169,10 +166,10 @@ def coherence(
 
 @dataclass(frozen=True, eq=False)
 class JudgePerplexity:
-    """nll: of each text, the sum over its tokens in nats. tokens: their number. Compare only values of one judge."""
+    """Of each text. Compare only values of one judge."""
 
-    nll: Float[np.ndarray, " N"]
-    tokens: Int[np.ndarray, " N"]
+    nll: Float[np.ndarray, " N"]  # the sum over its tokens, in nats
+    tokens: Int[np.ndarray, " N"]  # their number
 
     @property
     def perplexity(self) -> float:

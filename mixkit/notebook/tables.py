@@ -33,17 +33,13 @@ MACROS: Any = TEMPLATES.get_template("macros.html.jinja").module
 
 
 class SampleCard(NamedTuple):
-    """A continuation of a prompt, with a title and in the colour of an objective.
-
-    segments: everything that was written, in order, as (text, whether it is still there at the end). run, role: where
-    it comes from, for a page whose script chooses among cards.
-    """
+    """A continuation of a prompt."""
 
     title: str
     prompt: str
-    segments: Sequence[tuple[str, bool]]
-    objective: str = "human"
-    run: str = HUMAN
+    segments: Sequence[tuple[str, bool]]  # all that was written, in order: (text, whether it is there at the end)
+    objective: str = HUMAN  # gives the colour
+    run: str = HUMAN  # run and role are for a page whose script chooses among cards
     role: str = HUMAN
 
 
@@ -105,10 +101,7 @@ def columns(frame: pd.DataFrame) -> list[str]:
 
 
 def compared_html(compared: pd.DataFrame, labels: Mapping[str, str]) -> Markup:
-    """The table of compare_with_mle as a sortable HTML table: a row per run, a column per metric, bold if significant.
-
-    labels: by run name.
-    """
+    """The result of compare_with_mle as a sortable HTML table, bold if significant. labels: by run name."""
     metrics = compared["metric"].unique().tolist()
     cells = {(row.run, row.metric): row for row in frame_rows(compared)}
     rows = [(labels[run], [cells.get((run, metric)) for metric in metrics]) for run in compared["run"].unique()]
@@ -144,10 +137,7 @@ def first_sets(
 
 
 def prompt_cards(sets: Sequence[tuple[RunRecord, Sequence[Sample]]], prompt: int) -> list[SampleCard]:
-    """The human continuation of a prompt, then each run's, with its own prompt: corpora and lengths may differ.
-
-    sets: of first_sets.
-    """
+    """The human continuation and those of `first_sets`, with their own prompts: corpora and lengths may differ."""
     first = sets[0][1][prompt]
     cards = [SampleCard("human", first.prompt, [(first.human, True)])]
     for record, texts in sets:

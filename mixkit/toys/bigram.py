@@ -183,13 +183,13 @@ NAMES = {MLE: "mle", MixCE: "mixce", TaiLr: "tailr", MixCEStar: "mixce*", KLMix:
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """learned, last: chains (objectives, seeds) after the best and the last epoch. chain: the true ones (seeds,)."""
+    """The result of `fit`."""
 
     objectives: tuple[Objective, ...]
     seeds: tuple[int, ...]
-    chain: MarkovChain
-    learned: MarkovChain
-    last: MarkovChain
+    chain: MarkovChain  # the true ones, (seeds,)
+    learned: MarkovChain  # after the best epoch, (objectives, seeds)
+    last: MarkovChain  # after the last epoch
     best_epoch: Tensor
     seconds: float
 

@@ -11,24 +11,13 @@ from mixkit.losses.sequence_match import SequenceMatch
 
 @dataclass(frozen=True)
 class World:
-    """All sequences of at most n tokens. Actions are the tokens, then backspace, then end.
+    """All sequences of at most n tokens. Actions are the tokens, then backspace, then end."""
 
-    texts: the sequence of each state; state 0 is empty. A sequence that ends in `end` absorbs: end is its only action.
-    allowed (S, A): a token if the sequence is shorter than n, backspace if it is not empty, end always. next_state
-    (S, A): 0 if not allowed.
-    """
-
-    texts: tuple[tuple[int, ...], ...]
-    next_state: Tensor
-    allowed: Tensor
-
-    @property
-    def backspace(self) -> int:
-        return self.allowed.shape[1] - 2
-
-    @property
-    def end(self) -> int:
-        return self.allowed.shape[1] - 1
+    texts: tuple[tuple[int, ...], ...]  # of each state, the empty one first. After `end` only `end` is allowed
+    next_state: Tensor  # (S, A); 0 if the action is not allowed
+    allowed: Tensor  # (S, A): a token if the sequence is shorter than n, backspace if it is not empty, end always
+    backspace: int
+    end: int
 
     def action_name(self, action: int) -> str:
         """a, b, ... for the tokens, ⌫ for backspace, ∎ for end."""
@@ -53,7 +42,7 @@ def build_world(tokens: int, longest: int) -> World:
             next_state[index[text], action], allowed[index[text], action] = index[following], True
     ended = torch.arange(len(open_texts), len(texts))
     next_state[ended, end], allowed[ended, end] = ended, True
-    return World(tuple(texts), next_state, allowed)
+    return World(tuple(texts), next_state, allowed, backspace, end)
 
 
 def policy_and_value(world: World, q: Tensor) -> tuple[Tensor, Tensor]:
