@@ -95,7 +95,7 @@ def frontier(frame: pd.DataFrame, quality: str = "mauve", diversity: str = "dive
     lines: the human texts. Gray band: human texts against human texts. A point's customdata is its run's name.
     frame: results(study). quality, diversity: any two metrics.
     """
-    metrics = [quality, diversity, "perplexity"]
+    metrics = list(dict.fromkeys([quality, diversity, "perplexity"]))
     used = frame.loc[(frame["role"] != "base") & frame["metric"].isin(metrics) & frame["value"].notna()]
     rows = {(row.run, row.metric): row for row in frame_rows(used)}  # plain rows: pandas would be slow from here on
     runs = [run for run in used["run"].unique() if (run, quality) in rows and (run, diversity) in rows]
@@ -136,7 +136,7 @@ def frontier(frame: pd.DataFrame, quality: str = "mauve", diversity: str = "dive
             error_x=error_bars([points[run][0] for run in names], color),
             error_y=error_bars([points[run][1] for run in names], color),
             customdata=names,
-            hovertext=[_hover([rows.get((run, metric)) for metric in metrics]) for run in names],
+            hovertext=[_hover([rows[run, metric] for metric in metrics if (run, metric) in rows]) for run in names],
             hoverinfo="text",
         )
     _join_legend(figure)
@@ -254,8 +254,8 @@ def search(tuning: Tuning) -> go.Figure:
     table, coefficient = tuning.table, tuning.table.columns[0]
     x = table[coefficient].replace(0, 1e-5)  # TaiLr's MLE has gamma 0, which a log axis cannot show
     marks = {"mode": "markers+text", "text": ["MLE", *map(str, range(1, len(table)))], "textposition": "top center"}
-    error = error_bars(frame_rows(table))
-    figure = go.Figure(go.Scatter(x=x, y=table["value"], error_y=error, marker_size=10, **marks))
+    bars = error_bars(frame_rows(table))
+    figure = go.Figure(go.Scatter(x=x, y=table["value"], error_y=bars, marker_size=10, **marks))
     figure.add_hline(0, line=HUMAN_LINE, annotation={"text": "as sharp as people"}, annotation_position="top left")
     titles = {"title": tuning.conclusion, "xaxis_title": coefficient}
     return figure.update_layout(height=420, xaxis_type="log", yaxis_title=METRICS["entropy_calibration"].axis, **titles)
@@ -263,16 +263,10 @@ def search(tuning: Tuning) -> go.Figure:
 
 def error_bars(estimates: Sequence[Any], color: str | None = None) -> dict[str, Any]:
     """The intervals of Estimates or of frame_rows. color: a hollow marker would give them its own."""
-    ends = [(estimate.value, estimate.low, estimate.high) for estimate in estimates]
-    value, low, high = np.array(ends, dtype=float).T  # None becomes nan, which has no bar
-    return {
-        "symmetric": False,
-        "array": high - value,
-        "arrayminus": value - low,
-        "color": color,
-        "thickness": 1,
-        "width": 3,
-    }
+    numbers = [(estimate.value, estimate.low, estimate.high) for estimate in estimates]
+    value, low, high = np.array(numbers, dtype=float).T  # None becomes nan, which has no bar
+    ends = {"symmetric": False, "array": high - value, "arrayminus": value - low}
+    return {**ends, "color": color, "thickness": 1, "width": 3}
 
 
 def _style(row: Any) -> tuple[str, str, str]:
@@ -285,10 +279,8 @@ def _style(row: Any) -> tuple[str, str, str]:
 
 
 def _hover(rows: Sequence[Any]) -> str:
-    """The label of a run and its numbers. rows: of the results frame, or None."""
-    present = [row for row in dict.fromkeys(rows) if row]
-    numbers = [f"{metric_label(row.metric)} {number(row)}" for row in present]
-    return "<br>".join([f"<b>{present[0].label}</b>", *numbers])
+    """The label of a run and its numbers."""
+    return "<br>".join([f"<b>{rows[0].label}</b>", *(f"{metric_label(row.metric)} {number(row)}" for row in rows)])
 
 
 def _text(row: Any) -> str:
@@ -298,8 +290,8 @@ def _text(row: Any) -> str:
     if row.role == "decoding" and not row.decode_as:
         return row.label.split(", ", 1)[-1].replace("temperature ", "T=")
     objective, value = (row.decode_as, row.decode_coefficient) if row.decode_as else (row.objective, row.coefficient)
-    definition = parse_objective(objective)[0]
-    return definition.label if value is None else f"{definition.coefficients[0].symbol}={value:g}"
+    known, _ = parse_objective(objective)
+    return known.label if value is None else f"{known.coefficients[0].symbol}={value:g}"
 
 
 def _join_legend(figure: go.Figure) -> go.Figure:
