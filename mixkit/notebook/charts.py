@@ -297,7 +297,8 @@ def _text(row: Any) -> str:
 def _join_legend(figure: go.Figure) -> go.Figure:
     """The figure with one entry in its legend for all traces of a name, which hides and shows them together."""
     names: set[str] = set()
-    for trace in figure.data:
+    traces: Any = figure.data
+    for trace in traces:
         trace.update(legendgroup=trace.name, showlegend=trace.name not in names)
         names.add(trace.name)
     return figure

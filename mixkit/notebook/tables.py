@@ -1,7 +1,7 @@
 """Tables of results and cards of samples: plain text, CSV, and HTML in which all texts are escaped."""
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +46,8 @@ class SampleCard(NamedTuple):
 class Text(str):
     """Plain text, such as a table. A notebook shows the content in its place."""
 
+    html: str
+
     def __new__(cls, text: str, content: Markup) -> "Text":
         self = super().__new__(cls, text)
         self.html = MACROS.styled(content)
@@ -84,14 +86,10 @@ def results_csv(frame: pd.DataFrame) -> str:
     return wide.to_csv()
 
 
-def results_html(frame: pd.DataFrame, order: Iterable[str] | None = None, *, sortable: bool = False) -> Markup:
-    """results(study) as an HTML table: a row per run, in `order`, and the human texts in its foot.
-
-    sortable: headings are buttons, for a page whose script sorts.
-    """
-    runs = _runs(frame)
+def results_html(frame: pd.DataFrame, *, sortable: bool = False) -> Markup:
+    """results(study) as an HTML table, the human texts in its foot. sortable: by a script, so headings are buttons."""
     titles = {metric: metric_label(metric) for metric in columns(frame)}
-    return MACROS.results([runs[name] for name in order or runs], titles, sortable)
+    return MACROS.results(list(_runs(frame).values()), titles, sortable)
 
 
 def columns(frame: pd.DataFrame) -> list[str]:

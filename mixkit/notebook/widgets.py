@@ -19,7 +19,7 @@ from mixkit.models.backspace import apply_backspaces, prefix_tree
 from mixkit.models.generation import Continuation, Prompt
 from mixkit.notebook import tables
 from mixkit.notebook.charts import frontier, measured_metrics
-from mixkit.notebook.labels import frame_rows, metric_label
+from mixkit.notebook.labels import metric_label
 from mixkit.notebook.tables import SampleCard
 from mixkit.notebook.toy_charts import occupancies, tree_and_mask
 from mixkit.studies.store import RunRecord, Sample
@@ -92,9 +92,10 @@ def sortable_table(frame: pd.DataFrame, name: str) -> widgets.VBox:
     link = tables.MACROS.csv_link(name, tables.results_csv(frame))
 
     def redraw() -> None:
-        values = {row.run: row.value for row in frame_rows(frame) if row.metric == menu.value}
-        order = sorted(frame["run"].unique(), key=lambda run: (values.get(run) is None, -(values.get(run) or 0)))
-        view.value = tables.MACROS.styled(tables.results_html(frame, order) + link)
+        chosen = frame.loc[frame["metric"] == menu.value].set_index("run")["value"].astype(float)
+        values: Any = frame["run"].map(chosen)
+        order = values.sort_values(ascending=False, kind="stable").index
+        view.value = tables.MACROS.styled(tables.results_html(frame.loc[order]) + link)
 
     _observe([menu], redraw)
     return widgets.VBox([menu, view])
