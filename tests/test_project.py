@@ -76,7 +76,9 @@ def test_the_readme_s_first_command_is_the_command_line_s(monkeypatch):
     """`make study` runs a command that the parser takes, and a study file that exists."""
     from mixkit import __main__ as command_line
 
-    printed = subprocess.run(["make", "-n", "--no-print-directory", "study"], cwd=CLONE, capture_output=True, text=True).stdout
+    printed = subprocess.run(
+        ["make", "-n", "--no-print-directory", "study"], cwd=CLONE, capture_output=True, text=True
+    ).stdout
     arguments = shlex.split(printed.splitlines()[-1])
     assert arguments[1:3] == ["-m", "mixkit"]
     studies = []

@@ -119,10 +119,11 @@ def test_no_telemetry_unless_requested():
         assert subprocess.run([sys.executable, "-c", code], **options).stdout.strip() == expected
 
 
-def test_make_lab_listens_on_loopback_with_a_token():
+def test_make_lab_listens_on_loopback_and_asks_nobody():
     makefile = (CLONE / "Makefile").read_text()
     (line,) = (line for line in makefile.splitlines() if "jupyter lab" in line)
     assert not re.search(r"--ip|token|password|allow.remote|0\.0\.0\.0", line)
+    assert "news_url=None" in line and "NeverCheckForUpdate" in line  # JupyterLab asks no address of its own
     from jupyter_server.serverapp import ServerApp
 
     assert ServerApp.ip.default_value in ("localhost", "127.0.0.1") and not ServerApp.allow_remote_access.default_value

@@ -193,7 +193,7 @@ def expand(file: StudyFile, overrides: Mapping[str, Any], name: str) -> Study:
         raise InputError(f"seed is in the parameters; write seeds: [{file.parameters['seed']}] beside them")
 
     def add(role: Role, depends_on: str | None, settings: dict[str, Any]) -> PlannedRun:
-        settings = {**file.parameters, "seed": seed, **settings}
+        settings = {**file.parameters, **settings}
         if settings.setdefault("study", name) != name:
             raise InputError(f"study is {settings['study']!r}, but the study is {name!r}; use --name in place of study")
         for key in LOCAL:
@@ -203,12 +203,12 @@ def expand(file: StudyFile, overrides: Mapping[str, Any], name: str) -> Study:
         return runs.setdefault(run_name(config), PlannedRun(run_name(config), role, config, depends_on))
 
     for seed in file.seeds:
-        replaced, start, depends_on = dict(overrides), {}, None
+        replaced, start, depends_on = dict(overrides), {"seed": seed}, None
         if file.base is not None:
-            base = {"name": "base", **file.base, **_without(replaced, ["objective"])}
+            base = {"name": "base", **start, **file.base, **_without(replaced, ["objective"])}
             depends_on = add("base", None, base).name
             reader = file.parameters.get("reader", RunConfig.model_fields["reader"].default)
-            start = {"model": f"run:{depends_on}", "reader": _reader(reader, f"run:{depends_on}")}
+            start |= {"model": f"run:{depends_on}", "reader": _reader(reader, f"run:{depends_on}")}
             replaced.pop("model", None)
         trained = [add("grid", depends_on, start | point | replaced) for point in _points(file.grid)]
         mle = next((run for run in trained if run.config.objective == "mle"), None)
@@ -216,7 +216,7 @@ def expand(file: StudyFile, overrides: Mapping[str, Any], name: str) -> Study:
             reader = _reader(mle.config.reader, mle.config.model)
             sampled = {"model": f"run:{mle.name}", "reader": reader, "epochs": 0.0, "keep_model": False}
             for point in _points(file.decoding):
-                add("decoding", mle.name, {"objective": "mle", **replaced, **sampled, **point})
+                add("decoding", mle.name, {"objective": "mle", "seed": seed, **replaced, **sampled, **point})
     return Study(name, file.about, list(runs.values()))
 
 

@@ -7,8 +7,11 @@ import argparse
 import copy
 import json
 import statistics
+import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +21,21 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from mixkit.losses.lm_head import weighted_cross_entropy_and_nll
 from mixkit.losses.objectives import objective
+from mixkit.metrics.features import Reader
+from mixkit.metrics.quality import mauve_of_features
+from mixkit.models.calibration import held_out
+from mixkit.models.generation import sample_continuations
 from mixkit.models.head import lm_head
 from mixkit.models.likelihood import collate_groups, group_hidden
-from mixkit.models.loading import autocast, default_device, device_name, has_bf16
+from mixkit.models.loading import autocast, build_gpt2, default_device, device_name, has_bf16
 from mixkit.models.sampling import sample_actions
+from mixkit.models.trainer import finetune
+from mixkit.studies.plan import load_study
+from mixkit.texts.corpora import load_corpus
 
 OBJECTIVES = ("mle", "mixce(0.3)", "tailr(0.1, 0.2)", "focal", "power(0.3)", "gem", "error-norm", "threshold")
 SMALL = {"n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": 300, "n_positions": 64}
 LARGE_READER = {"n_embd": 1280, "n_layer": 36, "n_head": 20}
-STUDY = {"runs": 24, "texts": 50_000, "samples": 15_000, "tokens": 512, "sampled": 462}  # of gpt2.yaml, about
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12, "T4": 65e12}  # dense bfloat16 or fp16
 
 
@@ -127,6 +136,49 @@ def reading(model, rows: int, tokens: int) -> dict[str, Any]:
     return {"what": "reading", "way": f"{rows} x {tokens}", "texts_per_second": rows / seconds}
 
 
+def whole_run(shape: dict[str, Any], reader, *, texts: int, samples: int, tokens: int, new_tokens: int):
+    """Seconds of each phase of one run: one epoch of `texts` texts, and `samples` samples. shape: of the model."""
+    tales = load_corpus("tales", train=4 * texts, validation=100, test=4 * samples)
+    long_texts, test = ([" ".join(some[i::4]) for i in range(len(some) // 4)] for some in (tales.train, tales.test))
+    vocabulary, sizes = shape["vocab_size"], {name: size for name, size in shape.items() if name != "vocab_size"}
+    model, tokenizer = build_gpt2(long_texts, vocabulary, **sizes)
+    model.resize_token_embeddings(vocabulary)  # tales have fewer
+    model, seconds = model.to(reader.model.device), {}
+
+    def timed(phase: str, step: Callable[[], Any]) -> Any:
+        began = time.perf_counter()
+        result = step()
+        seconds[phase] = time.perf_counter() - began
+        return result
+
+    settings: dict[str, Any] = {"evaluations": 1, "max_tokens": tokens, "progress": False}
+    with tempfile.TemporaryDirectory() as folder:
+        train = partial(finetune, model, tokenizer, objective("mixce(0.3)"), long_texts, test[:50], folder=folder)
+        timed("train", lambda: train(epochs=1.0, **settings))
+    timed("held-out texts", lambda: held_out(model, tokenizer, test, max_tokens=tokens))
+    prompts = [[tokenizer.eos_token_id] * (tokens - new_tokens)] * samples
+    options: dict[str, Any] = {"max_new_tokens": new_tokens, "seed": 0}
+    (written,) = timed("sample", lambda: sample_continuations(model, tokenizer, prompts, **options))
+    reader = Reader("random weights", reader.model, tokenizer, cache=None)
+    both = [*test, *(f"{text.text} end" for text in written)]
+    features = timed("read", lambda: reader.features(both, tokens))
+    with warnings.catch_warnings(action="ignore"):  # few texts
+        timed("MAUVE", lambda: mauve_of_features(features[: len(test)], features[len(test) :]))
+    return seconds
+
+
+def study_hours(phases: dict[str, float], texts: int, samples: int) -> float:
+    """Hours of gpt2.yaml, from the phases of a run with so many training texts and samples."""
+    study = load_study("gpt2")
+    config = study.runs[0].config
+    trained = sum(run.role == "grid" for run in study.runs)
+    sampled = len(study.runs) * config.sample_sets * config.prompts / samples
+    steps = trained * config.epochs * (config.train_texts or 0) / texts
+    per_run = len(study.runs) * (config.test_texts or 0) / samples * phases["held-out texts"]
+    by_samples = sampled * (phases["sample"] + phases["read"] + phases["MAUVE"])
+    return (steps * phases["train"] + per_run + by_samples) / 3600
+
+
 def measure(quick: bool, cpu: bool) -> dict[str, Any]:
     """All rows, the projected hours of the study, and the machine."""
     device = torch.device("cpu") if cpu else default_device()
@@ -143,24 +195,22 @@ def measure(quick: bool, cpu: bool) -> dict[str, Any]:
     rows += sampling(model, [4, 8] if quick else [64, 256, 1024, 2048], 8 if quick else 50, 8 if quick else 200)
     large: dict[str, Any] = sizes | ({} if quick else LARGE_READER)
     reader: Any = GPT2LMHeadModel(GPT2Config(**large))
-    reader = reader.to(device).eval()
-    rows.append(reading(reader, *((4, 32) if quick else (64, 512))))
-    training_speed, sampling_speed = (
-        max(row.get("tokens_per_second", 0) for row in rows if row["what"].startswith(kind))
-        for kind in ("training", "sampling")
-    )
-    seconds = STUDY["texts"] * STUDY["tokens"] / training_speed
-    seconds += STUDY["samples"] * STUDY["sampled"] / sampling_speed
-    seconds += 2 * STUDY["samples"] / rows[-1]["texts_per_second"]  # of the samples and of human texts
-    hours = STUDY["runs"] * seconds / 3600
+    reader = Reader("random weights", reader.to(device).eval(), None, cache=None)
+    rows.append(reading(reader.model, *((4, 32) if quick else (64, 512))))
+    size = {"texts": 16, "samples": 100, "tokens": 48, "new_tokens": 8}
+    if not quick:
+        size = {"texts": 5000, "samples": 1500, "tokens": 512, "new_tokens": 462}
+    shape = {"vocab_size": 50257, **(SMALL if quick else {})}
+    phases = whole_run(shape, reader, **size)
+    rows += [{"what": "a run of gpt2.yaml, a tenth", "way": way, "seconds": taken} for way, taken in phases.items()]
     machine = {"device": device_name() if device.type == "cuda" else "CPU", "bf16": has_bf16() and not cpu}
     machine |= {"torch": torch.__version__, "transformers": transformers.__version__}
-    return {**machine, "quick": quick, "study_hours": hours, "rows": rows}
+    return {**machine, "quick": quick, "study_hours": study_hours(phases, size["texts"], size["samples"]), "rows": rows}
 
 
 def table(found: dict[str, Any]) -> str:
     """The rows in Markdown."""
-    columns = ("what", "way", "tokens_per_second", "texts_per_second", "mfu", "gigabytes", "error")
+    columns = ("what", "way", "tokens_per_second", "texts_per_second", "seconds", "mfu", "gigabytes", "error")
     lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
     for row in found["rows"]:
         cells = [row.get(name, "") for name in columns]

@@ -9,9 +9,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
+
 from mixkit._common import SHIPPED, InputError, write_atomically
+from mixkit.notebook.labels import metric_label, number
 from mixkit.studies.plan import read_study, write_study
-from mixkit.studies.records import records
+from mixkit.studies.records import records, results_frame
 from mixkit.studies.store import RunStore
 
 LIMIT = 6_000_000  # bytes of a shipped study
@@ -25,8 +28,23 @@ CARD = """# Results of the study `{study.name}`
 * Runs: {runs}, together {hours:.1f} hours, finished on {date}
 * Kept: the plan, and of each run run.json (all numbers) and samples.jsonl ({sets} sample sets). Not kept: the models.
 
+{table}
+
+Each value has its 95 % interval. [notebooks/README.md](../../../notebooks/README.md) explains the metrics.
 Written by `python -m tests.benchmarks.ship`.
 """
+
+METRICS = ("perplexity", "best_temperature", "mauve", "precision", "distinct_2", "entropy_calibration", "coherence")
+
+
+def table(frame: pd.DataFrame) -> str:
+    """The runs and the human texts as a Markdown table of METRICS. frame: results(study)."""
+    by_run = {name: rows.set_index("metric") for name, rows in frame.groupby("run", sort=False)}
+    lines = [["run", *map(metric_label, METRICS)], ["---"] * (1 + len(METRICS))]
+    for rows in by_run.values():
+        cells = [number(rows.loc[name]) if name in rows.index else "–" for name in METRICS]
+        lines.append([rows["label"].iloc[0], *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def ship(name: str, machine: str, command: str, sets: int = 99, *, store: RunStore | None = None, root: Path = SHIPPED):
@@ -56,6 +74,7 @@ def ship(name: str, machine: str, command: str, sets: int = 99, *, store: RunSto
         "hours": sum(record.seconds for record in done) / 3600,
         "sets": min(sets, max(record.config.sample_sets for record in done)),
     }
+    facts["table"] = table(results_frame(done))
     card = CARD.format(study=study, command=command, machine=machine, date=date, **facts)
     write_atomically(folder / "README.md", card)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
