@@ -91,7 +91,7 @@ def _study(settings: argparse.Namespace, options: dict[str, Any]) -> int:
 
 
 def _tune(settings: argparse.Namespace, options: dict[str, Any]) -> int:
-    from mixkit.notebook.training_charts import search
+    from mixkit.notebook.charts import search
     from mixkit.studies.tune import tune  # pandas
 
     found = tune(settings.file, settings.objective, overrides=_overrides(settings.set), **options)

@@ -6,16 +6,12 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class MetricDefinition:
-    """What is known of a metric apart from its values.
+    """What is known of a metric apart from its values."""
 
-    label: short name for tables. axis: title of a chart's axis. direction: which end is better, if one is.
-    kind: the axis of the trade-off that the metric can stand on, or "".
-    """
-
-    label: str
-    axis: str
-    direction: Literal["higher", "lower", "none"]
-    kind: Literal["quality", "diversity", ""] = ""
+    label: str  # short name for tables
+    axis: str  # title of a chart's axis
+    direction: Literal["higher", "lower", "none"]  # the better end, if one is
+    kind: Literal["quality", "diversity", ""] = ""  # the axis of the trade-off that it can stand on
 
 
 def metric_names(kind: Literal["quality", "diversity"]) -> list[str]:
@@ -83,19 +79,20 @@ METRICS: dict[str, MetricDefinition] = {  # within a kind, the first measured on
     "compression_ratio": _D("compression", "compression ratio (lower is less redundant)", "lower"),
     "length": _D("length", "length in words", "none"),
 }
+
+
+def definition(metric: str) -> MetricDefinition:
+    """The entry of METRICS. A metric that has none is called by its name, and higher is better."""
+    name = metric.replace("_", " ")
+    return METRICS.get(metric) or MetricDefinition(name, name, "higher")
+
+
 _MAIN = ("perplexity", "mauve", "precision", "recall", "diversity", "distinct_2")
 TABLE_METRICS = (
     *_MAIN,
-    "best_temperature",
-    "refined_perplexity",
-    "mean_reciprocal_rank",
-    "entropy_calibration",
-    "coherence",
-    "judge_perplexity",
-    "valid_prefix_rate",
-    "valid_text_rate",
-    "valid_next_auc",
-    "forward_kl",
+    *("best_temperature", "refined_perplexity", "mean_reciprocal_rank", "entropy_calibration"),
+    *("coherence", "judge_perplexity"),
+    *("valid_prefix_rate", "valid_text_rate", "valid_next_auc", "forward_kl"),
 )
 PARALLEL_METRICS = (*_MAIN, "self_bleu_4", "coherence", "judge_perplexity")
 PAIRED_TEXT_METRICS = ("diversity", "rep_2", "rep_3", "rep_4", "length")  # one value a text, from the text alone

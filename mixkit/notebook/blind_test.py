@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -124,14 +125,13 @@ def ranking(answers: Sequence[Answer], labels: Mapping[str, str]) -> pd.DataFram
 class BlindTest(widgets.VBox):
     """The panel: a question, two texts, and two buttons. A key 1 or 2 answers too while the box *keys* has the focus.
 
-    ipywidgets cannot listen to the keyboard elsewhere. Answers are kept in runs/<study>/blind_test/<rater>.jsonl. The
-    panel reads them again after each answer, so a panel that is opened again goes on there. done: the runs to judge.
+    done: the runs to judge. Answers are kept in runs/<study>/blind_test/<rater>.jsonl; a panel goes on where they end.
     """
 
     def __init__(self, study: str, done: Sequence[RunRecord], samples: Samples, store: RunStore | None = None):
         self.folder = (store or RunStore()).root / study / "blind_test"
         self.labels = {record.name: label(record) for record in done}
-        self.draw = lambda rater: draw_pairs(done, samples, rater)
+        self.draw = partial(draw_pairs, done, samples)
         self.rater = widgets.Text("rater-1", description="your name", continuous_update=False)
         self.question: Any = widgets.Dropdown(options=list(QUESTIONS.items()), description="question")
         self.key_box = widgets.Text(description="keys", placeholder="click here, then press 1 or 2")
@@ -168,7 +168,6 @@ class BlindTest(widgets.VBox):
             button.disabled = self.pair is None
 
     def press(self, typed: str) -> None:
-        """Answer by a key, and empty the box for the next one."""
         if typed:
             self.key_box.value = ""
         if typed in ("1", "2"):

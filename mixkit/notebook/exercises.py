@@ -10,20 +10,15 @@ from IPython.display import HTML
 
 @dataclass(frozen=True)
 class Exercise:
-    """One exercise. hint and solution are HTML and may contain LaTeX.
-
-    right: computes the right answer, a number or a word. With points it is the right function itself.
-    replies: wrong answers, each with what is wrong about it.
-    points: tuples of arguments. The answer is then a function, which is compared with `right` at each of them.
-    """
+    """An exercise. Its answer is a number or a word, or with `points` a function, which is compared at each of them."""
 
     difficulty: str
     minutes: int
-    hint: str
+    hint: str  # hint and solution are HTML and may contain LaTeX
     solution: str
-    right: Callable[..., Any]
-    replies: Sequence[tuple[Any, str]] = ()
-    points: Sequence[tuple[Any, ...]] = ()
+    right: Callable[..., Any]  # computes the right answer, or with points is the right function
+    replies: Sequence[tuple[Any, str]] = ()  # wrong answers, each with what is wrong about it
+    points: Sequence[tuple[Any, ...]] = ()  # tuples of arguments
 
     def check(self, answer: Any) -> HTML:
         """Print the verdict. Return the hint and the solution, both folded."""

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from mixkit.losses.definitions import parse_objective
-from mixkit.metrics.definitions import METRICS
+from mixkit.metrics.definitions import definition
 from mixkit.studies.records import HUMAN
 
 
@@ -27,16 +27,6 @@ def frame_rows(frame: pd.DataFrame) -> list[Any]:
     return list(frame.astype(object).where(frame.notna(), None).itertuples(index=False))
 
 
-def axis_title(metric: str) -> str:
-    """The metric's axis title; its name if METRICS does not have it."""
-    return METRICS[metric].axis if metric in METRICS else metric.replace("_", " ")
-
-
 def metric_label(metric: str) -> str:
     """The metric's label; its name if METRICS does not have it."""
-    return METRICS[metric].label if metric in METRICS else metric.replace("_", " ")
-
-
-def metric_kind(metric: str) -> str:
-    """The axis of the trade-off that the metric can stand on: "quality", "diversity" or ""."""
-    return METRICS[metric].kind if metric in METRICS else ""
+    return definition(metric).label

@@ -12,20 +12,12 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
+from plotly.utils import PlotlyJSONEncoder
 
 from mixkit._common import write_atomically
-from mixkit.metrics.definitions import METRICS
-from mixkit.notebook import tables
+from mixkit.metrics.definitions import METRICS, definition
+from mixkit.notebook import charts, tables
 from mixkit.notebook.blind_test import draw_pairs
-from mixkit.notebook.charts import (
-    against_coefficient,
-    default_axes,
-    frontier,
-    measured_metrics,
-    parallel_coordinates,
-    worth,
-)
-from mixkit.notebook.labels import axis_title
 from mixkit.studies.compare import compare_with_mle, conclusion, verdicts
 from mixkit.studies.plan import Study
 from mixkit.studies.records import records, results_frame
@@ -52,36 +44,37 @@ def report_html(study: Study, done: Sequence[RunRecord], samples: Mapping[str, S
     compared = compare_with_mle(done, samples)
     verdict_table = verdicts(done, compared)
     blind = draw_pairs([record for record in done if record.role == "grid"], samples, "report")[:NUM_PAIRS]
-    chosen = default_axes(frame)
+    chosen = charts.default_axes(frame)
     sets = tables.first_sets(done, samples)
     count = min([len(texts) for _, texts in sets], default=0)
     prompts = sorted(random.Random(0).sample(range(count), min(NUM_PROMPTS, count)))
-    own = [name for name in measured_metrics(frame) if name not in METRICS]
-    axes = {"up": measured_metrics(frame, "quality") + own, "right": measured_metrics(frame, "diversity") + own}
-    pairs = {}  # the frontier of every pair of metrics, without the template that all figures share
+    quality, diversity, measured = (charts.measured_metrics(frame, kind) for kind in ("quality", "diversity", ""))
+    own = [name for name in measured if name not in METRICS]
+    axes = {"up": quality + own, "right": diversity + own}
+    pairs = {}
     for up, right in product(*axes.values()):
-        figure = frontier(frame, up, right).update_layout(template=None)
-        pairs[f"{up} {right}"] = json.loads(str(pio.to_json(figure)))
+        figure = charts.frontier(frame, up, right)
+        pairs[f"{up} {right}"] = figure.update_layout(template=None)  # all figures share the template
     return tables.TEMPLATES.get_template("report.html.jinja").render(
         study=study,
         done=done,
         corpus=Path(done[-1].config.corpus).name if done else "",
-        axes={axis: [(name, axis_title(name), name in chosen) for name in names] for axis, names in axes.items()},
-        frontier=_figure(frontier(frame, *chosen)),
+        axes={axis: [(name, definition(name).axis, name in chosen) for name in names] for axis, names in axes.items()},
+        frontier=_figure(charts.frontier(frame, *chosen)),
         verdicts=tables.frame_html(verdict_table),
         conclusion=conclusion(verdict_table),
         results=tables.results_html(frame, sortable=True),
         csv=tables.results_csv(frame),
         compared=tables.compared_html(compared, {record.name: record.label for record in done}),
         any_compared=len(compared) > 0,
-        parallel=_figure(parallel_coordinates(frame)),
-        coefficients=[(name, _figure(against_coefficient(frame, name))) for name in (*COEFFICIENT_METRICS, *own)],
-        worth=_figure(worth(frame)) if "best_temperature" in measured_metrics(frame) else "",
+        parallel=_figure(charts.parallel_coordinates(frame)),
+        coefficients=[(n, _figure(charts.against_coefficient(frame, n))) for n in (*COEFFICIENT_METRICS, *own)],
+        worth=_figure(charts.worth(frame)) if "best_temperature" in measured else "",
         sets=[record for record, _ in sets],
         prompts=[(sets[0][1][i].prompt[:60], tables.prompt_cards(sets, i)) for i in prompts],
         num_blind=len(blind),
         blind=_packed(json.dumps([pair._asdict() for pair in blind])),
-        pairs=_packed(json.dumps(pairs, separators=(",", ":"))),
+        pairs=_packed(json.dumps(pairs, cls=PlotlyJSONEncoder, separators=(",", ":"))),
         plotly=_packed(get_plotlyjs()),
     )
 
@@ -91,5 +84,4 @@ def _packed(text: str) -> str:
 
 
 def _figure(figure: go.Figure) -> Markup:
-    """The figure's JSON for a script element. plotly escapes "<" in it, so no text can end the script."""
-    return Markup(pio.to_json(figure))
+    return Markup(pio.to_json(figure))  # plotly escapes "<" in it, so no text can end a script element

@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import ipywidgets as widgets
@@ -18,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 from mixkit._common import CLONE, InputError
 from mixkit.losses.definitions import COEFFICIENTS, OBJECTIVES
-from mixkit.notebook.charts import default_axes, frontier, measured_metrics, training_curves
+from mixkit.notebook.charts import default_axes, measured_metrics, training_curves
 from mixkit.notebook.tables import MACROS, results_html
 from mixkit.notebook.widgets import choose_axes, fill
 from mixkit.studies.config import SweepConfig, bounds
@@ -39,10 +38,7 @@ _children: list[subprocess.Popen] = []  # a Popen that is garbage while its proc
 
 
 def sweep(config: SweepConfig, store: RunStore | None = None) -> "SweepPanel":
-    """The panel, with its form set to `config`.
-
-    In a kernel it follows the study for as long as the kernel lives. Without a running event loop it shows it once.
-    """
+    """The panel, with its form set to `config`. It follows the study; without a running event loop it shows it once."""
     panel = SweepPanel(config, store or RunStore())
     panel.show(panel.snapshot())
     with contextlib.suppress(RuntimeError):  # no running event loop
@@ -51,17 +47,14 @@ def sweep(config: SweepConfig, store: RunStore | None = None) -> "SweepPanel":
 
 
 class FieldInput(NamedTuple):
-    """The widgets of one setting, and the function that reads its value from them."""
+    """The widgets of one setting, and how its value is read from them."""
 
     widgets: list[Any]
     value: Callable[[], Any]
 
 
 class SweepForm:
-    """One row of widgets per field of SweepConfig, made from the field's type, range and help.
-
-    The row of a coefficient is visible while an objective with that coefficient is chosen.
-    """
+    """One row of widgets per field of SweepConfig, made from the field's type, range and help."""
 
     def __init__(self, config: SweepConfig):
         self.inputs: dict[str, FieldInput] = {}
@@ -76,7 +69,6 @@ class SweepForm:
         self._show_rows()
 
     def observe(self, callback: Callable[[], object]) -> None:
-        """Call `callback` when a setting changes."""
         for entry in self.inputs.values():
             for widget in entry.widgets:
                 widget.observe(lambda change: callback(), "value")
@@ -86,6 +78,7 @@ class SweepForm:
         return SweepConfig.check({name: entry.value() for name, entry in self.inputs.items()})
 
     def _show_rows(self) -> None:
+        """Show the row of a coefficient while an objective with that coefficient is chosen."""
         chosen = [c.name for name in self.inputs["objectives"].value() for c in OBJECTIVES[name].coefficients]
         for name, row in self.rows.items():
             row.layout.display = None if name in chosen or name not in COEFFICIENTS else "none"
@@ -95,24 +88,22 @@ def field_input(name: str, info: FieldInfo, value: Any) -> FieldInput:
     """The widgets for a field of a settings model, showing this value."""
     kind: Any = info.annotation
     symbol = COEFFICIENTS[name].symbol if name in COEFFICIENTS else name
-    description = f"{symbol} ({name})" if symbol != name else name.replace("_", " ")
-    settings: dict[str, Any] = {"description": description, "layout": {"width": "360px"}}
-    settings["style"] = {"description_width": "120px"}
-    if get_origin(kind) is Literal:
-        widget = widgets.Dropdown(options=get_args(kind), value=value, **settings)
-        return FieldInput([widget], lambda: widget.value)
-    settings["continuous_update"] = False  # each value makes a new plan, which reads every finished run
+    label = f"{symbol} ({name})" if symbol != name else name.replace("_", " ")
+    settings: Any = {"description": label, "layout": {"width": "360px"}, "style": {"description_width": "120px"}}
+    once = {"continuous_update": False}  # each value makes a new plan, which reads every finished run
     if name == "objectives":
         return _checkboxes(value)
-    if get_origin(kind) is list and name not in SCALES:
-        line = widgets.Text("; ".join(value), placeholder="power(0.3); 0.1 + 0.9 * q", **settings)
-        return FieldInput([line], lambda: [text.strip() for text in line.value.split(";") if text.strip()])
+    if name in SCALES:
+        return _list_input(SCALES[name], value, settings | once)
     if get_origin(kind) is list:
-        return _list_input(SCALES[name], value, settings)
-    low, high = bounds(info)
-    if kind is str:
-        widget = widgets.Text(value, **settings)
+        line = widgets.Text("; ".join(value), placeholder="power(0.3); 0.1 + 0.9 * q", **settings, **once)
+        return FieldInput([line], lambda: [text.strip() for text in line.value.split(";") if text.strip()])
+    if get_origin(kind) is Literal:
+        widget = widgets.Dropdown(options=get_args(kind), value=value, **settings)
+    elif kind is str:
+        widget = widgets.Text(value, **settings, **once)
     else:
+        low, high = bounds(info)
         box = widgets.BoundedIntText if kind is int else widgets.BoundedFloatText
         widget = box(value, min=low, max=min(high, 1e9), **settings)
     return FieldInput([widget], lambda: widget.value)
@@ -143,9 +134,9 @@ def _list_input(scale: list[float], values: list[float], settings: dict[str, Any
 
 
 def start(study: str, store: RunStore, *, retry: bool = False) -> None:
-    """Run `python -m mixkit study runs/<study>/sweep.yaml --name <study>` in a process that outlives the kernel.
+    """Run the sweep's study file in a process that outlives the kernel, with its output in sweep.log.
 
-    Its output goes to sweep.log. retry: failed runs are executed again. InputError if the process is running already.
+    retry: failed runs are executed again. InputError if the process is running already.
     """
     if find(study, store):
         raise InputError(f"a sweep of {study!r} is running already; stop it first")
@@ -161,9 +152,7 @@ def find(study: str, store: RunStore) -> psutil.Process | None:
     _children[:] = [child for child in _children if child.poll() is None]  # removes ended ones from the process table
     command = _command(study, store)
     running = psutil.process_iter(["cmdline"])
-    return next(
-        (process for process in running if (process.info["cmdline"] or [])[1 : len(command) + 1] == command), None
-    )
+    return next((one for one in running if (one.info["cmdline"] or [])[1 : len(command) + 1] == command), None)
 
 
 def _command(study: str, store: RunStore) -> list[str]:
@@ -171,25 +160,21 @@ def _command(study: str, store: RunStore) -> list[str]:
 
 
 class Snapshot(NamedTuple):
-    """The state of a study. running: on this machine. message: the last line of its log. resumable: has a study file.
-
-    histories: by run name, the lines of its training.jsonl so far.
-    """
+    """The state of a study. running: on this machine. message: last line of its log. resumable: it has a study file."""
 
     running: bool
     message: str
     resumable: bool
     study: Study | None = None
     states: Sequence[RunState] = ()
-    histories: Mapping[str, list[dict[str, float]]] = {}
+    histories: Mapping[str, list[dict[str, float]]] = {}  # by run name, the lines of its training.jsonl so far
     done: Sequence[RunRecord] = ()
 
 
 class SweepPanel(widgets.VBox):
-    """The widgets and their callbacks.
+    """The widgets and their callbacks, which only plan, start and stop; `show` alone sets what is seen of the study.
 
-    JupyterLab runs callbacks on another thread than the event loop's. So callbacks only plan, start and stop; `show`
-    alone sets what is seen of the study.
+    The reason: JupyterLab runs callbacks on another thread than the event loop's.
     """
 
     def __init__(self, config: SweepConfig, store: RunStore):
@@ -216,7 +201,6 @@ class SweepPanel(widgets.VBox):
 
     @property
     def name(self) -> str:
-        """The name of the study in the form."""
         return self.form.inputs["study"].value()
 
     def preview(self) -> None:
@@ -289,10 +273,7 @@ class SweepPanel(widgets.VBox):
         self._enable()
         failed = not self.running and not finished and FAILURE.match(now.message)
         self.error.value = MACROS.error(now.message) if failed else ""
-        report = self.store.root / self.name / "report.html"
-        self.progress.value = MACROS.styled(
-            MACROS.progress(now, report if report.is_file() and not now.running else None)
-        )
+        self.progress.value = MACROS.styled(MACROS.progress(now, self.store.root / self.name / "report.html"))
         lengths = {name: len(lines) for name, lines in now.histories.items() if lines}
         if self._changed("curves", lengths):
             fill(self.curves, *[training_curves(now.study.runs, now.histories)] if now.study and lengths else [])
@@ -300,8 +281,7 @@ class SweepPanel(widgets.VBox):
             frame = results_frame(now.done)
             menus: Any = [menu for panel in self.picture.children for menu in panel.children[0].children]
             axes = [menu.value for menu in menus] or default_axes(frame)
-            draw = partial(frontier, frame)
-            self.picture.children = [choose_axes(draw, frame, *axes)] if measured_metrics(frame) else []
+            self.picture.children = [choose_axes(frame, *axes)] if measured_metrics(frame) else []
             self.numbers.value = MACROS.styled(results_html(frame)) if now.done else ""
             self.preview()
 

@@ -1,7 +1,7 @@
 """Tables of results and cards of samples: plain text, CSV, and HTML in which all texts are escaped."""
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,56 +33,48 @@ MACROS: Any = TEMPLATES.get_template("macros.html.jinja").module
 
 
 class SampleCard(NamedTuple):
-    """A continuation of a prompt, with a title and in the colour of an objective.
-
-    segments: everything that was written, in order, as (text, whether it is still there at the end). run, role: where
-    it comes from, for a page whose script chooses among cards.
-    """
+    """A continuation of a prompt."""
 
     title: str
     prompt: str
-    segments: Sequence[tuple[str, bool]]
-    objective: str = "human"
-    run: str = HUMAN
+    segments: Sequence[tuple[str, bool]]  # all that was written, in order: (text, whether it is there at the end)
+    objective: str = HUMAN  # gives the colour
+    run: str = HUMAN  # run and role are for a page whose script chooses among cards
     role: str = HUMAN
 
 
 class Text(str):
-    """Plain text, such as a table. A notebook shows it as HTML."""
+    """Plain text, such as a table. A notebook shows the content in its place."""
 
-    html: str = ""
+    html: str
+
+    def __new__(cls, text: str, content: Markup) -> "Text":
+        self = super().__new__(cls, text)
+        self.html = MACROS.styled(content)
+        return self
+
     __repr__ = str.__str__
 
     def _repr_html_(self) -> str:
         return self.html
 
 
-def text_with_html(text: str, content: Markup) -> Text:
-    """The text, and what a notebook shows in its place."""
-    both = Text(text)
-    both.html = MACROS.styled(content)
-    return both
-
-
 def prose(text: str) -> Text:
     """Sentences. JupyterLab breaks lines of printed text inside words, but not lines of HTML."""
-    return text_with_html(text, MACROS.paragraph(text))
+    return Text(text, MACROS.paragraph(text))
 
 
 def report_link(report: Path) -> Text:
     """The path of a report; in a notebook a link that holds the page, so that it needs no server for it."""
-    return text_with_html(str(report), MACROS.page_link(report.name, report.read_text(encoding="utf-8")))
+    return Text(str(report), MACROS.page_link(report.name, report.read_text(encoding="utf-8")))
 
 
 def results_table(frame: pd.DataFrame) -> Text:
-    """The main metrics of every run, each value with its interval. frame: results(study).
-
-    As HTML it has the columns of `results_html`.
-    """
+    """The main metrics of every run of results(study), each with its interval; as HTML, all of `results_html`."""
     metrics = ["perplexity", "mauve", "diversity", "distinct_2"]
     metrics += [name for name in columns(frame) if name == "valid_prefix_rate" or name not in METRICS]
     rows = [[run["label"], *(number(run["numbers"].get(name)) for name in metrics)] for run in _runs(frame).values()]
-    return text_with_html(aligned([["run", *metrics], *rows]), results_html(frame))
+    return Text(aligned([["run", *metrics], *rows]), results_html(frame))
 
 
 def results_csv(frame: pd.DataFrame) -> str:
@@ -94,14 +86,10 @@ def results_csv(frame: pd.DataFrame) -> str:
     return wide.to_csv()
 
 
-def results_html(frame: pd.DataFrame, order: Iterable[str] | None = None, *, sortable: bool = False) -> Markup:
-    """The runs as an HTML table, one row per run, and the human texts in its foot.
-
-    frame: results(study). order: of the runs. sortable: headings are buttons, for a page whose script sorts.
-    """
-    runs = _runs(frame)
+def results_html(frame: pd.DataFrame, *, sortable: bool = False) -> Markup:
+    """results(study) as an HTML table, the human texts in its foot. sortable: by a script, so headings are buttons."""
     titles = {metric: metric_label(metric) for metric in columns(frame)}
-    return MACROS.results([runs[name] for name in order or runs], titles, sortable)
+    return MACROS.results(list(_runs(frame).values()), titles, sortable)
 
 
 def columns(frame: pd.DataFrame) -> list[str]:
@@ -111,10 +99,7 @@ def columns(frame: pd.DataFrame) -> list[str]:
 
 
 def compared_html(compared: pd.DataFrame, labels: Mapping[str, str]) -> Markup:
-    """The paired comparisons with MLE as a sortable HTML table, one row per run and one column per metric.
-
-    compared: the result of compare_with_mle. labels: by run name. Bold: p under LEVEL after Holm's correction.
-    """
+    """The result of compare_with_mle as a sortable HTML table, bold if significant. labels: by run name."""
     metrics = compared["metric"].unique().tolist()
     cells = {(row.run, row.metric): row for row in frame_rows(compared)}
     rows = [(labels[run], [cells.get((run, metric)) for metric in metrics]) for run in compared["run"].unique()]
@@ -122,14 +107,14 @@ def compared_html(compared: pd.DataFrame, labels: Mapping[str, str]) -> Markup:
 
 
 def frame_html(frame: pd.DataFrame) -> Markup:
-    """The frame as an HTML table without its index, which scrolls inside the page."""
+    """The frame as an HTML table that scrolls inside the page."""
     html = frame.astype(object).where(frame.notna(), "–").to_html(index=False, border=0)
     return Markup(f'<div class="wide">{visible(html)}</div>')  # pandas escapes markup, not control characters
 
 
 def frame_table(frame: pd.DataFrame) -> Text:
-    """The frame as a table without its index."""
-    return text_with_html(frame.to_string(index=False, na_rep="–"), frame_html(frame))
+    """The frame as a table."""
+    return Text(frame.to_string(index=False, na_rep="–"), frame_html(frame))
 
 
 def controls_table(frame: pd.DataFrame, metrics: Sequence[str]) -> Text:
@@ -150,10 +135,7 @@ def first_sets(
 
 
 def prompt_cards(sets: Sequence[tuple[RunRecord, Sequence[Sample]]], prompt: int) -> list[SampleCard]:
-    """The human continuation of a prompt, then the continuation of each run.
-
-    Each card has its own run's prompt, because runs may differ in corpus or prompt length. sets: of first_sets.
-    """
+    """The human continuation and those of `first_sets`, with their own prompts: corpora and lengths may differ."""
     first = sets[0][1][prompt]
     cards = [SampleCard("human", first.prompt, [(first.human, True)])]
     for record, texts in sets:
@@ -164,7 +146,6 @@ def prompt_cards(sets: Sequence[tuple[RunRecord, Sequence[Sample]]], prompt: int
 
 
 def _runs(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """By run: its label, its objective, and its rows of the frame by metric."""
     runs: dict[str, dict[str, Any]] = {}
     for row in frame_rows(frame):
         run = runs.setdefault(row.run, {"label": row.label, "objective": row.objective, "numbers": {}})

@@ -10,16 +10,16 @@ import plotly.express as px
 import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
+from scipy.stats import norm
 
 from mixkit.losses.definitions import OBJECTIVES
 from mixkit.losses.token_weighted import TokenWeighted
 from mixkit.metrics.statistics import Estimate
 from mixkit.models.backspace import PrefixTree
-from mixkit.notebook.charts import COLORS
+from mixkit.notebook.charts import COLORS, DASHES, error_bars
 from mixkit.toys.bigram import NAMES, MarkovChain
 from mixkit.toys.gaussian import Gaussian, target_log_density
 
-DASHES = ("solid", "dash", "dot", "dashdot")
 LEARNERS = {
     "MixCE": ("#D55E00", "square"),
     "MixCE*": ("#8B5FBF", "star"),
@@ -56,9 +56,8 @@ def gaussian_fits(fits: Mapping[str, Gaussian]) -> go.Figure:
     figure = go.Figure(go.Scatter(x=x, y=np.exp(target_log_density(x)), name="the truth", mode="lines", **target))
     colors = ("#0072B2", "#56B4E9", "#D55E00", "#009E73")
     for (name, fit), color, dash in zip(fits.items(), colors, DASHES, strict=False):
-        density = np.exp(-0.5 * ((x - fit.mean) / fit.deviation) ** 2) / fit.deviation / np.sqrt(2 * np.pi)
+        density, label = norm.pdf(x, fit.mean, fit.deviation), f"{name}: N({fit.mean:.2f}, {fit.deviation:.2f}²)"
         line = {"color": color, "width": 2.5, "dash": dash}
-        label = f"{name}: N({fit.mean:.2f}, {fit.deviation:.2f}²)"
         figure.add_scatter(x=x, y=density, name=label, mode="lines", line=line, hoverinfo="name")
     return figure.update_layout(height=420, xaxis_title="x", yaxis_title="density", hoverlabel_namelength=-1)
 
@@ -159,9 +158,9 @@ def _heights(parents: Sequence[int], is_final: Sequence[bool]) -> list[int]:
     return heights
 
 
-def occupancies(names: Sequence[str], data: Sequence[float], model: Sequence[float], bars: int = 14) -> go.Figure:
-    """rho(s, a) of the data and of the model side by side, for the `bars` pairs that the data visit most."""
-    table = pd.DataFrame({"data": data, "model": model}, index=list(names)).nlargest(bars, "data")
+def occupancies(names: Sequence[str], data: Sequence[float], model: Sequence[float]) -> go.Figure:
+    """rho(s, a) of the data and of the model side by side, for the 14 pairs that the data visit most."""
+    table = pd.DataFrame({"data": data, "model": model}, index=list(names)).nlargest(14, "data")
     colors = {"data": COLORS["human"], "model": COLORS["sequencematch"]}
     titles = {"index": "text → action", "value": "occupancy", "variable": ""}
     figure = px.bar(table, barmode="group", color_discrete_map=colors, labels=titles, height=380)
@@ -170,10 +169,8 @@ def occupancies(names: Sequence[str], data: Sequence[float], model: Sequence[flo
 
 def accuracies(estimates: Mapping[str, Estimate]) -> go.Figure:
     """One bar with its interval per objective name."""
-    values = [(estimate.value, estimate.low, estimate.high) for estimate in estimates.values()]
-    value, low, high = np.array(values, dtype=float).T
-    text = {"text": [f"{share:.2f}" for share in value], "textposition": "inside", "insidetextanchor": "start"}
-    bars = {"x": [OBJECTIVES[name].label for name in estimates], "y": value, **text}
-    error = {"symmetric": False, "array": high - value, "arrayminus": value - low}
-    figure = go.Figure(go.Bar(**bars, error_y=error, marker_color=[COLORS[name] for name in estimates]))
+    values, labels = [e.value for e in estimates.values()], [OBJECTIVES[name].label for name in estimates]
+    text = {"texttemplate": "%{y:.2f}", "textposition": "inside", "insidetextanchor": "start"}
+    style = {"error_y": error_bars([*estimates.values()]), "marker_color": [COLORS[name] for name in estimates]}
+    figure = go.Figure(go.Bar(x=labels, y=values, **text, **style))
     return figure.update_layout(height=340, yaxis={"title": "right answers", "range": [0, 1]})

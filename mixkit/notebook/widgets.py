@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from html import escape
 from math import ceil, floor, log10
 from typing import Any
@@ -14,11 +15,12 @@ import torch
 
 from mixkit._common import InputError, unknown, visible
 from mixkit.losses.sequence_match import SequenceMatch
+from mixkit.metrics.definitions import definition
 from mixkit.models.backspace import apply_backspaces, prefix_tree
 from mixkit.models.generation import Continuation, Prompt
 from mixkit.notebook import tables
-from mixkit.notebook.charts import measured_metrics
-from mixkit.notebook.labels import frame_rows, metric_kind, metric_label
+from mixkit.notebook.charts import frontier, measured_metrics
+from mixkit.notebook.labels import metric_label
 from mixkit.notebook.tables import SampleCard
 from mixkit.notebook.toy_charts import occupancies, tree_and_mask
 from mixkit.studies.store import RunRecord, Sample
@@ -27,19 +29,10 @@ from mixkit.toys.mdp import World, fit, occupancy, policy_and_value, total_varia
 # plotly's default renderer would write its 5 MB of JavaScript into every notebook.
 pio.renderers.default = "colab" if "google.colab" in sys.modules else "plotly_mimetype"
 
-# JupyterLab also has plotly draw each figure as the PNG of a saved notebook: a third of the time from slider to chart.
-# A figure in an Output is never saved. A figure whose box has no height gets no PNG.
-WITHOUT_PNG = """<style>
-.mixkit-figure :is(.jp-OutputArea, .jp-OutputArea-child, .jp-RenderedPlotly) { overflow: visible !important }
-.mixkit-figure .jp-RenderedPlotly { height: 0 !important }
-</style>"""
-
 
 def fill(output: widgets.Output, *contents: go.Figure | str) -> None:
-    """Replace the contents of an Output by figures and texts.
-
-    `with output` would redirect the kernel's messages; headless runs (nbclient) then sometimes wait forever.
-    """
+    """Replace the contents of an Output by figures and texts."""
+    # `with output` would redirect the kernel's messages; headless runs (nbclient) then sometimes wait forever.
     output.outputs = tuple(
         {"output_type": "stream", "name": "stdout", "text": f"{visible(content)}\n"}
         if isinstance(content, str)
@@ -66,20 +59,20 @@ def explore(draw: Callable[..., go.Figure | tuple[go.Figure, str]], **inputs: An
         widget.style.description_width = "initial"
         widget.layout.margin = "2px 16px 2px 2px"
     _observe(inputs.values(), redraw)
-    style = widgets.HTML(f"{WITHOUT_PNG}{tables.MACROS.styled('')}", layout={"display": "none"})
+    style = widgets.HTML(tables.MACROS.styled(""), layout={"display": "none"})
     return widgets.VBox([widgets.HBox(list(inputs.values())), style, output])
 
 
-def choose_axes(draw: Callable[..., go.Figure], frame: pd.DataFrame, quality: str, diversity: str) -> widgets.VBox:
-    """Two menus over the metrics of the frame, and draw(quality=..., diversity=...), drawn again at each choice."""
+def choose_axes(frame: pd.DataFrame, quality: str, diversity: str) -> widgets.VBox:
+    """The frontier of results(study), and two menus of its metrics for the axes."""
     names = measured_metrics(frame) or [quality, diversity]
-    titles = [(" · ".join(filter(None, (metric_label(name), metric_kind(name)))), name) for name in names]
+    titles = [(" · ".join(filter(None, (metric_label(name), definition(name).kind))), name) for name in names]
     up, right = (name if name in names else names[0] for name in (quality, diversity))
     menus = {
         "quality": widgets.Dropdown(options=titles, value=up, description="up"),
         "diversity": widgets.Dropdown(options=titles, value=right, description="right"),
     }
-    return explore(draw, **menus)
+    return explore(partial(frontier, frame), **menus)
 
 
 def check_metrics(frame: pd.DataFrame, *names: str) -> None:
@@ -93,20 +86,17 @@ def check_metrics(frame: pd.DataFrame, *names: str) -> None:
 
 
 def sortable_table(frame: pd.DataFrame, name: str) -> widgets.VBox:
-    """The table of results with a menu to sort it, highest values first, and a link to all numbers as <name>.csv.
-
-    frame: results(study).
-    """
-    columns = tables.columns(frame)
-    options = [("the study's order", ""), *((metric_label(metric), metric) for metric in columns)]
+    """The table of results(study) with a menu to sort it, highest first, and a link to all numbers as <name>.csv."""
+    options = [("the study's order", ""), *((metric_label(metric), metric) for metric in tables.columns(frame))]
     menu = widgets.Dropdown(options=options, description="sort by")
     view = widgets.HTML()
     link = tables.MACROS.csv_link(name, tables.results_csv(frame))
 
     def redraw() -> None:
-        values = {row.run: row.value for row in frame_rows(frame) if row.metric == menu.value}
-        order = sorted(frame["run"].unique(), key=lambda run: (values.get(run) is None, -(values.get(run) or 0)))
-        view.value = tables.MACROS.styled(tables.results_html(frame, order) + link)
+        chosen = frame.loc[frame["metric"] == menu.value].set_index("run")["value"].astype(float)
+        values: Any = frame["run"].map(chosen)
+        order = values.sort_values(ascending=False, kind="stable").index
+        view.value = tables.MACROS.styled(tables.results_html(frame.loc[order]) + link)
 
     _observe([menu], redraw)
     return widgets.VBox([menu, view])
@@ -130,10 +120,7 @@ def show_continuations(prompts: Sequence[str], continuations: Sequence[Continuat
 
 
 def compare_samples(done: Sequence[RunRecord], samples: Mapping[str, Sequence[Sample]]) -> widgets.VBox:
-    """The continuations of one prompt side by side: human, and each run or the one chosen in the menu.
-
-    What a model deleted is struck through. samples: by run name.
-    """
+    """The continuations of one prompt side by side: human, and each run or the one in the menu. samples: by run."""
     sets = tables.first_sets(done, samples)
     if not sets:
         return widgets.VBox([widgets.HTML("<p>No run has samples.</p>")])
@@ -168,10 +155,7 @@ def edit_actions(actions: str) -> widgets.VBox:
 
 
 def match_occupancies(world: World, policy: torch.Tensor, alpha: float, discount: float) -> widgets.VBox:
-    """Sliders for alpha and the discount; at each change SequenceMatch's table is fitted anew, exactly.
-
-    The ranges include the given values, because a slider would clamp a value outside without a message.
-    """
+    """Sliders for alpha and the discount; at each change SequenceMatch's table is fitted anew, exactly."""
     names = [f"{world.state_name(state)} → {world.action_name(a)}" for state, a in world.allowed.nonzero().tolist()]
 
     def draw(alpha: float, discount: float) -> tuple[go.Figure, str]:
@@ -181,6 +165,7 @@ def match_occupancies(world: World, policy: torch.Tensor, alpha: float, discount
         figure = occupancies(names, data[world.allowed].tolist(), model[world.allowed].tolist())
         return figure, f"total variation between the two: {total_variation(data, model):.4f}"
 
+    # The ranges include the given values: a slider would clamp a value outside without a message.
     ends = {"min": min(-2, floor(log10(alpha))), "max": max(1, ceil(log10(alpha)))}
     log_slider = widgets.FloatLogSlider(alpha, **ends, step=0.25, description="alpha", continuous_update=False)
     ends = {"min": min(0.5, discount), "max": max(0.95, discount), "readout_format": ".3g"}
@@ -189,7 +174,6 @@ def match_occupancies(world: World, policy: torch.Tensor, alpha: float, discount
 
 
 def _observe(inputs: Iterable[Any], redraw: Callable[[], None]) -> None:
-    """Call `redraw` now and whenever one of the inputs changes."""
     for widget in inputs:
         widget.observe(lambda change: redraw(), "value")
     redraw()

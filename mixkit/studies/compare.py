@@ -48,7 +48,7 @@ def compare_with_mle(records: Sequence[RunRecord], samples: Mapping[str, Sequenc
         corrected = holm([c.p_value for _, c in family]) if family else []
         for (name, c), holm_p in zip(family, corrected, strict=True):
             ends = (c.difference.value, c.difference.low, c.difference.high)
-            rows.append((name, metric, *ends, c.effect_size.value, c.p_value, holm_p, c.pairs))
+            rows.append((name, metric, *ends, c.effect_size, c.p_value, holm_p, c.pairs))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 

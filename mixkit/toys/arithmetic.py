@@ -43,9 +43,9 @@ def questions(count: int, *, base: int, digits: int, seed: int = 0) -> list[Ques
 
 
 def build_model(base: int, *, seed: int = 0, **sizes: Any):
-    """A GPT-2 with random weights, and a tokenizer whose tokens are the digits, "+" and "=". Returns both.
+    """A GPT-2 with random weights and sizes as in `models.loading.build_gpt2`, and a tokenizer. Returns both.
 
-    With bytes as tokens, hardly any inserted wrong token would be a digit. sizes: of `models.loading.build_gpt2`.
+    Tokens are the digits, "+" and "=": of bytes, hardly any inserted wrong token would be a digit.
     """
     model, _ = build_gpt2(["0"], 257, seed=seed, **sizes)
     vocabulary = {character: i for i, character in enumerate([END, *"0123456789"[:base], "+", "="])}

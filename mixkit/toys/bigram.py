@@ -48,7 +48,7 @@ class MarkovChain:
 
     @property
     def vocab(self) -> int:
-        """V, the number of tokens. The end is one of them."""
+        """V, the number of tokens with the end."""
         return self.probs.shape[-1]
 
     def __getitem__(self, index: Any) -> "MarkovChain":
@@ -58,8 +58,8 @@ class MarkovChain:
     def random(cls, vocab: int = 20, zeros: float = 0.5, seed: int | Sequence[int] = 7) -> "MarkovChain":
         """The released script's random chain of that seed. Several seeds give a batch of chains.
 
-        Rows ~ Dirichlet(0.5). Each probability except the end's is set to 0 with probability `zeros`. Then rows are
-        normalised. The first token is uniform over all tokens.
+        Rows ~ Dirichlet(0.5). Each probability but the end's is set to 0 with probability `zeros`, then rows are
+        normalised. The first token is uniform.
         """
         if not isinstance(seed, int):
             return cls(torch.stack([cls.random(vocab, zeros, s).probs for s in seed]))
@@ -153,9 +153,9 @@ def jensen_shannon(p: MarkovChain, q: MarkovChain, eta: float = 0.5, samples: in
 class MixCEStar:
     """eta * forward + (1 - eta) * reverse cross-entropy with the true P, which MixCE approximates. eta in [0, 1].
 
-    estimator of the reverse term: "exact", or "gumbel" as published: straight-through Gumbel-softmax samples of
-    temperature 1. Their gradient is biased: it hardly contains the effect of a token on the rest of the text.
-    A cost is a sum over a text, so at small eta "exact" learns to generate short texts.
+    estimator of the reverse term: "exact", which at small eta learns short texts, as a cost is a sum over a text; or
+    "gumbel" as published: straight-through Gumbel-softmax samples of temperature 1, whose gradient hardly contains the
+    effect of a token on the rest of the text.
     """
 
     eta: float
@@ -183,13 +183,13 @@ NAMES = {MLE: "mle", MixCE: "mixce", TaiLr: "tailr", MixCEStar: "mixce*", KLMix:
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """Chains learned by `fit` after the best and after the last epoch (objectives, seeds); true chains (seeds,)."""
+    """The result of `fit`."""
 
     objectives: tuple[Objective, ...]
     seeds: tuple[int, ...]
-    chain: MarkovChain
-    learned: MarkovChain
-    last: MarkovChain
+    chain: MarkovChain  # the true ones, (seeds,)
+    learned: MarkovChain  # after the best epoch, (objectives, seeds)
+    last: MarkovChain  # after the last epoch
     best_epoch: Tensor
     seconds: float
 
@@ -231,12 +231,12 @@ def fit(
     chain: one for all seeds, or a batch with one per seed. A seed fixes the texts, the initial weights, the order of
     the texts and the dropout. Other objectives and seeds change no result, except that Gumbel samples are joint.
     Learner: embedding 50, linear 50, ReLU, dropout 0.1, linear V + 1; token 0 is the padding and the start. Adam 1e-3,
-    weight decay 1e-4. A loss is a sum over a text and a mean over texts. `patience` epochs without a better
-    development loss end an objective's training with its best epoch. The last epoch is the one in which all have ended.
+    weight decay 1e-4. A loss is a sum over a text and a mean over texts. Training ends with an objective's best epoch
+    after `patience` epochs without a better development loss; the last epoch is the one in which all have ended.
 
-    Differences from the released script: a batch is its transition counts, which give the same loss and gradient;
-    dropout is drawn MASKS times per row and batch, not at each position; reverse terms are without the padding; exact
-    ones, and all in the development loss, have no limit of 500 tokens; Gumbel samples are passages, not whole texts.
+    Differences from the released script: a batch is its transition counts, with the same loss and gradient; dropout is
+    drawn MASKS times per row and batch, not at each position; reverse terms leave out the padding; exact ones, and all
+    in the development loss, have no limit of 500 tokens; Gumbel samples are passages, not whole texts.
     """
     began, objectives = time.perf_counter(), tuple(objectives)
     if unsupported := [x for x in objectives if not isinstance(x, Objective)]:
@@ -320,9 +320,9 @@ def _losses(objectives: Sequence, reverse: list[int], logits: Tensor, frequency:
 def _gumbel_cross_entropy(parameters: Sequence[Tensor], chain: MarkovChain) -> Tensor:
     """Reverse cross-entropies (objectives, seeds), in nats per text, from straight-through samples of the learners.
 
-    Gradients flow through the softmax, and through the embedding of a sampled token into the tokens after it. A passage
-    begins at a row drawn from the exact visits, and goes on with a new text after an end. So a text costs the mean cost
-    of a token times the mean length of a text.
+    Gradients flow through the softmax, and through a sampled token's embedding into the tokens after it. A passage
+    begins at a row drawn from the exact visits, and goes on after an end: a text costs a token's mean cost times the
+    mean length of a text.
     """
     embedding, inner, inner_bias, outer, outer_bias = (x.flatten(0, 1) for x in parameters)  # (cells, ...)
     outer, outer_bias = outer[..., 1:], outer_bias[..., 1:]  # without the padding

@@ -11,24 +11,13 @@ from mixkit.losses.sequence_match import SequenceMatch
 
 @dataclass(frozen=True)
 class World:
-    """All sequences of at most n tokens. Actions are the tokens, then backspace, then end.
+    """All sequences of at most n tokens. Actions are the tokens, then backspace, then end."""
 
-    texts: the sequence of each state; state 0 is empty. A sequence that ends in `end` absorbs: end is its only action.
-    next_state (S, A): 0 if the action is not allowed. allowed (S, A): a token if the sequence is shorter than n,
-    backspace if it is not empty, end always.
-    """
-
-    texts: tuple[tuple[int, ...], ...]
-    next_state: Tensor
-    allowed: Tensor
-
-    @property
-    def backspace(self) -> int:
-        return self.allowed.shape[1] - 2
-
-    @property
-    def end(self) -> int:
-        return self.allowed.shape[1] - 1
+    texts: tuple[tuple[int, ...], ...]  # of each state, the empty one first. After `end` only `end` is allowed
+    next_state: Tensor  # (S, A); 0 if the action is not allowed
+    allowed: Tensor  # (S, A): a token if the sequence is shorter than n, backspace if it is not empty, end always
+    backspace: int
+    end: int
 
     def action_name(self, action: int) -> str:
         """a, b, ... for the tokens, ⌫ for backspace, ∎ for end."""
@@ -47,16 +36,13 @@ def build_world(tokens: int, longest: int) -> World:
     index = {text: state for state, text in enumerate(texts)}
     next_state = torch.zeros(len(texts), tokens + 2, dtype=torch.long)
     allowed = torch.zeros(len(texts), tokens + 2, dtype=torch.bool)
-    for state, text in enumerate(texts):
-        moves: dict[int, tuple[int, ...]] = {end: text}
-        if text[-1:] != (end,):
-            moves = {token: (*text, token) for token in range(tokens) if len(text) < longest}
-            moves[end] = (*text, end)
-            if text:
-                moves[backspace] = text[:-1]
-        for action, following in moves.items():
-            next_state[state, action], allowed[state, action] = index[following], True
-    return World(tuple(texts), next_state, allowed)
+    for text, action in product(open_texts, range(tokens + 2)):
+        following = text[:-1] if action == backspace else (*text, action)
+        if following in index and following != text:
+            next_state[index[text], action], allowed[index[text], action] = index[following], True
+    ended = torch.arange(len(open_texts), len(texts))
+    next_state[ended, end], allowed[ended, end] = ended, True
+    return World(tuple(texts), next_state, allowed, backspace, end)
 
 
 def policy_and_value(world: World, q: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,10 @@
-"""A finished study with made-up numbers, for tests of charts, tables, panels and the report."""
+"""A finished study with made-up numbers, for tests of charts, tables, panels and the report; notebooks executed."""
 
+import json
+
+import papermill
+
+from mixkit._common import CLONE
 from mixkit.studies.config import RunConfig
 from mixkit.studies.plan import PlannedRun, Study
 from mixkit.studies.records import results_frame
@@ -57,3 +62,20 @@ def samples_of(name, **facts):
 
 SAMPLES = {run.name: samples_of(run.name) for run in DONE}
 STUDY = Study("own", f"About {EVIL}", [PlannedRun(run.name, run.role, run.config, None) for run in DONE])
+
+
+def execute(name, folder, **parameters):
+    """The outputs of a notebook's cells and of its widgets, after papermill has executed it with these parameters."""
+    out = folder / f"{name}.ipynb"
+    options = {"kernel_name": "python3", "cwd": CLONE, "progress_bar": False, "execution_timeout": 300}
+    papermill.execute_notebook(CLONE / "notebooks" / out.name, out, parameters, **options)
+    notebook = json.loads(out.read_text(encoding="utf-8"))
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", ())]
+    states = notebook["metadata"]["widgets"]["application/vnd.jupyter.widget-state+json"]["state"].values()
+    drawn = [output for state in states for output in state["state"].get("outputs", ())]
+    assert not [output for output in [*outputs, *drawn] if output["output_type"] == "error"]
+    return outputs, drawn
+
+
+def printed(outputs):
+    return "".join(line for out in outputs if out["output_type"] == "stream" for line in out["text"])

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from mixkit.notebook import charts
-from mixkit.notebook.training_charts import search
+from mixkit.notebook.charts import search
 from mixkit.studies.config import RunConfig
 from mixkit.studies.plan import PlannedRun
 from mixkit.studies.records import results_frame
@@ -45,8 +45,9 @@ def test_each_objective_has_its_colour_and_symbol():
     named = traces(charts.frontier(FRAME, "mauve", "diversity"))
     for label, objective in (("MLE", "mle"), ("MixCE", "mixce"), ("TaiLr", "tailr")):
         assert named[label].marker.color == charts.COLORS[objective]
-        assert named[label].marker.symbol == charts.SYMBOLS[objective]
-    assert len(set(charts.COLORS.values())) == len(set(charts.SYMBOLS.values())) == len(charts.COLORS)
+        assert named[label].marker.symbol == charts.LOOKS[objective][1]
+    colors, symbols = zip(*charts.LOOKS.values(), strict=True)
+    assert len(set(colors)) == len(set(symbols)) == len(charts.LOOKS)
 
 
 def test_two_seeds_have_two_curves_and_one_legend_entry():

@@ -1,4 +1,4 @@
-"""Notebooks have no outputs, and their parameters cells agree with mixkit.studies.config."""
+"""Notebooks have no outputs, their parameters cells agree with mixkit.studies.config, and they run."""
 
 import json
 import os
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import papermill
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from papermill.inspection import inspect_notebook
@@ -20,6 +21,7 @@ from mixkit.studies.config import (
     TradeoffConfig,
     WeightsConfig,
 )
+from tests.notebook.builders import execute, printed
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 CONFIGS = {
@@ -104,3 +106,34 @@ def test_badges_and_install_cells_hold_the_address_of_pyproject(tmp_path):
     (tmp_path / "pyproject.toml").write_text(project)
     set_address(tmp_path)
     assert all((tmp_path / "notebooks" / p.name).read_text() == p.read_text() for p in NOTEBOOKS)
+
+
+SMALL = {
+    "1_objectives": {"eta": 0.3, "gamma": 0.0, "w_min": 0.1, "mix": 0.2},
+    "2_known_truth": {"vocab": 5, "seeds": 2, "epochs": 2, "eta": 0.4, "study": "no-such-study"},
+    "4_backtracking": {"train_questions": 40, "test_questions": 12, "steps": 6, "base": 4},
+}
+EXPECTED = {  # in what it prints, and the number of figures in its widgets
+    "1_objectives": ("differ by at most", 3),
+    "2_known_truth": ("Skipped, as there is nothing to show yet", 1),
+    "4_backtracking": ("of 12 answers", 2),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of jupyter_client and its platform directories
+@pytest.mark.parametrize("name", SMALL)
+def test_a_notebook_runs_from_its_parameters_alone(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("MIXKIT_RUNS", str(tmp_path / "runs"))
+    outputs, drawn = execute(name, tmp_path, **SMALL[name])
+    assert name == "4_backtracking" or not [out for out in outputs if out.get("name") == "stderr"]  # progress bars
+    text, num_figures = EXPECTED[name]
+    assert text in printed(outputs) and printed(outputs).count("Write your answer") == 3
+    assert sum("application/vnd.plotly.v1+json" in out.get("data", {}) for out in drawn) == num_figures
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_parameter_out_of_range_stops_the_notebook(tmp_path):
+    with pytest.raises(papermill.PapermillExecutionError, match=r"gamma is 2.0; it must be in \[0, 1\]"):
+        execute("1_objectives", tmp_path, gamma=2.0)

@@ -6,17 +6,15 @@ import os
 import signal
 import time
 
-import papermill
 import pytest
 import yaml
 
-from mixkit._common import CLONE
 from mixkit.notebook import sweep_panel
 from mixkit.studies.config import SweepConfig
 from mixkit.studies.plan import load_sweep, write_study, write_sweep
 from mixkit.studies.store import RunStore
 from tests import support
-from tests.notebook.builders import metric
+from tests.notebook.builders import execute, metric, printed
 
 TINY = {
     "parameters": support.TINY,
@@ -246,29 +244,13 @@ def test_bars_of_runs_that_do_not_train_move_without_a_number(finished, tiny):
 @pytest.mark.filterwarnings("ignore")  # of jupyter_client and its platform directories
 def test_the_notebook_runs_a_sweep_from_its_parameters(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("MIXKIT_RUNS", str(tmp_path / "runs"))
-    out = tmp_path / "out.ipynb"
-    papermill.execute_notebook(
-        CLONE / "notebooks" / "5_sweep.ipynb",
-        out,
-        {**tiny.model_dump(exclude_defaults=True), "run_now": True},
-        kernel_name="python3",
-        cwd=CLONE,
-        progress_bar=False,
-        execution_timeout=300,
-    )
-    notebook = json.loads(out.read_text(encoding="utf-8"))
-    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", ())]
-    states = notebook["metadata"]["widgets"]["application/vnd.jupyter.widget-state+json"]["state"].values()
-    drawn = [o for state in states for o in state["state"].get("outputs", ())]
-    assert not [o for o in [*outputs, *drawn] if o["output_type"] == "error"]
+    outputs, drawn = execute("5_sweep", tmp_path, **tiny.model_dump(exclude_defaults=True), run_now=True)
     live = [o["data"]["application/vnd.plotly.v1+json"] for o in drawn if "data" in o]
-    printed = [
-        o["data"]["application/vnd.plotly.v1+json"] for o in outputs if "plotly" in str(o.get("data", {}).keys())
-    ]
-    assert len(live) == 2 and len(printed) == 1  # training and frontier in the panel, then one against the coefficient
-    names = [{trace.get("name") for trace in figure["data"]} for figure in (*live, *printed)]
+    shown = [o["data"]["application/vnd.plotly.v1+json"] for o in outputs if "plotly" in str(o.get("data", {}).keys())]
+    assert len(live) == 2 and len(shown) == 1  # training and frontier in the panel, then one against the coefficient
+    names = [{trace.get("name") for trace in figure["data"]} for figure in (*live, *shown)]
     assert {"MLE", "MixCE η=0.25"} in names[:2] and names[2] == {"MixCE"}
     assert any({"MLE", "MixCE", "human texts"} <= found for found in names[:2])
-    text = "".join(line for o in outputs if o["output_type"] == "stream" for line in o["text"])
+    text = printed(outputs)
     assert "own: 2 of 2 runs are done" in text and "Write your answer" in text
     assert (tmp_path / "runs" / "own" / "report.html").is_file()

@@ -63,7 +63,7 @@ def test_each_run_is_compared_with_mle_on_the_same_prompts():
         assert rows["difference"].tolist() == pytest.approx([c.difference.value for c in family])
         assert rows["low"].tolist() == [c.difference.low for c in family]
         assert rows["high"].tolist() == [c.difference.high for c in family]
-        assert rows["effect_size"].tolist() == pytest.approx([c.effect_size.value for c in family])
+        assert rows["effect_size"].tolist() == pytest.approx([c.effect_size for c in family])
         assert rows["p"].tolist() == [c.p_value for c in family]
         assert rows["holm_p"].tolist() == holm([c.p_value for c in family])
         assert rows["pairs"].tolist() == [40, 40, 40]
