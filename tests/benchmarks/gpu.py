@@ -57,7 +57,7 @@ def training(model, rows: int, tokens: int, rounds: int, compiled: bool) -> Iter
     device = model.device
     ids = torch.randint(model.config.vocab_size, (rows, tokens + 1), generator=torch.Generator().manual_seed(0))
     batch = collate_groups(ids.tolist())
-    batch = {name: part if name == "groups" else part.to(device) for name, part in batch.items()}
+    batch = {name: part.to(device) if isinstance(part, torch.Tensor) else part for name, part in batch.items()}
     ids = ids.to(device)
     model = copy.deepcopy(model).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
