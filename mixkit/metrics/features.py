@@ -107,32 +107,28 @@ class Reader:
         temporary.replace(path)  # so that no process reads half a file
         return features
 
-    @torch.no_grad()
     def _read(self, ids: Sequence[Sequence[int]]) -> np.ndarray:
         """Features of token ids, the longest first, in evaluation mode. Batches are padded on the right."""
-        device, training = self.model.device, self.model.training
+        device = self.model.device
         budget = CPU_BATCH_TOKENS * torch.get_num_threads() if device.type == "cpu" else GPU_BATCH_TOKENS
         rows: list[np.ndarray] = []
-        self.model.eval()
         bar = tqdm(total=len(ids), desc=f"{self.name} reads", unit="text", delay=3, mininterval=1)
-        while len(rows) < len(ids):
-            size = max(1, budget // len(ids[len(rows)]))
-            batch = [torch.tensor(row) for row in ids[len(rows) : len(rows) + size]]
-            tokens = pad_sequence(batch, batch_first=True).to(device)  # (B, T)
-            lengths = torch.tensor([len(row) for row in batch], device=device)
-            mask = (torch.arange(tokens.shape[1], device=device) < lengths[:, None]).long()
-            # A causal model's tokens do not attend to padding on their right. Without a mask attention is faster.
-            options: dict[str, Any] = {"attention_mask": mask} if self.is_encoder else {"use_cache": False}
-            with loading.autocast(self.model):
+        with bar, loading.inference(self.model), loading.autocast(self.model):
+            while len(rows) < len(ids):
+                size = max(1, budget // len(ids[len(rows)]))
+                batch = [torch.tensor(row) for row in ids[len(rows) : len(rows) + size]]
+                tokens = pad_sequence(batch, batch_first=True).to(device)  # (B, T)
+                lengths = torch.tensor([len(row) for row in batch], device=device)
+                mask = (torch.arange(tokens.shape[1], device=device) < lengths[:, None]).long()
+                # A causal model's tokens do not attend to padding on their right. Without a mask attention is faster.
+                options: dict[str, Any] = {"attention_mask": mask} if self.is_encoder else {"use_cache": False}
                 hidden = self.model.base_model(input_ids=tokens, **options).last_hidden_state  # no head, no logits
-            if self.is_encoder:
-                pooled = F.normalize((hidden.float() * mask[..., None]).sum(1) / lengths[:, None])
-            else:
-                pooled = hidden[torch.arange(len(batch), device=device), lengths - 1]
-            rows += list(pooled.float().cpu().numpy())
-            bar.update(len(batch))
-        bar.close()
-        self.model.train(training)
+                if self.is_encoder:
+                    pooled = F.normalize((hidden.float() * mask[..., None]).sum(1) / lengths[:, None])
+                else:
+                    pooled = hidden[torch.arange(len(batch), device=device), lengths - 1]
+                rows += list(pooled.float().cpu().numpy())
+                bar.update(len(batch))
         if not np.isfinite(rows).all():
             raise InputError(f"the features of reader {self.name!r} are not finite: its model has diverged")
         return np.stack(rows)

@@ -226,6 +226,8 @@ def conclusion(table: pd.DataFrame) -> str:
         better = paired["run"][paired["decoder"] == "better"].tolist()
         names = f": {', '.join(better)}" if better else ""
         sentence += f"; {len(better)} of {len(paired)} are better than MLE decoded as their objective{names}"
-    if len(set(table["seed"])) == 1:
-        sentence += "; each was trained once, and the intervals do not include the variation between training seeds"
+    seeds = table.groupby(table["run"].str.replace(r", seed \d+", "", regex=True))["seed"].nunique()
+    if once := int((seeds == 1).sum()):
+        who = "each was" if once == len(seeds) else f"{once} of {len(seeds)} objectives were"
+        sentence += f"; {who} trained once, and the intervals do not include the variation between training seeds"
     return sentence + "."

@@ -219,7 +219,6 @@ def _load_hub(name: str, limits: dict[str, int]) -> tuple[Splits, str]:
     cached = CACHE / "corpora" / f"{key}.json"
     if not cached.is_file():
         corpus = _stream_hub(name, dataset, config, limits)
-        cached.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(cached, json.dumps(corpus))
     splits, origin = json.loads(cached.read_text(encoding="utf-8"))
     return splits, origin

@@ -209,9 +209,7 @@ def test_compression_ratio():
 
 
 def test_strings_words_and_numbers_give_equal_values(tokens):
-    distinct = sorted(
-        {token for text in tokens for token in text}
-    )  # a random model's may be of a script without blanks
+    distinct = sorted({token for text in tokens for token in text})  # of any script
     words = [[f"w{distinct.index(token)}" for token in text] for text in tokens]
     texts = [" ".join(text) for text in words]
     numbers = {word: i for i, word in enumerate(sorted({word for text in words for word in text}))}
