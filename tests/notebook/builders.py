@@ -64,11 +64,15 @@ SAMPLES = {run.name: samples_of(run.name) for run in DONE}
 STUDY = Study("own", f"About {EVIL}", [PlannedRun(run.name, run.role, run.config, None) for run in DONE])
 
 
-def execute(name, folder, **parameters):
-    """The outputs of a notebook's cells and of its widgets, after papermill has executed it with these parameters."""
-    out = folder / f"{name}.ipynb"
+def execute(name, folder, edit=("", ""), **parameters):
+    """The outputs of a notebook's cells and of its widgets, after papermill has executed it with these parameters.
+
+    edit: text of a cell, and what a reader writes in its place.
+    """
+    source, out = folder / "source.ipynb", folder / f"{name}.ipynb"
+    source.write_text((CLONE / "notebooks" / out.name).read_text(encoding="utf-8").replace(*edit), encoding="utf-8")
     options = {"kernel_name": "python3", "cwd": CLONE, "progress_bar": False, "execution_timeout": 300}
-    papermill.execute_notebook(CLONE / "notebooks" / out.name, out, parameters, **options)
+    papermill.execute_notebook(source, out, parameters, **options)
     notebook = json.loads(out.read_text(encoding="utf-8"))
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", ())]
     states = notebook["metadata"]["widgets"]["application/vnd.jupyter.widget-state+json"]["state"].values()

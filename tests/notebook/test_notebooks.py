@@ -13,6 +13,8 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from papermill.inspection import inspect_notebook
 
+from mixkit.notebook.charts import frontier
+from mixkit.notebook.report import report_html
 from mixkit.studies.config import (
     BacktrackingConfig,
     KnownTruthConfig,
@@ -21,7 +23,11 @@ from mixkit.studies.config import (
     TradeoffConfig,
     WeightsConfig,
 )
+from mixkit.studies.plan import Study
+from mixkit.studies.records import results_frame
+from mixkit.studies.store import RunStore
 from tests.notebook.builders import execute, printed
+from tests.support import TINY
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 CONFIGS = {
@@ -137,3 +143,27 @@ def test_a_notebook_runs_from_its_parameters_alone(name, tmp_path, monkeypatch):
 def test_a_parameter_out_of_range_stops_the_notebook(tmp_path):
     with pytest.raises(papermill.PapermillExecutionError, match=r"gamma is 2.0; it must be in \[0, 1\]"):
         execute("1_objectives", tmp_path, gamma=2.0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_loss_a_metric_and_a_model_of_one_s_own(toy, tmp_path, monkeypatch):
+    """From the cells of notebook 3 alone: each has its own name in run.json, table, chart and report."""
+    monkeypatch.setenv("MIXKIT_RUNS", str(tmp_path / "runs"))
+    for part in toy[:2]:
+        part.save_pretrained(tmp_path / "mine")
+    edit = ("own_objective = None", "own_objective = Focal(2.0)")
+    settings = {**TINY, "study": "own", "model": str(tmp_path / "mine")}
+    outputs, _ = execute("3_finetune", tmp_path, edit, **settings)
+    store = RunStore(tmp_path / "runs")
+    (path,) = store.root.glob("own/*/run.json")
+    record = store.read("own", path.parent.name)
+    assert record.config.objective == "own: Focal(gamma=2.0)" and record.resolved["objective"] == "Focal(gamma=2.0)"
+    assert record.config.model == str(tmp_path / "mine") and 2 < record.metrics["word_length"].value < 9
+    pages = ["".join(out["data"]["text/html"]) for out in outputs if "text/html" in out.get("data", {})]
+    (table,) = (page for page in pages if "perplexity" in page and "<table" in page)
+    figure = frontier(results_frame([record]), "precision", "distinct_2").to_json()
+    page = report_html(Study("own", "", []), [record], {record.name: store.samples("own", record.name)})
+    for shown in (table, figure, page):
+        assert "Focal(gamma=2.0)" in shown and "MixCE" not in shown
+    assert "word length" in table and "word length" in page
