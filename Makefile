@@ -36,7 +36,7 @@ test: lint types
 	MIXKIT_CHECK_SHAPES=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lab: .venv/installed
-	$(BIN)/jupyter lab notebooks --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
+	$(BIN)/jupyter lab notebooks --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
 
 address:
 	$(PYTHON) notebooks/set_address.py
