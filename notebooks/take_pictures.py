@@ -1,7 +1,7 @@
 """Take the pictures in notebooks/images/: python notebooks/take_pictures.py [NAME ...], by default of all notebooks.
 
-Each notebook is run in JupyterLab in Chromium. The picture is of its first chart, or of notebook 5's panel. The study
-`quick` must be finished. Needs the packages of `make test` and Chromium on the path.
+Each notebook is run in JupyterLab in Chromium. The picture is of its first chart, or of notebook 5's panel. Notebooks 5
+and 6 show the study `prose`, which the kit ships. Needs the packages of `make test` and Chromium on the path.
 """
 
 import os
@@ -43,7 +43,9 @@ def take(page, name: str) -> None:
 def main(names: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for path in HERE.glob("*.ipynb"):
-            text = path.read_text(encoding="utf-8").replace('study = \\"sweep\\"', 'study = \\"quick\\"')
+            text = path.read_text(encoding="utf-8")
+            if path.stem in ("5_sweep", "6_tradeoff"):
+                text = re.sub(r'study = \\"(sweep|quick)\\"', r'study = \"prose\"', text)
             (Path(folder) / path.name).write_text(text, encoding="utf-8")
         settings = Path(folder) / "settings/@jupyterlab/notebook-extension/tracker.jupyterlab-settings"
         settings.parent.mkdir(parents=True)
