@@ -45,7 +45,7 @@ def main(names: list[str]) -> None:
         for path in HERE.glob("*.ipynb"):
             text = path.read_text(encoding="utf-8")
             if path.stem in ("5_sweep", "6_tradeoff"):
-                text = re.sub(r'study = \\"(sweep|quick)\\"', r'study = \"prose\"', text)
+                text = re.sub(r'study = \\"(sweep|quick)\\"', r"study = \"prose\"", text)
             (Path(folder) / path.name).write_text(text, encoding="utf-8")
         settings = Path(folder) / "settings/@jupyterlab/notebook-extension/tracker.jupyterlab-settings"
         settings.parent.mkdir(parents=True)

@@ -104,8 +104,7 @@ def wilson_interval(hits: int, trials: int) -> Estimate:
 def t_interval(values: Numbers, *, variance_factor: float = 0.0) -> Estimate:
     """equals: mean(values), with mean +- t std(values, ddof=1) sqrt(variance_factor + 1 / k), t of k - 1 degrees
 
-    values: (k,), one number a sample set or seed. One value has no interval. Raises InputError on empty or non-finite
-    values.
+    values: (k,), one number a sample set or seed. One value has no interval. InputError on empty or non-finite values.
     """
     values = _finite(values, "values")
     size, mean = len(values), values.mean()

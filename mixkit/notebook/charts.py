@@ -176,9 +176,10 @@ def against_coefficient(frame: pd.DataFrame, metric: str, title: str = "") -> go
                 hovertext=[f"{point.label}<br>{number(point)}" for point in points],
                 hoverinfo="text",
             )
-    for value in rows.loc[rows["objective"] == "mle"].sort_values("seed").drop_duplicates("seed")["value"]:
-        note = {"text": f"MLE {value:.3g}", "font": {"color": INK}}
-        figure.add_hline(value, line={"color": COLORS["mle"], "dash": "dot"}, annotation=note)
+    values = rows.loc[rows["objective"] == "mle"].drop_duplicates("seed")["value"].sort_values(ascending=False)
+    note = {"text": f"MLE {', '.join(f'{value:.3g}' for value in values)}", "font": {"color": INK}}
+    for i, value in enumerate(values):  # of each seed; the highest line has the label of all
+        figure.add_hline(value, line={"color": COLORS["mle"], "dash": "dot"}, annotation=note if i == 0 else None)
     return _join_legend(figure)
 
 

@@ -118,8 +118,8 @@ def test_each_seed_has_its_own_curve_against_the_coefficient():
     figure = charts.against_coefficient(results_frame(runs), "mauve")
     assert [(trace.showlegend, trace.y) for trace in figure.data] == [(True, (0.51, 0.59)), (False, (0.71, 0.79))]
     assert figure.data[0].x == ("η=0.1", "η=0.9")
-    assert [line.y0 for line in figure.layout.shapes] == [0.55, 0.75]
-    assert [note.text for note in figure.layout.annotations] == ["MLE 0.55", "MLE 0.75"]
+    assert [line.y0 for line in figure.layout.shapes] == [0.75, 0.55]
+    assert [note.text for note in figure.layout.annotations] == ["MLE 0.75, 0.55"]
 
 
 def test_parallel_coordinates_have_the_metrics_of_all_runs():
