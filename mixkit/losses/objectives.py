@@ -12,8 +12,7 @@ from mixkit.losses.token_weighted import TokenWeighted
 def objective(text: str, **coefficients: float | str) -> TokenWeighted | SequenceMatch:
     """The objective with this name, or with this weight function of q. See `definitions.parse_objective`.
 
-    Raises InputError for an unknown name, an unknown or missing coefficient, a value out of range, and a formula that
-    is wrong.
+    Raises InputError for an unknown name, an unknown or missing coefficient, a value out of range, and a wrong formula.
 
     >>> objective("mixce", eta=0.1)
     MixCE(eta=0.1)

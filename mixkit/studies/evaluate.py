@@ -41,6 +41,7 @@ def evaluate(
     name: str, config: RunConfig, corpus: Corpus, model: Any, tokenizer: Any, people: Sequence[Prompt], sets: Sets
 ) -> Evaluation:
     """All metrics of the run `name`: of its model and its sample sets, which continue the first of the human texts."""
+    sets = sets[:1] if all(texts == sets[0] for texts in sets) else sets  # greedy decoding: their spread tells nothing
     prompts, others = people[: len(sets[0])], people[len(sets[0]) :]
     trained = Reader(f"run:{name}", model, tokenizer)
     reader = choose_reader(config.reader, start=config.model, study=config.study, trained=trained)

@@ -222,6 +222,8 @@ def test_all_metrics_of_a_run(toy, evaluated, monkeypatch):
     expected = own - mean_nll([prompt.human for prompt in prompts], beginnings)
     assert result.metrics["entropy_calibration"].value == pytest.approx(expected, rel=1e-6)
     assert "perplexity" not in result.human and "forward_kl" not in result.human
+    greedy = evaluate("name", config, corpus, model, tokenizer, [*prompts, *others], [sets[0], list(sets[0])]).metrics
+    assert greedy["mauve"].value == result.metrics["mauve"].sets[0] and greedy["mauve"].low is None
 
 
 @pytest.mark.parametrize(
