@@ -226,7 +226,7 @@ def conclusion(table: pd.DataFrame) -> str:
         better = paired["run"][paired["decoder"] == "better"].tolist()
         names = f": {', '.join(better)}" if better else ""
         sentence += f"; {len(better)} of {len(paired)} are better than MLE decoded as their objective{names}"
-    seeds = table.groupby(table["run"].str.replace(r", seed \d+", "", regex=True))["seed"].nunique()
+    seeds: Any = table.groupby(table["run"].str.replace(r", seed \d+", "", regex=True))["seed"].nunique()
     if once := int((seeds == 1).sum()):
         who = "each was" if once == len(seeds) else f"{once} of {len(seeds)} objectives were"
         sentence += f"; {who} trained once, and the intervals do not include the variation between training seeds"

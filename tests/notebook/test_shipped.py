@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from mixkit.studies.plan import PlannedRun, Study, read_study, write_study
 from mixkit.studies.records import records, results
 from mixkit.studies.store import RunStore
 from mixkit.studies.sweep import states
-from tests.benchmarks.ship import LIMIT, ship
+from tests.benchmarks.ship import LIMIT, ship, table
 from tests.notebook.builders import DONE, SAMPLES
 
 NOTICE = "Shipped results of 1970-01-01; `make study STUDY=prose` makes your own."
@@ -133,6 +134,20 @@ def test_what_the_kit_ships_is_whole():
         assert len(records(study, RunStore(SHIPPED))) == len(study.runs)
         assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < LIMIT
         assert {path.name for path in folder.glob("*/*")} == {"run.json", "samples.jsonl"}
+
+
+def intervals(text: str) -> set[str]:
+    return set(re.findall(r"-?[\d.]+ \[-?[\d.]+, -?[\d.]+\]", text))
+
+
+def test_what_the_kit_says_of_its_study_is_in_the_records():
+    """Each value with an interval, in the README and in notebook 6, is one of the shipped study's."""
+    card = (SHIPPED / "prose" / "README.md").read_text(encoding="utf-8")
+    assert table(results("prose", RunStore(SHIPPED))) in card
+    notebook = json.loads((CLONE / "notebooks" / "6_tradeoff.ipynb").read_text(encoding="utf-8"))
+    prose = "".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+    for said in (intervals((CLONE / "README.md").read_text(encoding="utf-8")), intervals(prose)):
+        assert said and said <= intervals(card), said - intervals(card)
 
 
 @pytest.fixture(scope="module")
