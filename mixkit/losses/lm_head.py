@@ -57,8 +57,7 @@ def weighted_cross_entropy(
     mask: True for positions that count. Masked positions are removed first, so they may hold anything.
     denominator: by default the number of unmasked positions. With gradient accumulation or several devices pass the
     number of unmasked positions in the global batch.
-    Raises ValueError as `token_scores` does, for an objective without weights, and if every position is masked and
-    there is no denominator.
+    Raises ValueError as `token_scores`, for an objective without weights, and for no positions and no denominator.
     """
     options = {"mask": mask, "bias": bias, "scale": scale, "soft_cap": soft_cap, "denominator": denominator}
     return weighted_cross_entropy_and_nll(hidden, head_weight, targets, objective, **options)[0]

@@ -26,8 +26,7 @@ class HeldOut:
     """What a model says of N held-out texts, summed over the tokens of each text, the end included.
 
     nll: in nats. tokens: their number. nll_at: the nll with logits divided by T, for each 1/T of INVERSE_TEMPERATURES.
-    reciprocal_rank: sum of 1 / rank, where rank 1 is the most probable token. recall: number of tokens whose rank is at
-    most 1, 5, 50.
+    reciprocal_rank: sum of 1 / rank, where rank 1 is the most probable token. recall: tokens of rank <= 1, 5, 50.
     """
 
     nll: Float[np.ndarray, " N"]

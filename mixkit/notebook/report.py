@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
+import pandas as pd
 import plotly.graph_objects as go
 import plotly.io as pio
 from markupsafe import Markup
@@ -28,20 +29,20 @@ NUM_PAIRS = 40  # of its blind test
 COEFFICIENT_METRICS = ("perplexity", "mauve", "diversity")
 
 
-def write_report(study: Study, store: RunStore | None = None) -> Path:
-    """Write runs/<study>/report.html from the study's finished runs."""
+def write_report(study: Study, store: RunStore | None = None, compared: pd.DataFrame | None = None) -> Path:
+    """Write runs/<study>/report.html from the study's finished runs. compared: `compare_with_mle` of them, if known."""
     store = store or RunStore()
     done = records(study, store)
     samples = {record.name: store.samples(study.name, record.name) for record in done}
     path = store.root / study.name / "report.html"
-    write_atomically(path, report_html(study, done, samples))
+    write_atomically(path, report_html(study, done, samples, compared))
     return path
 
 
-def report_html(study: Study, done: Sequence[RunRecord], samples: Mapping[str, Sequence[Sample]]) -> str:
-    """The page. done: the finished runs. samples: by run name."""
+def report_html(study: Study, done: Sequence[RunRecord], samples: Mapping[str, Sequence[Sample]], compared=None) -> str:
+    """The page. done: the finished runs. samples: by run name. compared: as in write_report."""
     frame = results_frame(done)
-    compared = compare_with_mle(done, samples)
+    compared = compare_with_mle(done, samples) if compared is None else compared
     verdict_table = verdicts(done, compared)
     blind = draw_pairs([record for record in done if record.role == "grid"], samples, "report")[:NUM_PAIRS]
     chosen = charts.default_axes(frame)
