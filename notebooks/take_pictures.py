@@ -19,9 +19,9 @@ from playwright.sync_api import expect, sync_playwright
 
 HERE = Path(__file__).parent
 TEN_MINUTES = 600_000  # milliseconds
-PARTS = {"5_sweep": "button.widget-button"}  # the picture is of the first output that contains this
+PARTS = {"5_sweep": "button.widget-button"}  # the picture is of the first output that is or contains this
 PORT = 8899
-HEIGHT = 604  # pixels; what is below is cut off, such as the paths in the panel
+HEIGHT = 604  # pixels of the panel's picture; what is below is cut off, such as paths
 
 
 def take(page, name: str) -> None:
@@ -31,12 +31,14 @@ def take(page, name: str) -> None:
     for item in ("Run", "Run All Cells"):
         page.get_by_role("menuitem", name=item, exact=True).click()
     expect(page.locator(".jp-CodeCell .jp-InputPrompt").last).to_have_text(re.compile(r"\[\d+\]"), timeout=TEN_MINUTES)
-    page.wait_for_timeout(3000)
-    output = page.locator(".jp-OutputArea-output", has=page.locator(PARTS.get(name, ".js-plotly-plot"))).first
+    page.wait_for_timeout(5000)  # the charts are drawn after the cells have run
+    part = PARTS.get(name, ".js-plotly-plot")
+    output = page.locator(f".jp-OutputArea-output:is({part}, :has({part}))").first
     output.evaluate("element => element.scrollIntoView()")
     page.wait_for_timeout(1000)
     clip = output.bounding_box()
-    clip["height"] = min(clip["height"], HEIGHT)
+    if name in PARTS:
+        clip["height"] = min(clip["height"], HEIGHT)
     page.screenshot(path=HERE / "images" / f"{name}.png", clip=clip)
 
 

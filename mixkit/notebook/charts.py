@@ -102,8 +102,8 @@ def frontier(frame: pd.DataFrame, quality: str = "mauve", diversity: str = "dive
     points = {run: (rows[run, diversity], rows[run, quality]) for run in runs}
     titles = {"title": f"{metric_label(quality)} against {metric_label(diversity)}"}
     titles |= {"xaxis_title": definition(diversity).axis, "yaxis_title": definition(quality).axis}
-    # The margin has room for three rows of legend. A legend that moves the margin covers the plot after a resize.
-    figure = go.Figure(layout={"height": 610, "margin": {"t": 120}, **titles})
+    # The margin has room for four rows of legend. A legend that moves the margin covers the plot after a resize.
+    figure = go.Figure(layout={"height": 640, "margin": {"t": 150}, **titles})
 
     def add(names: Sequence[str], **style: Any) -> None:
         if known := [points[name] for name in names if name in points]:
