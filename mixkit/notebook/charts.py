@@ -92,8 +92,7 @@ def frontier(frame: pd.DataFrame, quality: str = "mauve", diversity: str = "dive
 
     Lines: MLE with only its temperature (dotted) or its top-p (dash-dotted) changed, or decoded as another objective
     (dashed, in that one's colour). Hollow: runs that only sample MLE's model. Rings: the Pareto front. Star and dashed
-    lines: the human texts. Gray band: human texts against human texts. A point's customdata is its run's name.
-    frame: results(study). quality, diversity: any two metrics.
+    lines: the human texts. Gray band: humans against humans. A point's customdata: its run. frame: results(study).
     """
     metrics = list(dict.fromkeys([quality, diversity, "perplexity"]))
     used = frame.loc[(frame["role"] != "base") & frame["metric"].isin(metrics) & frame["value"].notna()]
@@ -120,7 +119,8 @@ def frontier(frame: pd.DataFrame, quality: str = "mauve", diversity: str = "dive
     front = pareto_front(frame, quality, diversity) if quality != diversity else []
     add(front, name="no run is better on both axes", marker=RING, mode="markers", hoverinfo="skip")
     texts = {run: _text(x) for run, (x, _) in points.items()}
-    sides = _label_sides({run: (x.value, y.value) for run, (x, y) in points.items()}, texts)
+    greedy = [run for run, (x, _) in points.items() if x.temperature == 0]
+    sides = _label_sides({run: (x.value, y.value) for run, (x, y) in points.items() if run not in greedy}, texts)
     groups: dict[tuple[str, ...], list[str]] = {}
     for run, (x, _) in sorted(points.items(), key=lambda item: list(SIZES).index(item[1][0].role)):
         groups.setdefault((x.role, *_style(x)), []).append(run)
@@ -129,8 +129,8 @@ def frontier(frame: pd.DataFrame, quality: str = "mauve", diversity: str = "dive
             names,
             name=name,
             mode="markers+text",
-            text=[texts[run] if sides[run] else "" for run in names],
-            textposition=[sides[run] or "top right" for run in names],
+            text=[texts[run] if sides.get(run) else "" for run in names],
+            textposition=[sides.get(run) or "top right" for run in names],
             textfont={"size": 11},
             marker={"symbol": symbol, "size": SIZES[role], "color": color, "line": {"width": 1.5, "color": color}},
             error_x=error_bars([points[run][0] for run in names], color),
@@ -140,6 +140,11 @@ def frontier(frame: pd.DataFrame, quality: str = "mauve", diversity: str = "dive
             hoverinfo="text",
         )
     _join_legend(figure)
+    if greedy and sides:  # far away from the others, which would overprint: double-click to see it
+        x = [points[run][0].value for run in sides]
+        note = f"greedy: {points[greedy[0]][0].value:.2g}"
+        figure.add_annotation(text=note, x=0, y=0, xref="paper", yref="paper", showarrow=False, xanchor="left")
+        figure.update_xaxes(range=[1.1 * min(x) - 0.1 * max(x), 1.1 * max(x) - 0.1 * min(x)])
     if human := rows.get((HUMAN, diversity)):
         figure.add_vline(human.value, line=HUMAN_LINE, annotation={"text": "human"}, annotation_position="bottom right")
     if human := rows.get((HUMAN, quality)):
@@ -280,7 +285,6 @@ def _style(row: Any) -> tuple[str, str, str]:
 
 
 def _hover(rows: Sequence[Any]) -> str:
-    """The label of a run and its numbers."""
     return "<br>".join([f"<b>{rows[0].label}</b>", *(f"{metric_label(row.metric)} {number(row)}" for row in rows)])
 
 

@@ -27,8 +27,7 @@ def compare_with_mle(records: Sequence[RunRecord], samples: Mapping[str, Sequenc
 
     samples: by run name. A prompt's value is the mean over its continuations; judge_perplexity is in nats per token.
     difference: the mean over prompts of run - MLE, with its interval (see `statistics.compare`). effect_size: NaN if
-    all differences are equal. holm_p: Holm's correction over all runs, per metric. The base run and runs with other
-    prompts have no rows.
+    all differences are equal. holm_p: p after Holm's correction over the runs. The base and other prompts have no rows.
     """
     rows = []
     values = {record.name: _values(record, samples.get(record.name, ())) for record in records}
@@ -229,6 +228,5 @@ def conclusion(table: pd.DataFrame) -> str:
         sentence += f"; {len(better)} of {len(paired)} are better than MLE decoded as their objective{names}"
     seeds: Any = table.groupby(table["run"].str.replace(r", seed \d+", "", regex=True))["seed"].nunique()
     if once := int((seeds == 1).sum()):
-        who = "each was" if once == len(seeds) else f"{once} of {len(seeds)} objectives were"
-        sentence += f"; {who} trained once, and the intervals do not include the variation between training seeds"
+        sentence += f"; {once} of {len(seeds)} were trained once: their intervals leave out the variation between seeds"
     return sentence + "."

@@ -38,8 +38,7 @@ def run_study(
 
     Runs that another sweep executes, here or on another machine with the same folder, are waited for. A killed run goes
     on from its last checkpoint, and has failed after the third time. Runs that depend on a failed run are skipped.
-    After three failures in a row for the same reason no further run is started. On an interruption the workers end; the
-    same call then continues.
+    After three failures in a row for one reason no further run starts. The same call continues a stopped study.
     max_workers: runs at a time; 0: one per GPU, or two without a GPU. retry: execute failed runs again. executor:
     "local" or "ray". address: of a Ray cluster to join. notebook: executed for each run. log: gets a line per event.
     Raises InputError before the first run for an unknown executor and for what `preflight` finds.

@@ -321,8 +321,7 @@ def _gumbel_cross_entropy(parameters: Sequence[Tensor], chain: MarkovChain) -> T
     """Reverse cross-entropies (objectives, seeds), in nats per text, from straight-through samples of the learners.
 
     Gradients flow through the softmax, and through a sampled token's embedding into the tokens after it. A passage
-    begins at a row drawn from the exact visits, and goes on after an end: a text costs a token's mean cost times the
-    mean length of a text.
+    begins at a row of the exact visits, and goes on after an end: a text costs mean token cost x mean length.
     """
     embedding, inner, inner_bias, outer, outer_bias = (x.flatten(0, 1) for x in parameters)  # (cells, ...)
     outer, outer_bias = outer[..., 1:], outer_bias[..., 1:]  # without the padding

@@ -109,6 +109,16 @@ def test_a_run_without_one_of_the_metrics_is_left_out():
     assert not charts.frontier(results_frame([]), "mauve", "diversity").data
 
 
+def test_greedy_decoding_does_not_crowd_the_others():
+    runs = [record("mle", 0.9, 0.6), record("cool", 0.8, 0.7, role="decoding", temperature=0.8)]
+    assert charts.frontier(results_frame(runs), "mauve", "diversity").layout.xaxis.range is None
+    runs.append(record("greedy", 0.1, 0.5, role="decoding", temperature=0.0))
+    figure = charts.frontier(results_frame(runs), "mauve", "diversity")
+    assert figure.layout.xaxis.range == pytest.approx((0.79, 0.91))  # a tenth of the span on both sides
+    assert "greedy: 0.1" in [note.text for note in figure.layout.annotations]
+    assert 0.1 in [x for trace in figure.data for x in trace.x]  # a double click shows it
+
+
 def test_each_seed_has_its_own_curve_against_the_coefficient():
     runs = [
         record(f"{objective}{eta}{seed}", 0.5, 0.5 + eta / 10 + seed / 5, objective=objective, eta=eta, seed=seed)

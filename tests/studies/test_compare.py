@@ -194,12 +194,12 @@ def test_verdicts_follow_the_numbers():
     assert conclusion(table).startswith(
         "1 of 3 runs are above MLE's decoding curve: MixCE η=0.2; "
         "1 of them cannot be compared, as they are outside its range or have no value; "
-        "1 of 1 are better than MLE decoded as their objective: MixCE η=0.2; each was trained once"
+        "1 of 1 are better than MLE decoded as their objective: MixCE η=0.2; 2 of 2 were trained once"
     )
     assert "no objective is shown to beat decoding" in conclusion(table[1:2])
     twice = table[:2].assign(decoder="", run=["MixCE η=0.2", "MixCE η=0.2, seed 1"], seed=[0, 1])
     assert conclusion(twice) == "1 of 2 runs are above MLE's decoding curve: MixCE η=0.2."
-    assert "; 1 of 2 objectives were trained once, and" in conclusion(table.assign(seed=[0, 1, 2]))
+    assert "; 1 of 2 were trained once: their" in conclusion(table.assign(seed=[0, 1, 2]))
     alone = verdicts([at("good", 0.5, 0.95, 0.01), CURVE[2]], compared)
     assert alone["verdict"].tolist() == ["no curve"] and "no decoding baselines" in conclusion(alone)
     assert verdicts([], compared).empty and "no other objective than MLE" in conclusion(verdicts([], compared))
