@@ -100,10 +100,10 @@ COEFFICIENTS = {c.name: c for definition in OBJECTIVES.values() for c in definit
 
 
 def check_coefficients(loss: object) -> None:
-    """Raise InputError unless every coefficient of a loss is allowed. Classes that are not defined here pass."""
-    name = f"{type(loss).__module__}.{type(loss).__name__}"
+    """Raise InputError unless every coefficient of a loss is allowed. Its class, or a base of it, is defined here."""
+    names = {f"{base.__module__}.{base.__name__}" for base in type(loss).__mro__}
     for definition in (OBJECTIVES | RIVALS).values():
-        if name == f"mixkit.losses.{definition.loss}":
+        if f"mixkit.losses.{definition.loss}" in names:
             for coefficient in definition.coefficients:
                 if coefficient.in_loss:
                     coefficient.check(getattr(loss, coefficient.name))

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mixkit import MLE, MixCE, SequenceMatch, TaiLr, TokenScores, objective, weighted_cross_entropy
+from mixkit._common import InputError
 from mixkit.losses import TokenWeighted
 from mixkit.losses.definitions import COEFFICIENTS, DIVERGENCE_NAMES, OBJECTIVES, Coefficient
 from mixkit.losses.sequence_match import DIVERGENCES
@@ -23,6 +24,15 @@ def test_each_definition_makes_its_class(name):
     assert [field.name for field in fields(loss)] == list(defaults)
     for coefficient in definition.coefficients:
         coefficient.check(coefficient.default)
+
+
+def test_a_subclass_has_the_range_of_its_base():
+    class Mine(MixCE):
+        """A class of one's own."""
+
+    assert Mine(0.5).eta == 0.5
+    with pytest.raises(InputError, match="eta is 2"):
+        Mine(2.0)
 
 
 def test_names_of_coefficients_and_divergences_are_unique():
