@@ -14,6 +14,7 @@ _GRID = 20_001  # points at which q / w(q) is checked
 _TABLE = 2**14  # points of the tabulated inverse
 _STEPS = 200  # evaluations of the sum of Q, at most
 _TINY = 1e-30
+_IN_CACHE = 2**16  # probabilities that stay in a core's cache
 _TOP, _STRIDE = 128, 32  # W is first found for the most probable tokens and every 32nd of the others
 
 
@@ -113,11 +114,13 @@ def decode(objective: TokenWeighted, inverse: Inverse | None, probs: Float[Tenso
     step = 0.02
     slope = (log_sum(log_w + step) - log_sum(log_w - step)) / (2 * step)
     rows: list[Tensor] = []
-    for p, start, rate in zip(probs.split(1), log_w.split(1), slope.split(1), strict=True):  # a row stays in the cache
+    size = max(1, _IN_CACHE // probs.shape[-1])
+    for p, start, rate in zip(probs.split(size), log_w.split(size), slope.split(size), strict=True):
         correction = inverse(p / start.exp()).sum(-1, keepdim=True).log() / rate
         q = inverse(p / (start - correction).exp())
         total = q.sum(-1, keepdim=True)
-        rows.append(q / total if abs(total.item() - 1) < 1e-2 else _solve(objective, inverse, p, tolerance=1e-5))
+        near = (total - 1).abs() < 1e-2
+        rows.append(q / total if near.all() else (q / total).where(near, _solve(objective, inverse, p, tolerance=1e-5)))
     return torch.cat(rows)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from scipy.stats import mannwhitneyu
+from scipy.stats import rankdata
 
 from mixkit._common import InputError
 from mixkit.metrics.statistics import Estimate, bootstrap, wilson_interval
@@ -99,13 +99,15 @@ def valid_next_auc(model: Any, tokenizer: Any, texts: Sequence[str], *, max_toke
         token_at = {begin: i for i, (begin, _) in enumerate(encoded["offset_mapping"][:max_tokens])}
         hidden = last_hidden(model, torch.tensor([ids], device=model.device))[0]
         scores = torch.nn.functional.linear(hidden, weight, bias).float().cpu().numpy()  # scale or cap keep the order
+        ranks = rankdata(scores, axis=1)  # among all candidates
         for end, following in grammar.next_words(text):
             index = token_at.get(end, token_at.get(end + 1))  # of the token that begins with the blank, or after it
             is_valid = np.isin(candidates, [token_of[word] for word in following if word in token_of])
             if text[end : end + 1] != " " or index is None or is_valid.all() or not is_valid.any():
                 continue
-            u = mannwhitneyu(scores[index][is_valid], scores[index][~is_valid]).statistic
-            row += u / (is_valid.sum() * (~is_valid).sum()), 1
+            count = is_valid.sum()
+            u = ranks[index][is_valid].sum() - count * (count + 1) / 2  # Mann and Whitney's
+            row += u / (count * (~is_valid).sum()), 1
     if not sums[:, 1].any():
         return Estimate.absent("no place in the texts has both valid and invalid next words")
     return bootstrap(sums, lambda sums: sums[..., 0] / sums[..., 1])

@@ -15,7 +15,8 @@ from mixkit.models.attention import attention_mask
 from mixkit.models.likelihood import Ids
 from mixkit.models.loading import autocast, check_positions, inference
 
-CPU_ROWS, GPU_ROWS = 64, 2048  # of a batch; on a GPU fewer where the memory is short
+CPU_ROWS, GPU_ROWS = 256, 2048  # of a batch; fewer where the memory is short
+CPU_BYTES = 2**30  # of a batch
 CPU_STEPS, GPU_STEPS = 4, 32  # between two looks at the rows: on a GPU the host waits there for all steps before
 FACTORS = (0x7FEB352D, 0x846CA68B - 2**32)  # of lowbias32, as int32
 WIDTH = 8  # the slots that are read are a multiple of it, as fast attention on a GPU needs
@@ -79,18 +80,18 @@ def sample_actions(
 
 
 def default_rows(model, capacity: int) -> int:
-    """Rows of a batch: CPU_ROWS, and on a GPU what fits half of its free memory, at most GPU_ROWS.
+    """Rows of a batch: what fits CPU_BYTES or half of a GPU's free memory, at most CPU_ROWS or GPU_ROWS.
 
     capacity: tokens of the longest text. A row needs its keys and values, and ten floats for each logit.
     """
-    if model.device.type != "cuda":
-        return CPU_ROWS
     config: Any = model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     cached = 2 * config.num_hidden_layers * heads * width * capacity * compute_dtype(model).itemsize
-    free, _ = torch.cuda.mem_get_info(model.device)
-    return min(GPU_ROWS, max(1, free // 2 // (cached + 40 * config.vocab_size)))
+    most, room = CPU_ROWS, CPU_BYTES
+    if model.device.type == "cuda":
+        most, room = GPU_ROWS, torch.cuda.mem_get_info(model.device)[0] // 2
+    return min(most, max(1, room // (cached + 40 * config.vocab_size)))
 
 
 def choose_actions(

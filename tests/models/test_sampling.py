@@ -154,7 +154,9 @@ def test_rows_of_a_batch_fit_the_memory(monkeypatch, free, rows):
     config = GPT2Config()
     model = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32, config=config)
     assert default_rows(model, 189) == rows
-    assert default_rows(toy_model(), 10**9) == 64
+    model.device = torch.device("cpu")
+    assert default_rows(model, 189) == 67
+    assert (default_rows(toy_model(), 189), default_rows(toy_model(), 10**9)) == (256, 1)
 
 
 def test_actions_are_consistent():
