@@ -10,8 +10,9 @@ from torch import Tensor
 from mixkit._common import Bool, Float, Int
 from mixkit.losses.token_weighted import TokenScores, TokenWeighted, check_targets
 
-# Logits in a chunk. On a CPU 64 MB in float32, 333 positions of GPT-2's vocabulary. On a GPU 1 GB, for fewer kernels.
-CHUNK_LOGITS = {"cpu": 2**24, "cuda": 2**28}
+# Logits in a chunk. On a CPU 128 MB in float32, 667 positions of GPT-2's vocabulary. On a GPU 1 GB, for fewer kernels.
+CHUNK_LOGITS = {"cpu": 2**25, "cuda": 2**28}
+CACHED_LOGITS = {"cpu": 2**18, "cuda": 2**28}  # a part of a chunk whose logits stay in a CPU's cache
 
 
 def token_scores(
@@ -132,7 +133,7 @@ def _inputs(
         hidden, targets = hidden[mask.bool()], targets[mask.bool()]
     check_targets(targets, head.shape[0])
     if chunk_size is None:
-        chunk_size = max(1, CHUNK_LOGITS.get(head.device.type, 2**24) // head.shape[0])
+        chunk_size = max(1, CHUNK_LOGITS.get(head.device.type, 2**25) // head.shape[0])
     if chunk_size < 1:
         raise ValueError(f"chunk_size is {chunk_size}; it must be at least 1")
     if scale != 1:  # of the logits
@@ -195,9 +196,10 @@ class _Gradients:
             elif self.by_weight is not None:
                 self.by_weight += by_logits.T @ hidden
 
-    def times(self, scale: Tensor | float) -> list[Tensor | None]:
+    def scaled(self, scale: Tensor | float = 1.0) -> list[Tensor | None]:
+        """The sums times `scale`, in place."""
         sums = (self.by_hidden, self.by_weight, self.by_bias)
-        return [None if x is None else (x * scale).to(self.head.dtype) for x in sums]
+        return [None if x is None else x.mul_(scale).to(self.head.dtype) for x in sums]
 
 
 def _by_logits(logits: Tensor, log_partition: Tensor, by_log_partition: Tensor) -> Tensor:
@@ -228,7 +230,7 @@ class _Scores(torch.autograd.Function):
         gradients = _Gradients(hidden, head, bias, targets, ctx.needs_input_grad)
         for at, logits, slope in _chunks(hidden, head, bias, ctx.chunks):
             gradients.add(at, _by_logits(logits, log_partition[at], by_log_partition[at]), by_logit[at], slope)
-        return *gradients.times(1.0), None, None
+        return *gradients.scaled(), None, None
 
 
 class _WeightedSum(torch.autograd.Function):
@@ -236,11 +238,39 @@ class _WeightedSum(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, chunks: Chunks, objective: Any
     ) -> tuple[Tensor, Tensor]:
-        gradients = _Gradients(hidden, head, bias, targets, ctx.needs_input_grad)
-        loss_sum = nll_sum = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
-        order = objective.order
-        for at, logits, slope in _chunks(hidden, head, bias, chunks):
-            parts = [logits.gather(1, targets[at, None])[:, 0], logits.logsumexp(1)]
+        ctx.save_for_backward(hidden, head, bias, targets)
+        ctx.how = chunks, objective, ctx.needs_input_grad
+        loss_sum, nll_sum, ctx.gradients = _weighted_sums(hidden, head, bias, targets, *ctx.how)
+        ctx.mark_non_differentiable(nll_sum)
+        return loss_sum, nll_sum
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, by_loss: Tensor, _by_nll: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        gradients, ctx.gradients = ctx.gradients, None  # they are given away, without a copy
+        if gradients is None:  # a second backward pass
+            *_, gradients = _weighted_sums(*ctx.saved_tensors, *ctx.how)
+        return *gradients.scaled(by_loss), None, None, None
+
+
+def _weighted_sums(
+    hidden: Tensor,
+    head: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    chunks: Chunks,
+    objective: Any,
+    needed: tuple[bool, ...],
+) -> tuple[Tensor, Tensor, _Gradients]:
+    """The sums of the loss and of the nll, and the gradients of the first."""
+    gradients = _Gradients(hidden, head, bias, targets, needed)
+    loss_sum = nll_sum = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
+    order = objective.order
+    size = max(1, CACHED_LOGITS.get(head.device.type, 2**18) // len(head))
+    for at, chunk, slope in _chunks(hidden, head, bias, chunks):
+        by_logit = []
+        for logits, y in zip(chunk.split(size), targets[at].split(size), strict=True):
+            parts = [logits.gather(1, y[:, None])[:, 0], logits.logsumexp(1)]
             if order is not None:
                 parts.append((order * logits).logsumexp(1))
             with torch.enable_grad():  # of the few numbers per position, not of the logits
@@ -248,15 +278,12 @@ class _WeightedSum(torch.autograd.Function):
                 loss = objective.losses(scores).sum()
                 by = torch.autograd.grad(loss, parts, allow_unused=True, materialize_grads=True)
             loss_sum, nll_sum = loss_sum + loss.detach(), nll_sum + scores.nll.detach().sum()
-            if any(ctx.needs_input_grad):
+            by_logit.append(by[0])
+            if any(needed):
                 scaled = None if order is None else _by_logits(order * logits, parts[2], order * by[2])
-                by_logits = _by_logits(logits, parts[1], by[1])
-                gradients.add(at, by_logits if scaled is None else by_logits.add_(scaled), by[0], slope)
-        ctx.gradients = gradients
-        ctx.mark_non_differentiable(nll_sum)
-        return loss_sum, nll_sum
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, by_loss: Tensor, _by_nll: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return *ctx.gradients.times(by_loss), None, None, None
+                _by_logits(logits, parts[1], by[1])
+                if scaled is not None:
+                    logits.add_(scaled)
+        if any(needed):
+            gradients.add(at, chunk, torch.cat(by_logit), slope)
+    return loss_sum, nll_sum, gradients
