@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 
 from mixkit._common import lazy_imports
 
-# torch's threads sleep while they wait for more than some microseconds, instead of spinning on a core that other work
-# needs. Read when torch loads.
+# torch's threads wait some microseconds and then sleep: other work may need their cores. Read when torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 

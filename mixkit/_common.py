@@ -102,6 +102,11 @@ def plain(text: str) -> str:
     return _CONTROL.sub("", text)
 
 
+def summary(value: object, length: int = 300) -> str:
+    """str(value) in one line, plain, cut to `length` characters."""
+    return plain(" ".join(str(value).split()))[:length]
+
+
 def lazy_imports(init_file: str) -> tuple[Callable[[str], Any], list[str]]:
     """(__getattr__, __all__) of a package whose `__init__` lists its public names under `if TYPE_CHECKING`.
 

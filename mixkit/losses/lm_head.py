@@ -238,52 +238,37 @@ class _WeightedSum(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, chunks: Chunks, objective: Any
     ) -> tuple[Tensor, Tensor]:
+        gradients = _Gradients(hidden, head, bias, targets, ctx.needs_input_grad)
+        loss_sum = nll_sum = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
+        order, size = objective.order, max(1, CACHED_LOGITS.get(head.device.type, 2**18) // len(head))
+        for at, chunk, slope in _chunks(hidden, head, bias, chunks):
+            by_logit = []
+            for logits, y in zip(chunk.split(size), targets[at].split(size), strict=True):
+                parts = [logits.gather(1, y[:, None])[:, 0], logits.logsumexp(1)]
+                if order is not None:
+                    parts.append((order * logits).logsumexp(1))
+                with torch.enable_grad():  # of the few numbers per position, not of the logits
+                    scores = TokenScores(*(part.requires_grad_() for part in parts))
+                    loss = objective.losses(scores).sum()
+                    by = torch.autograd.grad(loss, parts, allow_unused=True, materialize_grads=True)
+                loss_sum, nll_sum = loss_sum + loss.detach(), nll_sum + scores.nll.detach().sum()
+                by_logit.append(by[0])
+                scaled = None if order is None else _by_logits(order * logits, parts[2], order * by[2])
+                _by_logits(logits, parts[1], by[1])
+                if scaled is not None:
+                    logits.add_(scaled)
+            if any(ctx.needs_input_grad):
+                gradients.add(at, chunk, torch.cat(by_logit), slope)
+        ctx.gradients, ctx.how = gradients, (chunks, objective)
         ctx.save_for_backward(hidden, head, bias, targets)
-        ctx.how = chunks, objective, ctx.needs_input_grad
-        loss_sum, nll_sum, ctx.gradients = _weighted_sums(hidden, head, bias, targets, *ctx.how)
         ctx.mark_non_differentiable(nll_sum)
         return loss_sum, nll_sum
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, by_loss: Tensor, _by_nll: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        gradients, ctx.gradients = ctx.gradients, None  # they are given away, without a copy
-        if gradients is None:  # a second backward pass
-            *_, gradients = _weighted_sums(*ctx.saved_tensors, *ctx.how)
-        return *gradients.scaled(by_loss), None, None, None
-
-
-def _weighted_sums(
-    hidden: Tensor,
-    head: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    chunks: Chunks,
-    objective: Any,
-    needed: tuple[bool, ...],
-) -> tuple[Tensor, Tensor, _Gradients]:
-    """The sums of the loss and of the nll, and the gradients of the first."""
-    gradients = _Gradients(hidden, head, bias, targets, needed)
-    loss_sum = nll_sum = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
-    order = objective.order
-    size = max(1, CACHED_LOGITS.get(head.device.type, 2**18) // len(head))
-    for at, chunk, slope in _chunks(hidden, head, bias, chunks):
-        by_logit = []
-        for logits, y in zip(chunk.split(size), targets[at].split(size), strict=True):
-            parts = [logits.gather(1, y[:, None])[:, 0], logits.logsumexp(1)]
-            if order is not None:
-                parts.append((order * logits).logsumexp(1))
-            with torch.enable_grad():  # of the few numbers per position, not of the logits
-                scores = TokenScores(*(part.requires_grad_() for part in parts))
-                loss = objective.losses(scores).sum()
-                by = torch.autograd.grad(loss, parts, allow_unused=True, materialize_grads=True)
-            loss_sum, nll_sum = loss_sum + loss.detach(), nll_sum + scores.nll.detach().sum()
-            by_logit.append(by[0])
-            if any(needed):
-                scaled = None if order is None else _by_logits(order * logits, parts[2], order * by[2])
-                _by_logits(logits, parts[1], by[1])
-                if scaled is not None:
-                    logits.add_(scaled)
-        if any(needed):
-            gradients.add(at, chunk, torch.cat(by_logit), slope)
-    return loss_sum, nll_sum, gradients
+        if not hasattr(ctx, "gradients"):  # a second backward pass
+            _WeightedSum.forward(ctx, *ctx.saved_tensors, *ctx.how)
+        by_inputs = ctx.gradients.scaled(by_loss)
+        del ctx.gradients  # given away, without a copy
+        return *by_inputs, None, None, None

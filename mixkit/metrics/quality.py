@@ -164,19 +164,6 @@ def coherence(
     return cosines
 
 
-@dataclass(frozen=True, eq=False)
-class JudgePerplexity:
-    """Of each text. Compare only values of one judge."""
-
-    nll: Float[np.ndarray, " N"]  # the sum over its tokens, in nats
-    tokens: Int[np.ndarray, " N"]  # their number
-
-    @property
-    def perplexity(self) -> float:
-        """exp(sum of nll / sum of tokens), from 1: every token of the corpus counts the same."""
-        return float(np.exp(self.nll.sum() / self.tokens.sum()))
-
-
 def judge_perplexity(
     texts: Sequence[str],
     judge: Reader,
@@ -184,13 +171,13 @@ def judge_perplexity(
     judged: str | None,
     prompts: Sequence[str] | None = None,
     max_tokens: int | None = None,
-) -> JudgePerplexity:
+) -> tuple[Float[np.ndarray, " N"], Int[np.ndarray, " N"]]:
     """equals: text_nll(judge.model, judge.tokenizer, texts, prompts=prompts, max_tokens=judge.limit(max_tokens) - 1)
 
-    Low values mean plausible or repetitive texts. judged: the name of the model that wrote them, None for people.
-    prompts: empty by default. `max_tokens` counts the start token, prompt and text; the end is not scored. Raises
-    InputError for a judge that wrote the texts or has no LM head, for prompts that leave no room for the text, and
-    where no token at all is scored.
+    Perplexity is exp(nll.sum() / tokens.sum()), from 1; compare only values of one judge. Low values mean plausible or
+    repetitive texts. judged: the name of the model that wrote them, None for people. prompts: empty by default.
+    `max_tokens` counts the start token, prompt and text; the end is not scored. Raises InputError for a judge that
+    wrote the texts or has no LM head, for prompts that leave no room for the text, and where no token is scored.
     """
     check_texts(texts)
     if judged == judge.name:
@@ -204,4 +191,4 @@ def judge_perplexity(
         nll, tokens = text_nll(judge.model, judge.tokenizer, list(texts), prompts=contexts, max_tokens=limit)
     if not tokens.any():
         raise InputError(f"none of {len(texts)} texts has a token that judge {judge.name!r} can score")
-    return JudgePerplexity(nll.numpy(), tokens.long().numpy())
+    return nll.numpy(), tokens.long().numpy()

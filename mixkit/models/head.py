@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import masking_utils
 
-from mixkit._common import Float, InputError, Int
+from mixkit._common import Float, InputError, Int, summary
 from mixkit.models.loading import inference
 
 PROBES = (0.0, 2.0**-20, -1.0, 1.0, 7.0, -50.0, 300.0, 1e18)  # put in place of the output of the embedding
@@ -68,8 +68,8 @@ def check_head(model) -> None:
     except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        name, reason = type(model).__name__, " ".join(str(error).split())[:120]
-        raise InputError(f"{name} cannot be used: it does not run on token ids alone ({reason})") from error
+        what = f"{type(model).__name__} cannot be used: it does not run on token ids alone"
+        raise InputError(f"{what} ({summary(error, 120)})") from error
 
 
 def _measure(model) -> tuple[float, float | None]:

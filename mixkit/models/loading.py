@@ -14,7 +14,7 @@ import torch
 import transformers
 from tokenizers import ByteLevelBPETokenizer, Tokenizer
 
-from mixkit._common import RUNS, InputError, did_you_mean
+from mixkit._common import RUNS, InputError, did_you_mean, summary
 from mixkit.texts.corpora import load_corpus
 
 NAMES = ("tiny", "smollm2-135m", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
@@ -79,7 +79,7 @@ def check_model(name: str, *, study: str = "", runs: Path = RUNS) -> str | Path:
             return Path(huggingface_hub.snapshot_download(name, allow_patterns=files))
         transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise InputError(f"model {name!r} is not available ({_reason(error)}); allowed: {ALLOWED}") from error
+        raise InputError(f"model {name!r} is not available ({summary(error, 200)}); allowed: {ALLOWED}") from error
     return name
 
 
@@ -138,7 +138,7 @@ def memory_advice(advice: str) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError, the CPU's has no class
         if not (isinstance(error, MemoryError) or re.search("out of memory|allocate memory|ALLOC_FAILED", str(error))):
             raise
-        raise InputError(f"out of memory; {advice} ({_reason(error)})") from error
+        raise InputError(f"out of memory; {advice} ({summary(error, 200)})") from error
 
 
 @contextmanager
@@ -194,11 +194,7 @@ def _load_pretrained(name: str, source: str | Path):
         safe = {"use_safetensors": True, "trust_remote_code": False}
         model = transformers.AutoModelForCausalLM.from_pretrained(source, config=config, dtype=torch.float32, **safe)
     except (OSError, ValueError) as error:
-        raise InputError(f"model {name!r} cannot be loaded as a causal language model ({_reason(error)})") from error
+        raise InputError(f"model {name!r} cannot be loaded as a causal model ({summary(error, 200)})") from error
     if tokenizer.eos_token_id is None:
         raise InputError(f"model {name!r}: its tokenizer has no end-of-sequence token; choose a model that has one")
     return model.eval(), tokenizer
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

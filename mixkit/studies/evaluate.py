@@ -159,8 +159,8 @@ def evaluate_with_models(config: RunConfig, prompts: Sequence[Prompt], sets: Set
             cosines = coherence(beginnings, texts, reader)
             defined = ~np.isnan(cosines)
             return bootstrap(cosines[defined]), np.nan_to_num(cosines), defined
-        result = judge_perplexity(texts, reader, judged=config.model, prompts=beginnings)
-        return _perplexity(result.nll, result.tokens), result.nll, result.tokens
+        nll, tokens = judge_perplexity(texts, reader, judged=config.model, prompts=beginnings)
+        return _perplexity(nll, tokens), nll, tokens
 
     evaluation = Evaluation({}, {})
     for metric, parameter in (("coherence", "coherence_reader"), ("judge_perplexity", "judge")):

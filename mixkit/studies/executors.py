@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mixkit._common import CLONE, InputError, unknown
-from mixkit.studies.run import KILLED, execute, one_line
+from mixkit._common import CLONE, InputError, summary, unknown
+from mixkit.studies.run import KILLED, execute
 
 
 class Worker(NamedTuple):
@@ -79,7 +79,7 @@ def _ray_executor(max_workers: int, notebook: Path, address: str) -> Executor:
         try:
             ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise InputError(f"no Ray cluster answers at {address!r} ({one_line(str(error), 150)})") from None
+            raise InputError(f"no Ray cluster answers at {address!r} ({summary(error, 150)})") from None
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = sum(int(node.get("GPU", 0)) for node in nodes)
     if gpus:

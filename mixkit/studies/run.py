@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import yaml
 
-from mixkit._common import CLONE, InputError, plain, write_atomically
+from mixkit._common import CLONE, InputError, plain, summary, write_atomically
 from mixkit.studies.config import RunConfig
 from mixkit.studies.store import Run, RunStore, notebook_hash, run_name
 
@@ -140,20 +140,17 @@ def _run_notebook(notebook: Path, parameters: dict[str, Any], folder: Path, log:
         papermill.execute_notebook(source, target, parameters, cwd=str(CLONE), start_timeout=600, **kernel, **output)
     except papermill.PapermillExecutionError as error:
         log.write("\n".join(error.traceback) + "\n")
-        return one_line(f"{error.ename}: {error.evalue}")
+        return summary(f"{error.ename}: {error.evalue}")
     except Exception as error:
         log.write(traceback.format_exc())
         died = str(error).startswith("Kernel died")  # nbclient's or jupyter_client's words
-        return None if died else one_line(f"{type(error).__name__}: {error}")
+        return None if died else summary(f"{type(error).__name__}: {error}")
     return ""
 
 
 def exit_with_parent(parent: int) -> None:
-    """Exit this process at most half a second after its parent: a kernel without its worker must not write.
-
-    Where it ends by itself, it ends at once: Python would spend seconds on torch's modules.
-    """
-    atexit.register(os._exit, 0)
+    """Exit this process at most half a second after its parent: a kernel without its worker must not write."""
+    atexit.register(os._exit, 0)  # where it ends by itself: Python would take seconds to unload torch
 
     def watch():
         while os.getppid() == parent:
@@ -161,11 +158,6 @@ def exit_with_parent(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def one_line(text: str, length: int = 300) -> str:
-    """The text without control characters, with single spaces, cut to `length` characters."""
-    return plain(" ".join(text.split()))[:length]
 
 
 class PlainLog(io.TextIOWrapper):

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixkit._common import CACHE, CLONE, InputError, unknown, write_atomically
+from mixkit._common import CACHE, CLONE, InputError, summary, unknown, write_atomically
 from mixkit.texts.files import FILES, MAX_WORDS, MIN_WORDS, SUFFIXES, read_file, wikitext
 from mixkit.texts.story_grammar import tales_grammar
-from mixkit.texts.words import one_line, split_words
+from mixkit.texts.words import split_words
 
 MIN_TEXTS = 20  # fewer cannot be split into three
 SPLIT_SEED = 0
@@ -246,11 +246,8 @@ def _stream_hub(name: str, dataset: str, config: str | None, limits: dict[str, i
     except InputError:
         raise
     except Exception as error:  # datasets raises many kinds; each means that the dataset cannot be loaded
-        reason = one_line(str(error))[:200]
-        raise InputError(
-            f"corpus {name!r}: cannot load {dataset!r} ({type(error).__name__}: {reason}); "
-            f"without a network these work: {', '.join(BUILT_IN)}, or {FILES}"
-        ) from error
+        what = f"corpus {name!r}: cannot load {dataset!r} ({type(error).__name__}: {summary(error, 200)})"
+        raise InputError(f"{what}; without a network these work: {', '.join(BUILT_IN)}, or {FILES}") from error
     _check_size(name, splits["train"], f"texts of {MIN_WORDS} to {MAX_WORDS:,} words", dropped)
     if missing:
         splits |= _split(splits["train"], {split: limits[split] for split in ("train", *missing)})

@@ -127,12 +127,12 @@ def test_numbers_by_other_models(evaluated, monkeypatch):
     assert metrics["coherence"].sets == pytest.approx(np.nanmean(cosines, 1), abs=1e-6)
     assert metrics["coherence"].prompts == pytest.approx(np.nanmean(cosines, 0).tolist(), abs=1e-6)
     results = [judge_perplexity(texts, reader, judged="another", prompts=beginnings) for texts in sets]
-    assert metrics["judge_perplexity"].sets == pytest.approx([r.perplexity for r in results])
-    nats = sum(r.nll for r in results) / sum(r.tokens for r in results)
+    assert metrics["judge_perplexity"].sets == pytest.approx([np.exp(nll.sum() / n.sum()) for nll, n in results])
+    nats = sum(nll for nll, _ in results) / sum(n for _, n in results)
     assert metrics["judge_perplexity"].prompts == pytest.approx(nats.tolist())
-    assert metrics["judge_perplexity"].prompts[0] == pytest.approx(results[1].nll[0] / results[1].tokens[0])
-    own = judge_perplexity([p.human for p in prompts], reader, judged=None, prompts=beginnings).perplexity
-    assert human["judge_perplexity"].value == pytest.approx(own)
+    assert metrics["judge_perplexity"].prompts[0] == pytest.approx(results[1][0][0] / results[1][1][0])
+    nll, tokens = judge_perplexity([p.human for p in prompts], reader, judged=None, prompts=beginnings)
+    assert human["judge_perplexity"].value == pytest.approx(np.exp(nll.sum() / tokens.sum()))
     assert human["judge_perplexity"].reader == human["coherence"].reader == "toy"
 
 
