@@ -59,5 +59,5 @@ def _equal(given: Any, right: Any) -> bool:
         return type(given) is type(right) and right in (given, str(given).strip().lower())
 
 
-def _short(value: Any) -> str:
-    return f"{float(value):.4g}" if hasattr(value, "__float__") and np.ndim(value) == 0 else repr(value)
+def _short(x: Any) -> str:
+    return repr(x) if isinstance(x, bool) or not hasattr(x, "__float__") or np.ndim(x) else f"{float(x):.4g}"

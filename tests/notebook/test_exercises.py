@@ -47,6 +47,7 @@ LISTS = exercise(right=lambda text, n: text[:n], points=[(["a", "b"], 1), (["a"]
         (FUNCTION, lambda: 1, "Not yet: your answer stops with TypeError: .*takes 0 positional arguments"),
         (FUNCTION, 7, "Not yet: for 0.25 your answer gives 7, not 0.5."),
         (FUNCTION, {}, "Not yet: for 0.25 your answer gives {}, not 0.5."),
+        (FUNCTION, lambda q: True, "Not yet: for 0.25 your answer gives True, not 0.5."),
         (FUNCTION, "q", "Not yet: for 0.25 your answer gives 'q', not 0.5."),
         (LISTS, lambda text, n: text[:n], "Right."),
         (LISTS, lambda text, n: iter(text), "Not yet: .* your answer gives <list_iterator .*>, not .'a'.."),
