@@ -1,6 +1,7 @@
 """Exercises of a notebook: judged at once, with a hint and a solution that the reader unfolds."""
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ class Exercise:
     solution: str
     right: Callable[..., Any]  # computes the right answer, or with points is the right function
     replies: Sequence[tuple[Any, str]] = ()  # wrong answers, each with what is wrong about it
-    points: Sequence[tuple[Any, ...]] = ()  # tuples of arguments
+    points: Sequence[tuple[Any, ...]] = ()  # tuples of arguments; an answer gets copies
 
     def check(self, answer: Any) -> HTML:
         """Print the verdict. Return the hint and the solution, both folded."""
@@ -30,34 +31,33 @@ class Exercise:
         try:
             given = self._values(answer)
         except Exception as error:  # of the reader's function
-            return f"Not yet: your function stops with {type(error).__name__}: {error}"
+            return f"Not yet: your answer stops with {type(error).__name__}: {error}"
         if any(value is None for value in given):
             return "Write your answer, then run this cell again."
         right = self._values(self.right)
-        differing = [i for i in range(len(right)) if not _equal(given[i], right[i])]
-        if not differing:
+        first = next((i for i in range(len(right)) if not _equal(given[i], right[i])), None)
+        if first is None:
             return "Right."
         for wrong, reply in self.replies:
             if all(map(_equal, given, self._values(wrong))):
                 return f"Not yet: {reply}."
         if not self.points:
             return f"Not yet: {answer!r} is not the answer. Look at the hint."
-        first = differing[0]
         arguments = ", ".join(map(_short, self.points[first]))
-        return f"Not yet: for {arguments} your function gives {_short(given[first])}, not {_short(right[first])}."
+        return f"Not yet: for {arguments} your answer gives {_short(given[first])}, not {_short(right[first])}."
 
     def _values(self, answer: Any) -> list[Any]:
-        return [answer(*point) if callable(answer) else answer for point in self.points or [()]]
+        return [answer(*point) if callable(answer) else answer for point in deepcopy(self.points) or [()]]
 
 
 def _equal(given: Any, right: Any) -> bool:
-    """Whether two words are the same, or two numbers or arrays up to 1 %."""
+    """Whether two words are the same up to case, or two numbers or arrays up to 1 %."""
     try:
         given, right = np.asarray(given, float), np.asarray(right, float)
         return given.shape == right.shape and np.allclose(given, right, rtol=0.01, atol=1e-6)
     except (TypeError, ValueError):  # not numbers
-        return given == right
+        return type(given) is type(right) and right in (given, str(given).strip().lower())
 
 
-def _short(value: Any) -> str:
-    return f"{float(value):.4g}" if np.ndim(value) == 0 and not isinstance(value, str) else str(value)
+def _short(x: Any) -> str:
+    return repr(x) if isinstance(x, bool) or not hasattr(x, "__float__") or np.ndim(x) else f"{float(x):.4g}"

@@ -108,7 +108,7 @@ def compared_html(compared: pd.DataFrame, labels: Mapping[str, str]) -> Markup:
 
 def frame_html(frame: pd.DataFrame) -> Markup:
     """The frame as an HTML table that scrolls inside the page."""
-    html = frame.astype(object).where(frame.notna(), "–").to_html(index=False, border=0)
+    html = frame.rename_axis(columns=None).astype(object).where(frame.notna(), "–").to_html(index=False, border=0)
     return Markup(f'<div class="wide">{visible(html)}</div>')  # pandas escapes markup, not control characters
 
 

@@ -33,7 +33,7 @@ FINAL, DELETED, PALE = "#0072B2", "#D55E00", "#DDDDDD"
 
 
 def weight_curves(objectives: Mapping[str, TokenWeighted]) -> go.Figure:
-    """The weight w(q), and as a thin line the gradient in the token's own logit, w(q) (1 - q), against log q."""
+    """The weight w(q), and as a thin line the pull on the token's logit, w(q) (1 - q), against log q."""
     q = torch.logspace(-9, 0, 181, dtype=torch.float64)
     figure = go.Figure()
     for (label, objective), dash in zip(objectives.items(), cycle(DASHES)):
@@ -45,7 +45,7 @@ def weight_curves(objectives: Mapping[str, TokenWeighted]) -> go.Figure:
             figure.add_scatter(x=q.numpy(), y=y.numpy(), name=label, hovertemplate=hover, **style)
     ticks = {"tickvals": [1e-9, 1e-6, 1e-3, 0.1, 1], "ticktext": ["10⁻⁹", "10⁻⁶", "0.001", "0.1", "1"]}
     figure.update_xaxes(**ticks, type="log", range=[-9.1, 0.1], title="q, the model's probability of the token")
-    figure.update_yaxes(title="weight w(q)<br>thin: gradient in its logit, w(q) (1 − q)", range=[-0.03, 1.05])
+    figure.update_yaxes(title="weight w(q)<br>thin: pull, w(q) (1 − q)", range=[-0.03, 1.05])
     return figure.update_layout(height=400)
 
 

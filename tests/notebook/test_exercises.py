@@ -34,18 +34,24 @@ LISTS = exercise(right=lambda text, n: text[:n], points=[(["a", "b"], 1), (["a"]
         (NUMBER, 0, "Not yet: 0 is not the answer. Look at the hint."),
         (NUMBER, "half", "Not yet: 'half' is not the answer. Look at the hint."),
         (WORD, "mixce", "Right."),
+        (WORD, " MixCE", "Right."),
+        (WORD, np.array(["mixce", "mle"]), "Not yet: array.* is not the answer. Look at the hint."),
         (WORD, "mle", "Not yet: it knows nothing."),
         (WORD, 3, "Not yet: 3 is not the answer. Look at the hint."),
         (FUNCTION, None, "Write your answer, then run this cell again."),
         (FUNCTION, lambda q: None, "Write your answer, then run this cell again."),
         (FUNCTION, lambda q: q + q, "Right."),
         (FUNCTION, lambda q: q, "Not yet: a factor 2 is missing."),
-        (FUNCTION, lambda q: q + 0.25, "Not yet: for 0.5 your function gives 0.75, not 1."),
-        (FUNCTION, lambda q: q / 0, "Not yet: your function stops with ZeroDivisionError: .*division by zero"),
-        (FUNCTION, lambda: 1, "Not yet: your function stops with TypeError: .*takes 0 positional arguments"),
-        (FUNCTION, 7, "Not yet: for 0.25 your function gives 7, not 0.5."),
+        (FUNCTION, lambda q: q + 0.25, "Not yet: for 0.5 your answer gives 0.75, not 1."),
+        (FUNCTION, lambda q: q / 0, "Not yet: your answer stops with ZeroDivisionError: .*division by zero"),
+        (FUNCTION, lambda: 1, "Not yet: your answer stops with TypeError: .*takes 0 positional arguments"),
+        (FUNCTION, 7, "Not yet: for 0.25 your answer gives 7, not 0.5."),
+        (FUNCTION, {}, "Not yet: for 0.25 your answer gives {}, not 0.5."),
+        (FUNCTION, lambda q: True, "Not yet: for 0.25 your answer gives True, not 0.5."),
+        (FUNCTION, "q", "Not yet: for 0.25 your answer gives 'q', not 0.5."),
         (LISTS, lambda text, n: text[:n], "Right."),
-        (LISTS, lambda text, n: text, r"Not yet: for \['a', 'b'\], 1 your function gives \['a', 'b'\], not \['a'\]."),
+        (LISTS, lambda text, n: iter(text), "Not yet: .* your answer gives <list_iterator .*>, not .'a'.."),
+        (LISTS, lambda text, n: text, r"Not yet: for \['a', 'b'\], 1 your answer gives \['a', 'b'\], not \['a'\]."),
     ],
 )
 def test_the_verdict_says_what_is_wrong(asked, answer, verdict, capsys):
@@ -54,3 +60,12 @@ def test_the_verdict_says_what_is_wrong(asked, answer, verdict, capsys):
     assert printed.count("\n") == 1 and printed.endswith(" (easy, 3 minutes)\n")
     assert re.match(verdict, printed)
     assert shown.count("<details><summary>") == 2 and "think" in shown and "<b>so</b>" in shown
+
+
+def test_an_answer_that_changes_its_arguments_leaves_the_exercise_as_it_was():
+    def cut(text, n):
+        del text[n:]
+        return text
+
+    assert LISTS._verdict(cut) == "Right."
+    assert LISTS._verdict(lambda text, n: text).startswith("Not yet")

@@ -172,7 +172,8 @@ def test_a_fresh_clone_opens_a_notebook_full(clone, name):
     subprocess.run([*command, "-k", "python3", "--cwd", "notebooks"], cwd=clone, env=environment, check=True)
     cells = json.loads((clone / f"{name}.ipynb").read_text())["cells"]
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
-    printed = "".join("".join(output["text"]) for output in outputs if output.get("name") == "stdout")
+    texts = [output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs]
+    printed = "".join("".join(text) for text in texts)
     assert "prose: " in printed and "Shipped results of 20" in printed
     assert "nothing has been run" not in printed and not any(output["output_type"] == "error" for output in outputs)
     figures = [output for output in outputs if "application/vnd.plotly.v1+json" in output.get("data", {})]
