@@ -56,6 +56,7 @@ def test_objective_by_name():
         ("mle", {"eta": 0.1}, "unknown coefficient of mle 'eta'; allowed: none"),
         ("sequencematch", {"noise_rate": 0.1}, "unknown coefficient of sequencematch 'noise_rate'"),
         ("mixce", {}, "mixce needs eta; given: nothing"),
+        ("tailr", {"w_min": 0.1}, "tailr needs gamma, w_min; given: .'w_min': 0.1."),
         ("tailr", {"gamma": 0.1, "w_min": 2}, r"w_min is 2; it must be a number in \[0, 1\]"),
     ],
 )

@@ -68,9 +68,17 @@ def test_all_parts_of_the_language():
         ("", "unknown objective|character 1"),
         ("mixec", "did you mean 'mixce'"),
         ("q\x00", "character"),
+        ("q + min(1, q.real)", "character 12: 'q.real' is not allowed"),
+        ("q + max(1, exp(q, 2))", "character 12: exp takes one argument, not 2"),
+        ("exp(min(q))", "character 5: min takes two arguments or more, not 1"),
+        ("exp(q, x=1)", "is not allowed"),
+        ("q % 2", "character 1: 'q % 2' is not allowed"),
+        ("(q < 2e-4) + (q > 9e-4) - 0.1", "is negative at q = 0.000[89]"),
+        ("(q > 1e-29) - 0.1", "is negative at q = 9[.].*e-30"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(text, message):
     with pytest.raises(ValueError, match=message) as error:
         objective(text)
     assert len(str(error.value).splitlines()) <= 1
+    assert repr(text)[1:-1] in str(error.value) or len(text) > 200

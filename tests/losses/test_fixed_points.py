@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from mixkit.losses import MLE, MixCE, SequenceMatch, TaiLr, TokenScores, objective, stationary_distribution
+from mixkit.losses.fixed_points import inverse_of
 
 P = torch.tensor([0.40, 0.25, 0.15, 0.10, 0.06, 0.04], dtype=torch.float64)
+ENDS = [MixCE(0.0), TaiLr(1.0, 0.0), objective("q"), objective("2 * q")]  # q / w(q) is constant
 UNIQUE = [
     *(MLE(), MixCE(0.9), MixCE(0.1), MixCE(0.001), TaiLr(0.01, 0.1), TaiLr(0.1, 0.0), TaiLr(0.5, 0.3)),
     *(objective("q ** 0.3"), objective("0.2 + 0.8 * q"), objective("1 / (1 + q)"), objective("exp(-q)")),
@@ -32,6 +34,22 @@ def test_it_solves_its_equation(loss, tokens):
     assert (q[:, 0] == q[:, 1]).all() and (q[p == 0] == 0).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("loss", [*UNIQUE, objective("power(0.3)"), objective("focal(2)"), *ENDS], ids=str)
+def test_the_inverse_is_the_largest_solution(loss, dtype):
+    """The largest q in [0, 1] with q / w(q) <= r, read off a grid."""
+    grid, step = torch.linspace(0, 1, 20_001, dtype=torch.float64), 1 / 20_000
+    ratios = torch.cat([torch.zeros(1), torch.logspace(-9, 1, 41), torch.linspace(0.05, 2.05, 41)]).to(dtype)
+    found = inverse_of(loss)(ratios)
+    assert found.dtype == dtype and found.min() == 0
+    slack = 1 + (1e-5 if loss in ENDS else 1e-12)
+    expected = grid.where(grid <= slack * ratios.double()[:, None] * loss.weight(grid), 0).amax(1)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=step + (2e-4 if dtype == torch.float32 else 0))
+    inside = (found > 0) & (found < 1) & ((ratios > 1e-8) if dtype == torch.float64 else (ratios > 1e-4))
+    ratio = found[inside].double() / loss.weight(found[inside].double())
+    torch.testing.assert_close(ratio, ratios[inside].double(), rtol=1e-9 if dtype == torch.float64 else 1e-3, atol=0)
+
+
 def test_closed_forms():
     assert torch.equal(stationary_distribution(MLE(), P), P)
     for power in (0.3, 0.6):
@@ -44,7 +62,7 @@ def test_closed_forms():
     assert found.tolist() == pytest.approx([0.470, 0.274, 0.143, 0.078, 0.026, 0.010], abs=5e-4)
 
 
-@pytest.mark.parametrize("loss", [MixCE(0.0), TaiLr(1.0, 0.0), objective("q")], ids=str)
+@pytest.mark.parametrize("loss", ENDS, ids=str)
 def test_a_weight_of_q_ends_at_the_most_probable_tokens(loss):
     assert stationary_distribution(loss, P).tolist() == [1, 0, 0, 0, 0, 0]
     tie = torch.tensor([0.4, 0.4, 0.2], dtype=torch.float64)
@@ -88,3 +106,18 @@ def test_it_refuses_where_there_is_no_unique_solution(loss, reason):
 def test_it_refuses_what_is_no_distribution(wrong):
     with pytest.raises(ValueError, match="probs"):
         stationary_distribution(MixCE(0.5), wrong)
+
+
+@pytest.mark.parametrize("loss", [MLE(), MixCE(0.3), objective("gem(0.7)"), objective("0.2 + 0.8 * q")], ids=str)
+def test_probs_of_any_shape_dtype_and_nearly_any_sum(loss):
+    expected = stationary_distribution(loss, P)
+    for factor in (0.9991, 1.0009):
+        torch.testing.assert_close(stationary_distribution(loss, factor * P), expected, rtol=0, atol=1e-12)
+    for factor in (0.9989, 1.0011):
+        with pytest.raises(ValueError, match=f"probs sum to {factor:.4g}; they must sum to 1"):
+            stationary_distribution(loss, torch.stack([factor * P, P]))
+    two = torch.stack([P, P.flip(0)]).float()[:, None]
+    torch.testing.assert_close(
+        stationary_distribution(loss, two)[:, 0], torch.stack([expected, expected.flip(0)]).float()
+    )
+    assert stationary_distribution(loss, torch.ones(1)).tolist() == [1]

@@ -110,6 +110,21 @@ def test_denominator_and_nll(chunk_size, denominator):
         torch.testing.assert_close(got, want)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("how", [{}, {"scale": 0.5}, {"scale": 20.0, "soft_cap": 3.0}], ids=str)
+def test_logit_chunks_are_the_logits(how, bias, monkeypatch):
+    hidden, weight, bias, _, _ = random_head((31,), bias=bias)
+    expected = how.get("scale", 1) * F.linear(hidden, weight, bias)
+    expected = 3 * torch.tanh(expected / 3) if "soft_cap" in how else expected
+    monkeypatch.setitem(lm_head.CHUNK_LOGITS, "cpu", 23 * 5 + 22)
+    places, logits = zip(*lm_head.logit_chunks(hidden, weight, bias, **how), strict=True)
+    assert [len(part) for part in logits] == [5, 5, 5, 5, 5, 5, 1]
+    assert torch.cat([torch.arange(31)[place] for place in places]).tolist() == list(range(31))
+    torch.testing.assert_close(torch.cat(logits), expected)
+    monkeypatch.setitem(lm_head.CHUNK_LOGITS, "cpu", 22)  # less than the vocabulary
+    assert len(list(lm_head.logit_chunks(hidden, weight, bias, **how))) == 31
+
+
 def test_gradcheck():
     hidden, weight, bias, targets, mask = random_head((2, 3), 4, 5)
 
@@ -231,6 +246,11 @@ def test_chunk_size_and_an_empty_mean_are_refused():
         weighted_cross_entropy(hidden, weight, targets, MLE(), mask=torch.zeros_like(mask))
     nothing = weighted_cross_entropy(hidden, weight, targets, MLE(), mask=torch.zeros_like(mask), denominator=5)
     assert nothing.item() == 0
+    halves = hidden.bfloat16(), weight.bfloat16()
+    nothing = weighted_cross_entropy(*halves, targets, MLE(), mask=torch.zeros_like(mask), denominator=5)
+    assert nothing.dtype == torch.float32
+    one = weighted_cross_entropy(hidden[:1, :1], weight, targets[:1, :1], MLE())  # a denominator of 1
+    torch.testing.assert_close(one, -F.linear(hidden, weight).log_softmax(-1)[0, 0, targets[0, 0]])
 
 
 @pytest.mark.parametrize("wrong", [-100, 23])

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from mixkit import MLE, MixCE, TokenScores, objective, weighted_cross_entropy
+from mixkit import MLE, MixCE, TaiLr, TokenScores, objective, weighted_cross_entropy
 from mixkit.losses import DFT, GEM, ErrorNormTruncation, Focal, Power, Threshold, stationary_distribution
-from mixkit.losses.definitions import RIVALS, parse_objective
+from mixkit.losses.definitions import RIVALS, ObjectiveDefinition, parse_objective
 
 P = torch.tensor([0.40, 0.25, 0.15, 0.10, 0.06, 0.04], dtype=torch.float64)
 
@@ -128,8 +128,10 @@ def test_coefficients_of_calls():
     assert objective("mixce(0.1)") == MixCE(0.1)
     assert objective("threshold(0.2, below)") == Threshold(0.2, "below")
     assert objective("power", exponent=0.2) == Power(0.2)
-    assert parse_objective("own: Focal(gamma=2.0)")[0].label == "Focal(gamma=2.0)"
-    assert parse_objective("0.1 + 0.9 * q")[0].label == "w(q) = 0.1 + 0.9 * q"
+    assert objective("threshold( 0.2 )") == Threshold(0.2) and objective("tailr(0.1)") == TaiLr(0.1)
+    assert parse_objective("own: Focal(gamma=2.0)") == (ObjectiveDefinition("Focal(gamma=2.0)", ""), {})
+    for formula in ("0.1 + 0.9 * q", "sqrt(q)", "min(q, 0.5)", "max(q, 0.5)", "exp(q)", "log(2 + q)", "Power(2)"):
+        assert parse_objective(formula) == (ObjectiveDefinition(f"w(q) = {formula}", "expressions.Expression"), {})
 
 
 @pytest.mark.parametrize(

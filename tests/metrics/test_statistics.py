@@ -74,7 +74,10 @@ def test_jackknife_of_a_mean_is_its_t_interval(size):
     expected = stats.t.interval(0.95, size - 1, values.mean(), stats.sem(values))
     result = statistics.jackknife(values.mean(), left_out)
     assert (result.low, result.high) == pytest.approx(expected, **EXACT)
-    assert statistics.jackknife(values.mean(), left_out, bounds=(values.mean(), 9.0)).low == result.value
+    assert statistics.jackknife(values.mean(), left_out, bounds=(values.mean(), 99.0)) == Estimate(
+        result.value, result.value, result.high
+    )
+    assert statistics.jackknife(values.mean(), left_out, bounds=(-99.0, values.mean())).high == result.value
 
 
 @pytest.mark.parametrize(("hits", "trials"), [(0, 1), (0, 200), (3, 17), (17, 17)])
@@ -113,12 +116,21 @@ def test_many_pairs_use_a_seeded_sample_of_signs():
     assert result == statistics.compare(a.tolist(), b.tolist(), replicates=20_000)
     assert result.p_value == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=0.1)
     assert statistics.compare((a + 9).tolist(), b.tolist()).p_value == 1 / 10_001
+    means = (np.random.default_rng(0).choice([-1.0, 1.0], size=(1000, 201)) * (a - b)).mean(1)
+    expected = (1 + np.sum(np.abs(means) >= abs(np.mean(a - b)))) / 1001
+    assert statistics.compare(a.tolist(), b.tolist(), replicates=1000).p_value == pytest.approx(expected, **EXACT)
 
 
 def test_pairs_with_an_absent_value_are_left_out():
     full = statistics.compare([1.0, 2.0, 4.0], [0.0, 3.0, 1.0])
     assert statistics.compare([1.0, None, 2.0, 4.0, 7.0], [0.0, 5.0, 3.0, 1.0, None]) == full
     assert full.pairs == 3
+
+
+def test_all_patterns_are_used_up_to_the_replicates():
+    a, b = [3.0, 2.0, 5.0], [1.0, 3.0, 1.0]  # at least as far from 0 as 2 - 1 + 4: 2 + 1 + 4 too
+    assert [statistics.compare(a, b, replicates=n).p_value for n in (8, 9)] == [0.5, 0.5]
+    assert statistics.compare(a, b, replicates=7).p_value in [k / 8 for k in range(1, 9)]  # 7 random ones
 
 
 def test_equal_differences_have_no_standardised_size():
@@ -136,6 +148,7 @@ def test_holm():
     assert statistics.holm(p_values) == pytest.approx(expected, **EXACT)
     assert statistics.holm([0.01, 0.02, 0.03]) == pytest.approx([0.03, 0.04, 0.04])  # Holm's steps by hand
     assert statistics.holm([0.4]) == [0.4]
+    assert statistics.holm([0.6, 1, 0]) == [1, 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -150,8 +163,10 @@ def test_holm():
         (lambda: statistics.compare([1.0, None], [1.0, 2.0]), "at least 2"),
         (lambda: statistics.compare([1.0, math.nan], [1.0, 2.0]), "nan"),
         (lambda: statistics.holm([]), "empty"),
-        (lambda: statistics.holm([0.5, 1.2]), "1.2"),
+        (lambda: statistics.holm([0.5, 1.2]), "p_values range from 0.5 to 1.2"),
+        (lambda: statistics.holm([-0.1, 0.5]), "p_values range from -0.1 to 0.5"),
         (lambda: statistics.wilson_interval(3, 2), "3 hits of 2"),
+        (lambda: statistics.wilson_interval(-1, 2), "-1 hits of 2"),
         (lambda: statistics.wilson_interval(0, 0), "at least one"),
     ],
 )
@@ -198,3 +213,16 @@ def test_the_interval_ends_where_the_profile_has_fallen():
     for end in (estimates[0].low, estimates[0].high):
         profile = log_likelihood(wins, [np.full_like(grid, end), grid, -end - grid]).max()
         assert best - profile == pytest.approx(3.8414588 / 2, abs=2e-3)
+
+
+@pytest.mark.parametrize(("won", "lost"), [(14, 4), (0, 9), (5, 5)])
+def test_two_sources_have_a_closed_form(won, lost):
+    first, second = bradley_terry(np.array([[0, won], [lost, 0]]))
+    assert first.value == pytest.approx(math.log((won + 0.5) / (lost + 0.5)) / 2, abs=1e-5)
+    for name in ("value", "low", "high"):
+        mirrored = {"value": "value", "low": "high", "high": "low"}[name]
+        assert getattr(first, name) == pytest.approx(-getattr(second, mirrored), abs=1e-3)
+    best = log_likelihood([[0, won], [lost, 0]], [first.value, -first.value])
+    for end in (first.low, first.high):
+        fall = best - log_likelihood([[0, won], [lost, 0]], [end, -end])
+        assert fall == pytest.approx(stats.chi2.ppf(0.95, 1) / 2, abs=2e-3)

@@ -325,6 +325,22 @@ def test_corrupt_damages_the_given_share(tales, samples, rate):
     assert tales.corrupt(texts, rate, seed=4) == damaged
 
 
+def kind_of_damage(old, new):
+    sentences = [re.split(r"(?<=[.!?]) ", text) for text in (old, new)]
+    words = [text.split(" ") for text in (old, new)]
+    differ = [i for i, (a, b) in enumerate(zip(*words, strict=True)) if a != b]
+    if len(differ) == 2 and differ[1] - differ[0] == 1 and sorted(words[0]) == sorted(words[1]):
+        return "swapped"
+    return "replaced" if len(differ) == 1 else "shuffled" if sorted(sentences[0]) == sorted(sentences[1]) else "other"
+
+
+def test_the_three_kinds_of_damage_are_equally_frequent(tales, samples):
+    damaged = tales.corrupt(samples[:600], 1, seed=2)
+    kinds = Counter(map(kind_of_damage, samples, damaged))
+    assert kinds.keys() == {"swapped", "replaced", "shuffled"}
+    assert all(abs(count - 200) < 5 * math.sqrt(600 * 2 / 9) for count in kinds.values())
+
+
 def test_corrupt_where_most_changes_are_harmless():
     words = [(1, (word,)) for word in "pqrstuvwxyz"]
     grammar = Grammar({"S": [(1, ("W", "W", "W", "W", "end"))], "W": words}, "S")
@@ -361,6 +377,11 @@ def test_corrupt_refuses(tales, samples):
         ({"S": [(2, ("(", "S", "S", ")")), (1, ("a",))]}, "S", "the expected length of the texts diverges"),
         ({"S": [(1, ("S", "b")), (1, ("a",))]}, "S", "left-recursive: S -> S"),
         ({"S": [(1, ("T",)), (1, ("a",))], "T": [(1, ("S",))]}, "S", "left-recursive: S -> T -> S|T -> S -> T"),
+        (
+            {"S": [(1, ("T",))], "T": [(1, ("U",))], "U": [(1, ("S",))]},
+            "S",
+            "S -> T -> U -> S|T -> U -> S -> T|U -> S -> T",
+        ),
         ({"S": [(1, ("T", "b")), (1, ("a",))], "T": [(1, ("a",)), (1, ("c",))]}, "S", "'a' does not .* of 'S'"),
         ({"S": [(1, ("T", "a"))], "T": [(1, ("c",)), (1, ("c", "a"))]}, "S", "'a' does not decide .* of 'T'"),
     ],
