@@ -384,6 +384,7 @@ def test_corrupt_refuses(tales, samples):
         ),
         ({"S": [(1, ("T", "b")), (1, ("a",))], "T": [(1, ("a",)), (1, ("c",))]}, "S", "'a' does not .* of 'S'"),
         ({"S": [(1, ("T", "a"))], "T": [(1, ("c",)), (1, ("c", "a"))]}, "S", "'a' does not decide .* of 'T'"),
+        ({"S": [(1, ("T",)), (1, ("b",)), (1, ("c", "d"))], "T": [(1, ("c",))]}, "S", "'c' does not decide .* of 'S'"),
     ],
 )
 def test_malformed_grammars(rules, start, message):
