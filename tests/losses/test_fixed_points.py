@@ -13,6 +13,7 @@ ENDS = [MixCE(0.0), TaiLr(1.0, 0.0), objective("q"), objective("2 * q")]  # q / 
 UNIQUE = [
     *(MLE(), MixCE(0.9), MixCE(0.1), MixCE(0.001), TaiLr(0.01, 0.1), TaiLr(0.1, 0.0), TaiLr(0.5, 0.3)),
     *(objective("q ** 0.3"), objective("0.2 + 0.8 * q"), objective("1 / (1 + q)"), objective("exp(-q)")),
+    objective("max(q, 0.2)"),
 ]
 
 

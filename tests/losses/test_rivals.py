@@ -17,11 +17,14 @@ def focal(z, y):
     return -((1 - q) ** 2.0) * q.log()
 
 
-def error_norm(z, y):
-    q = z.softmax(-1)
-    one_hot = torch.eye(len(z), dtype=z.dtype)[y]
-    kept = (q - one_hot).norm().item() <= 0.9
-    return -q[y].log() if kept else 0 * z.sum()
+def error_norm(max_norm):
+    def loss(z, y):
+        q = z.softmax(-1)
+        one_hot = torch.eye(len(z), dtype=z.dtype)[y]
+        kept = (q - one_hot).norm().item() <= max_norm
+        return -q[y].log() if kept else 0 * z.sum()
+
+    return loss
 
 
 # The loss of one position whose gradient is that of training.
@@ -32,7 +35,8 @@ LOSSES = {
     Threshold(0.05): lambda z, y: -z.softmax(-1)[y].log() if z.softmax(-1)[y] > 0.05 else 0 * z.sum(),
     Threshold(0.05, "below"): lambda z, y: -z.softmax(-1)[y].log() if z.softmax(-1)[y] <= 0.05 else 0 * z.sum(),
     GEM(0.7): lambda z, y: -0.7 * (z / 0.7).log_softmax(-1)[y],
-    ErrorNormTruncation(0.9): error_norm,
+    ErrorNormTruncation(0.9): error_norm(0.9),
+    ErrorNormTruncation(1.1): error_norm(1.1),
 }
 
 
@@ -45,9 +49,10 @@ def test_the_gradient_is_that_of_a_loop(rival):
     logits = hidden @ head.T
     loop = torch.stack([LOSSES[rival](z, y) for z, y in zip(logits, targets, strict=True)]).mean()
     expected = torch.autograd.grad(loop, (hidden, head), retain_graph=True)
-    slow = rival(TokenScores.from_logits(logits, targets, rival.order))
-    for loss in (slow, weighted_cross_entropy(hidden, head, targets, rival)):
-        for gradient, right in zip(torch.autograd.grad(loss, (hidden, head)), expected, strict=True):
+    scores = TokenScores.from_logits(logits, targets, rival.order)
+    masked = [rival(scores, mask) * mask.sum() / 31 for mask in (targets % 3 == 0, targets % 3 > 0)]
+    for loss in (rival(scores), sum(masked), weighted_cross_entropy(hidden, head, targets, rival)):
+        for gradient, right in zip(torch.autograd.grad(loss, (hidden, head), retain_graph=True), expected, strict=True):
             torch.testing.assert_close(gradient, right, rtol=1e-9, atol=1e-12)
     assert (torch.cat([g.flatten() for g in expected]) != 0).any()
 
@@ -122,6 +127,9 @@ def test_rivals_that_need_more_of_the_logits_say_so(rival):
 
 def test_a_threshold_of_0_keeps_tokens_whose_probability_underflows():
     assert Threshold(0.0).weight(torch.zeros(1)).tolist() == [1.0]
+    at_and_above = torch.tensor([0.25, 0.5])
+    assert Threshold(0.25).weight(at_and_above).tolist() == [0, 1]
+    assert Threshold(0.25, "below").weight(at_and_above).tolist() == [1, 0]
 
 
 def test_coefficients_of_calls():

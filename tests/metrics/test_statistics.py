@@ -101,7 +101,7 @@ def test_t_interval_is_scipys(size):
 @pytest.mark.parametrize("pairs", [2, 5, 12])
 def test_few_pairs_have_an_exact_p_value(pairs):
     rng = np.random.default_rng(pairs)
-    a, b = rng.normal(0.5, 1, pairs), rng.normal(0, 1, pairs)
+    a, b = rng.normal(0.05, 0.1, pairs), rng.normal(0, 0.1, pairs)
     means = [abs(np.mean((a - b) * signs)) for signs in itertools.product([1, -1], repeat=pairs)]
     result = statistics.compare(a.tolist(), b.tolist())
     assert result.p_value == pytest.approx(np.mean(np.array(means) >= means[0] - 1e-12), **EXACT)
@@ -154,15 +154,15 @@ def test_holm():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: statistics.bootstrap([]), "empty"),
-        (lambda: statistics.bootstrap([1.0, math.nan]), "nan"),
-        (lambda: statistics.bootstrap(np.ones((1, 2))), "shape"),
-        (lambda: statistics.t_interval([]), "empty"),
-        (lambda: statistics.t_interval([1.0, math.inf]), "inf"),
+        (lambda: statistics.bootstrap([]), "^values is empty"),
+        (lambda: statistics.bootstrap([1.0, math.nan]), "^values contains nan"),
+        (lambda: statistics.bootstrap(np.ones((1, 2))), r"shape \(1, 2\)"),
+        (lambda: statistics.t_interval([]), "^values is empty"),
+        (lambda: statistics.t_interval([1.0, math.inf]), "^values contains nan or inf"),
         (lambda: statistics.compare([1.0], [1.0, 2.0]), "1 values against 2"),
         (lambda: statistics.compare([1.0, None], [1.0, 2.0]), "at least 2"),
-        (lambda: statistics.compare([1.0, math.nan], [1.0, 2.0]), "nan"),
-        (lambda: statistics.holm([]), "empty"),
+        (lambda: statistics.compare([1.0, math.nan], [1.0, 2.0]), "^values contains nan"),
+        (lambda: statistics.holm([]), "^p_values is empty"),
         (lambda: statistics.holm([0.5, 1.2]), "p_values range from 0.5 to 1.2"),
         (lambda: statistics.holm([-0.1, 0.5]), "p_values range from -0.1 to 0.5"),
         (lambda: statistics.wilson_interval(3, 2), "3 hits of 2"),

@@ -384,6 +384,7 @@ def test_corrupt_refuses(tales, samples):
         ),
         ({"S": [(1, ("T", "b")), (1, ("a",))], "T": [(1, ("a",)), (1, ("c",))]}, "S", "'a' does not .* of 'S'"),
         ({"S": [(1, ("T", "a"))], "T": [(1, ("c",)), (1, ("c", "a"))]}, "S", "'a' does not decide .* of 'T'"),
+        ({"S": [(1, ("T",)), (1, ("b",)), (1, ("c", "d"))], "T": [(1, ("c",))]}, "S", "'c' does not decide .* of 'S'"),
     ],
 )
 def test_malformed_grammars(rules, start, message):
@@ -428,6 +429,17 @@ def test_notation_expands_tables():
         "He was there.": 3 / 4 * 2 / 3,
         "They were there.": 3 / 4 * 1 / 3,
     }
+    assert {text: math.exp(grammar.log_prob(text)) for text in expected} == pytest.approx(expected)
+    assert sum(expected.values()) == pytest.approx(1)
+
+
+def test_tables_do_not_change_the_weight_of_an_alternative():
+    """Half of the texts have no row of a table, a third one row of two, a sixth rows of both tables."""
+    tables = "table t: name\n a\n b\ntable u: name\n x\n y\n z\n"
+    grammar = Grammar(*read_rules(f"{tables}<s> =\n .3 nothing\n 2e-1 t.name\n 0.1 t.name and u.name\n"))
+    expected = {"nothing": 1 / 2, "a": 1 / 3 * 2 / 3, "b": 1 / 3 * 1 / 3}
+    for i, j in itertools.product(range(2), range(3)):  # ranks weigh 1, 1/2, 1/3
+        expected["ab"[i] + " and " + "xyz"[j]] = 1 / 6 * (1 / (i + 1) / (3 / 2)) * (1 / (j + 1) / (11 / 6))
     assert {text: math.exp(grammar.log_prob(text)) for text in expected} == pytest.approx(expected)
     assert sum(expected.values()) == pytest.approx(1)
 
