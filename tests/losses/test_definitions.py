@@ -24,6 +24,7 @@ def test_each_definition_makes_its_class(name):
     assert [field.name for field in fields(loss)] == list(defaults)
     for coefficient in definition.coefficients:
         coefficient.check(coefficient.default)
+        assert coefficient.help and coefficient.symbol
 
 
 def test_a_subclass_has_the_range_of_its_base():
@@ -68,7 +69,8 @@ def test_what_objective_refuses(name, coefficients, message):
 
 @pytest.mark.parametrize("bad", [-0.1, 1.1, math.nan, "0.5", None, True])
 def test_values_outside_a_closed_range_are_refused(bad):
-    for make in (MixCE, TaiLr, lambda x: TaiLr(0.1, x)):
+    settings = [COEFFICIENTS[name].check for name in ("mle_warmup", "mle_decay", "mle_minimum")]
+    for make in (MixCE, TaiLr, lambda x: TaiLr(0.1, x), *settings):
         with pytest.raises(ValueError, match=r"must be a number in \[0, 1\]"):
             make(bad)
 

@@ -37,6 +37,7 @@ def test_all_parts_of_the_language():
     weight = Expression("min(exp(-q), 2, sqrt(q)) + (q >= 0.5) - (q == 1) + q ** -1 / +4 - log(q)").weight(q)
     expected = [min(0.7788008, 0.5) + 0 - 0 + 1 + 1.3862944, min(0.3678794, 1) + 1 - 1 + 0.25]
     assert weight.tolist() == pytest.approx(expected, abs=1e-6)
+    assert Expression("q" + " + 0" * 49 + "000").weight(q).tolist() == q.tolist()  # 200 characters are not too long
 
 
 @pytest.mark.parametrize(

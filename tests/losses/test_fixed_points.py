@@ -9,7 +9,7 @@ from mixkit.losses import MLE, MixCE, SequenceMatch, TaiLr, TokenScores, objecti
 from mixkit.losses.fixed_points import inverse_of
 
 P = torch.tensor([0.40, 0.25, 0.15, 0.10, 0.06, 0.04], dtype=torch.float64)
-ENDS = [MixCE(0.0), TaiLr(1.0, 0.0), objective("q"), objective("2 * q")]  # q / w(q) is constant
+ENDS = [MixCE(0.0), TaiLr(1.0, 0.0), objective("dft"), objective("q"), objective("2 * q")]  # q / w(q) is constant
 UNIQUE = [
     *(MLE(), MixCE(0.9), MixCE(0.1), MixCE(0.001), TaiLr(0.01, 0.1), TaiLr(0.1, 0.0), TaiLr(0.5, 0.3)),
     *(objective("q ** 0.3"), objective("0.2 + 0.8 * q"), objective("1 / (1 + q)"), objective("exp(-q)")),
@@ -40,7 +40,7 @@ def test_it_solves_its_equation(loss, tokens):
 def test_the_inverse_is_the_largest_solution(loss, dtype):
     """The largest q in [0, 1] with q / w(q) <= r, read off a grid."""
     grid, step = torch.linspace(0, 1, 20_001, dtype=torch.float64), 1 / 20_000
-    ratios = torch.cat([torch.zeros(1), torch.logspace(-9, 1, 41), torch.linspace(0.05, 2.05, 41)]).to(dtype)
+    ratios = torch.cat([torch.tensor([0.0, 1.0]), torch.logspace(-9, 1, 41), torch.linspace(0.05, 2.05, 41)]).to(dtype)
     found = inverse_of(loss)(ratios)
     assert found.dtype == dtype and found.min() == 0
     slack = 1 + (1e-5 if loss in ENDS else 1e-12)

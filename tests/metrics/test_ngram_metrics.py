@@ -268,6 +268,14 @@ def test_corpus_metrics_have_jackknife_intervals():
         assert (scores[name].low, scores[name].high) == pytest.approx((max(0, low), high), **EXACT), name
 
 
+def test_intervals_of_shares_end_at_1():
+    unlike = [[3 * i, 3 * i + 1, 3 * i + 2] for i in range(20)] + [[0] * 6]
+    assert naive_jackknife(0, lambda texts: naive_distinct(texts, 1), unlike)[1] > 1 - naive_distinct(unlike, 1)
+    assert metrics.score_texts(unlike)["distinct_1"].high == 1
+    alike = [["a", "b", "c", "d", "e"]] * 20 + [["x"] * 5]
+    assert metrics.self_bleu(alike) < metrics.score_texts(alike)["self_bleu_4"].high == 1
+
+
 def test_rep_n_resamples_texts():
     tokens = random_tokens(6, 31, 29, 5)
     picks = np.random.default_rng(0).integers(31, size=(1000, 31))
@@ -331,6 +339,7 @@ def test_a_part_of_a_corpus_counts_as_if_alone(texts, data):
     assert part.texts == left and part.lengths.tolist() == list(map(len, left))
     if left:
         assert metrics.text_values(part) == metrics.text_values(left)
+        assert metrics.repetition_loops(part) == np.mean([naive_loop(text) for text in left])
     for n in (3, 1, 2):
         number = part.ngrams(n).number
         fits = [j + n <= len(text) for text in left for j in range(len(text))]
@@ -367,7 +376,7 @@ def test_one_text_has_values_without_intervals():
 def test_short_texts_give_a_reason():
     scores = metrics.score_texts(["a b", "", "c"])
     assert scores["rep_3"].value is None and scores["rep_3"].why == "no text has a 3-gram"
-    assert scores["diversity"].value is None and scores["distinct_4"].value is None
+    assert scores["diversity"].value is None and scores["distinct_4"].why == "no text has a 4-gram"
     assert scores["rep_2"].value == 0 and "undefined on some resamples" in scores["rep_2"].why
     assert metrics.text_values(["a b", ""])["rep_2"] == [0.0, None]
     everything = metrics.score_texts(["", ""])
@@ -398,18 +407,18 @@ def test_bad_input_is_one_clear_line(call, message):
 
 
 @pytest.mark.parametrize(
-    "call",
+    ("call", "reason"),
     [
-        lambda: metrics.rep_n(["a"], 2),
-        lambda: metrics.diversity(["a b c"]),
-        lambda: metrics.pooled_diversity([""]),
-        lambda: metrics.distinct_n(["a b"], 1, budget=3),
-        lambda: metrics.distinct_n(["a b", "c d"], 2, budget=1),
-        lambda: metrics.zipf_coefficient(["a a a"]),
-        lambda: metrics.self_bleu(["a b c d"]),
-        lambda: metrics.compression_ratio(["", ""]),
+        (lambda: metrics.rep_n(["a"], 2), "no text has a 2-gram"),
+        (lambda: metrics.diversity(["a b c"]), "no text has a 4-gram"),
+        (lambda: metrics.pooled_diversity([""]), "all texts are empty"),
+        (lambda: metrics.distinct_n(["a b"], 1, budget=3), "the texts have 2 tokens, fewer than the budget of 3"),
+        (lambda: metrics.distinct_n(["a b", "c d"], 2, budget=1), "no text has a 2-gram within the first 1 tokens"),
+        (lambda: metrics.zipf_coefficient(["a a a"]), "the texts have fewer than two different tokens"),
+        (lambda: metrics.self_bleu(["a b c d"]), "self-BLEU needs at least two texts"),
+        (lambda: metrics.compression_ratio(["", ""]), "all texts are empty"),
     ],
 )
-def test_undefined_metrics_raise(call):
-    with pytest.raises(Undefined):
+def test_undefined_metrics_raise(call, reason):
+    with pytest.raises(Undefined, match=f"^{reason}$"):
         call()

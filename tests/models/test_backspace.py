@@ -95,7 +95,8 @@ def test_the_example_of_the_paper():
 def test_tree_equals_a_stack(batch, length):
     rows = random_actions(batch, length, seed=length)
     tree = prefix_tree(rows, BACK)
-    ancestors = tree.ancestors()
+    ancestors, needed = tree.ancestors(), tree.actions | tree.actions.roll(-1, 1)  # before or after an action
+    assert tree.scored.T.tolist() == needed.nonzero().tolist()
     for row, actions in enumerate(rows):
         nodes, tops = stack_oracle(actions)
         count = len(nodes)
@@ -356,7 +357,9 @@ def test_plain_generation_never_samples_backspace():
 
 def test_a_tokenizer_serves_a_second_model():
     tokenizer = toy_tokenizer()
+    tokenizer.add_special_tokens({"extra_special_tokens": ["b"]})
     assert [add_backspace(toy_model(vocabulary=4), tokenizer) for _ in range(2)] == [4, 4]
+    assert {"b", BACKSPACE} <= set(tokenizer.all_special_tokens)
 
 
 def test_a_different_backspace_is_refused():

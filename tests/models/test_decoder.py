@@ -19,7 +19,9 @@ def test_the_decoder_gives_the_stationary_distribution(loss, monkeypatch):
     scores[:, 3] = -torch.inf
     scores[2, 700:702] = 12.0
     expected = stationary_distribution(loss, scores.double().softmax(-1))
-    torch.testing.assert_close(ObjectiveDecoder(loss)(None, scores).exp().double(), expected, rtol=2e-3, atol=1e-6)
+    found = ObjectiveDecoder(loss)(None, scores).exp().double()
+    torch.testing.assert_close(found, expected, rtol=2e-3, atol=1e-6)
+    torch.testing.assert_close(found.sum(-1), torch.ones(5, dtype=torch.float64), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("loss", [MixCE(0.1), TaiLr(0.05, 0.2)], ids=str)

@@ -115,6 +115,9 @@ def test_labels_name_what_is_special():
         "MLE, temperature 0.7, top-p 0.9, top-k 5, seed 2"
     )
     assert CHECK({"objective": "mle"}).label("base") == "base (MLE)"
+    match = CHECK({"objective": "sequencematch", "discount": 0.9, "divergence": "js", "noise_rate": 0.1})
+    assert match.label() == "SequenceMatch α=0.01, g=0.9, js"
+    assert match.slug() == "sequencematch-alpha0.01-discount0.9-divergencejs-noiserate0.1"
 
 
 def test_objectives_as_calls_formulas_and_decoders():

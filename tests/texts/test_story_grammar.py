@@ -433,11 +433,15 @@ def test_notation_expands_tables():
     assert sum(expected.values()) == pytest.approx(1)
 
 
+def test_the_start_is_the_story_by_default():
+    assert Grammar({"<noun>": [(1, ("b",))], "<story>": [(1, ("a", "<noun>"))]}).sample(1, seed=0) == ["a b"]
+
+
 def test_tables_do_not_change_the_weight_of_an_alternative():
     """Half of the texts have no row of a table, a third one row of two, a sixth rows of both tables."""
     tables = "table t: name\n a\n b\ntable u: name\n x\n y\n z\n"
-    grammar = Grammar(*read_rules(f"{tables}<s> =\n .3 nothing\n 2e-1 t.name\n 0.1 t.name and u.name\n"))
-    expected = {"nothing": 1 / 2, "a": 1 / 3 * 2 / 3, "b": 1 / 3 * 1 / 3}
+    grammar = Grammar(*read_rules(f"{tables}<s> =\n .3 ^ ^nothing\n 2e-1 t.name\n 0.1 t.name and u.name\n"))
+    expected = {"^ Nothing": 1 / 2, "a": 1 / 3 * 2 / 3, "b": 1 / 3 * 1 / 3}
     for i, j in itertools.product(range(2), range(3)):  # ranks weigh 1, 1/2, 1/3
         expected["ab"[i] + " and " + "xyz"[j]] = 1 / 6 * (1 / (i + 1) / (3 / 2)) * (1 / (j + 1) / (11 / 6))
     assert {text: math.exp(grammar.log_prob(text)) for text in expected} == pytest.approx(expected)
