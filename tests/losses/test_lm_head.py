@@ -72,8 +72,10 @@ def test_scale_and_soft_cap_equal_autograd(monkeypatch, scale, soft_cap, bias):
     for got, want in pairs:
         torch.testing.assert_close(got, want)
         gradients = [torch.autograd.grad(x, inputs, retain_graph=True) for x in (got, want)]
-        for one, other in zip(*gradients, strict=True):
+        again = torch.autograd.grad(got, inputs, retain_graph=True)
+        for one, other, second in zip(*gradients, again, strict=True):
             torch.testing.assert_close(one, other)
+            torch.testing.assert_close(second, other)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
