@@ -93,7 +93,7 @@ def inverse_of(objective: TokenWeighted) -> Inverse | None:
 
 
 def decode(objective: TokenWeighted, inverse: Inverse | None, probs: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
-    """The stationary distributions of rows of float32 probabilities, right to about 1e-4, for sampling.
+    """The stationary distributions of rows of float32 probabilities, right to about 1e-4 (1e-3 where w(q) has a kink).
 
     W is found for a part of the tokens, and corrected by one secant step for all. Where that is not enough, as for
     MixCE(0), the row's W is searched with all tokens.
