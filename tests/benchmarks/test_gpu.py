@@ -2,9 +2,12 @@
 
 import json
 
+import pytest
+
 from tests.benchmarks import gpu
 
 
+@pytest.mark.slow
 def test_every_line_that_needs_no_gpu(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["gpu", "--cpu", "--quick", "--out", str(tmp_path)])
     gpu.main()

@@ -399,6 +399,7 @@ NAMES = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_each_objective_gives_the_same_bits_again(toy, tmp_path, monkeypatch, name):
     """The same seed, once in one go and once killed and resumed. MixCE and SequenceMatch are tested above."""
