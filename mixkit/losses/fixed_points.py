@@ -114,7 +114,7 @@ def decode(objective: TokenWeighted, inverse: Inverse | None, probs: Float[Tenso
     step = 0.02
     slope = (log_sum(log_w + step) - log_sum(log_w - step)) / (2 * step)
     rows: list[Tensor] = []
-    size = max(1, _IN_CACHE // probs.shape[-1])
+    size = len(probs) if probs.is_cuda else max(1, _IN_CACHE // probs.shape[-1])  # a GPU is waited for in each part
     for p, start, rate in zip(probs.split(size), log_w.split(size), slope.split(size), strict=True):
         correction = inverse(p / start.exp()).sum(-1, keepdim=True).log() / rate
         q = inverse(p / (start - correction).exp())

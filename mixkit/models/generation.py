@@ -20,7 +20,7 @@ from mixkit.losses.token_weighted import TokenWeighted
 from mixkit.models.backspace import apply_backspaces, check_tree_attention, segments
 from mixkit.models.likelihood import tokenize
 from mixkit.models.loading import check_positions, memory_advice, start_token
-from mixkit.models.sampling import CPU_ROWS, sample_actions
+from mixkit.models.sampling import sample_actions
 
 INCOMPLETE = re.compile("\ufffd{1,3}\\Z")  # what a tokenizer makes of the first bytes of a character
 
@@ -156,7 +156,7 @@ def sample_continuations(
         if backspace_id is not None or _has_rewindable_cache(model, longest + max_new_tokens):
             actions = sample_actions(model, rows * sets, backspace_id=backspace_id, **settings)
         else:
-            actions = _generate(model, rows * sets, **settings)
+            actions = _generate(model, rows * sets, **settings | {"batch_size": batch_size or 64})
     results = [_decode(model, tokenizer, *pair) for pair in zip(rows * sets, actions, strict=True)]
     return [results[first : first + len(rows)] for first in range(0, len(results), len(rows))]
 
@@ -181,8 +181,8 @@ def _generate(model, prompts, *, max_new_tokens: int, end_id: int, logits_proces
         torch.manual_seed(seed)
         for length, group in groupby(by_length, key=lambda i: len(prompts[i])):
             group = list(group)
-            for first in range(0, len(group), batch_size or CPU_ROWS):
-                batch = group[first : first + (batch_size or CPU_ROWS)]
+            for first in range(0, len(group), batch_size):
+                batch = group[first : first + batch_size]
                 ids = torch.tensor([prompts[i] for i in batch], device=model.device)
                 found = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)[:, length:].tolist()
                 for i, row_actions in zip(batch, found, strict=True):

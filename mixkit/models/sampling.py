@@ -86,7 +86,7 @@ def default_rows(model, capacity: int) -> int:
     """
     config: Any = model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    width = config.to_dict().get("head_dim") or config.hidden_size // config.num_attention_heads
     cached = 2 * config.num_hidden_layers * heads * width * capacity * compute_dtype(model).itemsize
     most, room = CPU_ROWS, CPU_BYTES
     if model.device.type == "cuda":

@@ -19,6 +19,7 @@ from mixkit.models import sampling
 from mixkit.models.backspace import apply_backspaces
 from mixkit.models.generation import Sampler
 from mixkit.models.sampling import choose_actions, default_rows, sample_actions
+from tests.models.test_head import build
 from tests.waits import CountWaits
 
 VOCABULARY, BACKSPACE, END = 13, 11, 12
@@ -157,6 +158,7 @@ def test_rows_of_a_batch_fit_the_memory(monkeypatch, free, rows):
     model.device = torch.device("cpu")
     assert default_rows(model, 189) == 67
     assert (default_rows(toy_model(), 189), default_rows(toy_model(), 10**9)) == (256, 1)
+    assert default_rows(build("gemma4_unified_text"), 189) == 256  # its head_dim differs from layer to layer
 
 
 def test_actions_are_consistent():
