@@ -251,6 +251,6 @@ def test_the_notebook_runs_a_sweep_from_its_parameters(tiny, tmp_path, monkeypat
     names = [{trace.get("name") for trace in figure["data"]} for figure in (*live, *shown)]
     assert {"MLE", "MixCE η=0.25"} in names[:2] and names[2] == {"MixCE"}
     assert any({"MLE", "MixCE", "human texts"} <= found for found in names[:2])
-    text = printed(outputs)
-    assert "own: 2 of 2 runs are done" in text and "Write your answer" in text
+    displayed = "".join(str(out["data"].get("text/plain", "")) for out in outputs if "data" in out)
+    assert "own: 2 of 2 runs are done" in displayed and "Write your answer" in printed(outputs)
     assert (tmp_path / "runs" / "own" / "report.html").is_file()
