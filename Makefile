@@ -1,5 +1,5 @@
 # make study   set up, run the study and print its table      STUDY=quick  SET="corpus=my.txt"  NAME=folder
-# make check   set up, run ruff, import-linter, deptry, pyright and the fast tests, two to three minutes
+# make check   set up, run ruff, import-linter, deptry, pyright and the fast tests, about a minute
 # make test    set up, run the linters and all tests
 # make lab     set up, open JupyterLab on the notebooks
 # make address write the public address (pyproject.toml, [project.urls]) into the notebooks and the README
@@ -27,7 +27,7 @@ types: .venv/installed-test
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 fast: lint
-	MIXKIT_CHECK_SHAPES=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not browser"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not browser"
 
 check: .venv/installed-test
 	$(MAKE) --no-print-directory -j 2 types fast

@@ -5,6 +5,7 @@ not carry. MIXKIT_CHECK_SHAPES=1: every call into losses, metrics and models is 
 """
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a core each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+sys.modules.setdefault("rfc3987_syntax", None)  # 2 s of import; see studies/run.py
 if os.environ.get("MIXKIT_CHECK_SHAPES"):
     from jaxtyping import install_import_hook
 

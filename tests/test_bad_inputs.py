@@ -223,6 +223,7 @@ def refusal(call, *arguments):
     return text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands(folder, tmp_path, monkeypatch, capsys, command):
     monkeypatch.setattr("mixkit.studies.sweep.preflight", lambda *_: [])

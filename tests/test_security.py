@@ -101,6 +101,7 @@ def tracked():
     return [CLONE / name for name in names.split("\0") if name and (CLONE / name).is_file()]
 
 
+@pytest.mark.slow
 def test_no_large_files_and_no_secrets():
     files = tracked()
     assert len(files) > 100

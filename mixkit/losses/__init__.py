@@ -1,4 +1,4 @@
-"""Training objectives as functions of two numbers per token, and the LM head computed in chunks."""
+"""Training objectives as functions of two or three numbers per token, and the LM head computed in chunks."""
 
 from typing import TYPE_CHECKING
 

@@ -14,7 +14,7 @@ Probs = Float[torch.Tensor, "*B"]
 class Power(TokenWeighted):
     """w(q) = q^a, as for the loss (1 - q^a) / a. At infinite capacity it is the temperature 1 - a.
 
-    exponent: a, at least 0. 0 is MLE, 1 is DFT. Source: "Beyond Log Likelihood", 2025, arXiv 2510.00526.
+    exponent: a in [0, 100]. 0 is MLE, 1 is DFT. Source: "Beyond Log Likelihood", 2025, arXiv 2510.00526.
     """
 
     exponent: float = 0.5
@@ -40,7 +40,7 @@ class DFT(Power):
 class Focal(TokenWeighted):
     """w(q) = (1 - q)^(g - 1) (1 - q - g q log q), as for the focal loss -(1 - q)^g log q.
 
-    focusing: g, at least 0. 0 is MLE. It gives probable tokens less weight, so its stationary distribution is flatter.
+    focusing: g in [0, 100]. 0 is MLE. It gives probable tokens less weight, so its stationary distribution is flatter.
     Source: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, arXiv 1708.02002, equation 4.
     """
 
@@ -72,8 +72,8 @@ class Threshold(TokenWeighted):
 class GEM(TokenWeighted):
     """loss = beta (logsumexp(z / beta) - z_y / beta): beta times the cross-entropy of the logits z / beta.
 
-    beta > 0. 1 is MLE. It is the linear form of GEM. At infinite capacity the model ends at Q ~ P^beta, the temperature
-    1 / beta. For beta < 1 the model is flatter than the truth. It is no function of q alone.
+    beta in [0.01, 100]; 1 is MLE. It is the linear form of GEM. At infinite capacity the model ends at Q ~ P^beta, the
+    temperature 1 / beta. For beta < 1 the model is flatter than the truth. It is no function of q alone.
     Source: Li et al., "Preserving Diversity in Supervised Fine-Tuning", ICLR 2025, arXiv 2408.16673.
     """
 

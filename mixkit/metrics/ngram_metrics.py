@@ -43,7 +43,7 @@ def diversity(texts: Texts) -> float:
 
 
 def pooled_diversity(texts: Texts) -> float:
-    """mean over texts of |distinct| / |all| n-grams, n = 1..4 together, without one token repeated n > 2 times
+    """mean over texts of |distinct| / |all| n-grams, n = 1..4 together, without those of one token 3 or 4 times
 
     In (0, 1]. Longer texts score lower: compare equal lengths. Source: the "diversity" of Zhang et al. 2023 (MixCE),
     whose code counts empty texts as 0; here they are left out.
@@ -62,9 +62,9 @@ def distinct_n(texts: Texts, n: int, *, budget: int | None = None) -> float:
 
 
 def ngram_entropy(texts: Texts, n: int, *, budget: int | None = None) -> float:
-    """-sum_g p(g) log p(g) in nats, where p(g) is the share of n-gram g in the whole corpus
+    """-sum_g p(g) log p(g) in nats, at least 0; p(g) is the share of n-gram g in the whole corpus
 
-    It grows with the corpus: compare under one `budget`, as in `distinct_n`. Source: Zhang et al. 2018, Ent-n.
+    It grows with the corpus: compare under one `budget`. Undefined as `distinct_n`. Source: Zhang et al. 2018, Ent-n.
     """
     return float(stats.entropy(_corpus_counts(texts, n, budget)))
 

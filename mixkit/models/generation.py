@@ -11,8 +11,9 @@ from unittest import mock
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
-from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers.generation import logits_process
+from transformers.generation.configuration_utils import GenerationConfig
+from transformers.generation.logits_process import LogitsProcessor, LogitsProcessorList
 
 from mixkit._common import Float, InputError, Int
 from mixkit.losses.fixed_points import decode, inverse_of
@@ -44,10 +45,9 @@ class ObjectiveDecoder(LogitsProcessor):
 class Sampler:
     """How tokens are drawn. The defaults draw from the model's own distribution.
 
-    temperature >= 0 divides the logits; 0 takes the most probable token (greedy decoding). top_p in (0, 1]: the most
-    probable tokens remain whose probability is top_p. top_k >= 0: so many of the most probable tokens remain, and 0
-    leaves all. decode_as: a token-weighted objective, whose stationary distribution for the model's own is drawn from,
-    before the other settings apply.
+    decode_as: a token-weighted objective; its stationary distribution first replaces the model's own. temperature >= 0
+    divides the logits; 0 is greedy decoding, whatever the rest. top_k >= 0: so many of the most probable tokens remain,
+    0 leaves all. top_p in (0, 1]: the fewest most probable tokens remain that have this probability together.
     Raises InputError (a ValueError) for a value out of range.
     """
 
@@ -67,11 +67,11 @@ class Sampler:
     def logits_processors(self) -> LogitsProcessorList:
         """transformers' logits processors for these settings, in the order of `generate`."""
         if self.temperature == 0:
-            return LogitsProcessorList([TopKLogitsWarper(1)])
+            return LogitsProcessorList([logits_process.TopKLogitsWarper(1)])
         decoder = [ObjectiveDecoder(self.decode_as)] if self.decode_as is not None else []
-        temperature = [TemperatureLogitsWarper(float(self.temperature))] if self.temperature != 1 else []
-        top_k = [TopKLogitsWarper(int(self.top_k))] if self.top_k > 0 else []
-        top_p = [TopPLogitsWarper(float(self.top_p))] if self.top_p < 1 else []
+        temperature = [logits_process.TemperatureLogitsWarper(float(self.temperature))] if self.temperature != 1 else []
+        top_k = [logits_process.TopKLogitsWarper(int(self.top_k))] if self.top_k > 0 else []
+        top_p = [logits_process.TopPLogitsWarper(float(self.top_p))] if self.top_p < 1 else []
         return LogitsProcessorList([*decoder, *temperature, *top_k, *top_p])
 
 

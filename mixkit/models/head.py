@@ -6,7 +6,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from transformers import masking_utils
 
 from mixkit._common import Float, InputError, Int, summary
 from mixkit.models.loading import inference
@@ -51,7 +50,7 @@ def last_hidden(model, input_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
     Padding must be on the right. A causal model does not attend to it there, so no attention mask is needed.
     """
     # transformers would look for several texts in one row, and the host would wait for the answer of a GPU
-    with patch.object(masking_utils, "find_packed_sequence_indices", lambda position_ids: None, create=True):
+    with patch("transformers.masking_utils.find_packed_sequence_indices", lambda position_ids: None, create=True):
         output = model(input_ids=input_ids, output_hidden_states=True, logits_to_keep=1, use_cache=False)
     return output.hidden_states[-1]
 

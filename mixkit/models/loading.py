@@ -11,8 +11,11 @@ from unittest import mock
 
 import huggingface_hub
 import torch
-import transformers
 from tokenizers import ByteLevelBPETokenizer, Tokenizer
+from transformers.models.auto import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.models.gpt2 import GPT2Config, GPT2LMHeadModel
+from transformers.tokenization_utils_tokenizers import PreTrainedTokenizerFast
+from transformers.utils import logging
 
 from mixkit._common import RUNS, InputError, did_you_mean, summary
 from mixkit.texts.corpora import load_corpus
@@ -49,8 +52,8 @@ def load_model(name: str, *, texts: list[str] | None = None, seed: int = 0, stud
 
 def silence_libraries() -> None:
     """No progress bars, and no messages but errors, from transformers: a log contains our lines and errors only."""
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def check_model(name: str, *, study: str = "", runs: Path = RUNS) -> str | Path:
@@ -77,7 +80,7 @@ def check_model(name: str, *, study: str = "", runs: Path = RUNS) -> str | Path:
         if name in NAMES and Path(name).is_dir():  # transformers would load that folder; write ./gpt2 for it
             files = ["*.json", "*.txt", "*.safetensors"]
             return Path(huggingface_hub.snapshot_download(name, allow_patterns=files))
-        transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+        AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise InputError(f"model {name!r} is not available ({summary(error, 200)}); allowed: {ALLOWED}") from error
     return name
@@ -102,11 +105,11 @@ def build_gpt2(texts: list[str], vocabulary: int, *, seed: int = 0, **sizes: Any
     tokenizer: Any = byte_level_bpe(texts, vocabulary)
     end_id = tokenizer.eos_token_id
     settings = {"activation_function": FUSED_GELU, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, **sizes}
-    config = transformers.GPT2Config(vocab_size=len(tokenizer), bos_token_id=end_id, eos_token_id=end_id, **settings)
+    config = GPT2Config(vocab_size=len(tokenizer), bos_token_id=end_id, eos_token_id=end_id, **settings)
     tokenizer.model_max_length = config.n_positions
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return transformers.GPT2LMHeadModel(config).eval(), tokenizer
+        return GPT2LMHeadModel(config).eval(), tokenizer
 
 
 def byte_level_bpe(texts: list[str], vocabulary: int):
@@ -114,7 +117,7 @@ def byte_level_bpe(texts: list[str], vocabulary: int):
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator(texts, vocabulary, min_frequency=0, show_progress=False, special_tokens=[END])
     tokenizer = Tokenizer.from_str(bpe.to_str())
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=END)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=END)
 
 
 def start_token(tokenizer) -> int:
@@ -178,21 +181,21 @@ def _load_gguf(file: Path):
     # transformers has no switch for this bar
     with mock.patch("transformers.modeling_gguf_pytorch_utils.tqdm", lambda tensors, **options: tensors):
         source, how = file.parent, {"gguf_file": file.name, "dtype": torch.float32}
-        loaded = transformers.AutoModelForCausalLM.from_pretrained(source, **how)
+        loaded = AutoModelForCausalLM.from_pretrained(source, **how)
     vars(loaded.config).pop("quantization_config")
     model = type(loaded)(loaded.config)  # Trainer refuses `loaded` as quantized, although its weights are float32
     model.load_state_dict(loaded.state_dict())
-    return model.eval(), transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    return model.eval(), AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
 
 
 def _load_pretrained(name: str, source: str | Path):
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         if getattr(config, "activation_function", None) == "gelu_new":
             config.activation_function = FUSED_GELU
         safe = {"use_safetensors": True, "trust_remote_code": False}
-        model = transformers.AutoModelForCausalLM.from_pretrained(source, config=config, dtype=torch.float32, **safe)
+        model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=torch.float32, **safe)
     except (OSError, ValueError) as error:
         raise InputError(f"model {name!r} cannot be loaded as a causal model ({summary(error, 200)})") from error
     if tokenizer.eos_token_id is None:

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 from tqdm.auto import tqdm
-from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainerState
+from transformers.trainer import Trainer
+from transformers.trainer_callback import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainerState
 from transformers.training_args import TrainingArguments
 
 from mixkit._common import InputError, write_atomically

@@ -189,12 +189,12 @@ def against_coefficient(frame: pd.DataFrame, metric: str, title: str = "") -> go
 
 
 def worth(frame: pd.DataFrame) -> go.Figure:
-    """equals: against_coefficient(frame, "best_temperature"): which temperature fits each run's texts best"""
+    """equals: against_coefficient(frame, "best_temperature"), titled: T* is the best temperature for held-out texts."""
     return against_coefficient(frame, "best_temperature", "What a coefficient is worth as a temperature, T*")
 
 
 def parallel_coordinates(frame: pd.DataFrame) -> go.Figure:
-    """One line per trained run through its values of PARALLEL_METRICS that no run lacks, the better end on top."""
+    """One line per trained run through those of PARALLEL_METRICS that every run has, the better end on top."""
     trained = frame.loc[frame["role"].isin(["grid", "decoding"])]
     values = trained.pivot(index="run", columns="metric", values="value").reindex(columns=list(PARALLEL_METRICS))
     values = values.dropna(axis="columns")

@@ -70,7 +70,7 @@ def report_link(report: Path) -> Text:
 
 
 def results_table(frame: pd.DataFrame) -> Text:
-    """The main metrics of every run of results(study), each with its interval; as HTML, all of `results_html`."""
+    """The main metrics of every run of results(study), each with its interval. A notebook shows `results_html`."""
     metrics = ["perplexity", "mauve", "diversity", "distinct_2"]
     metrics += [name for name in columns(frame) if name == "valid_prefix_rate" or name not in METRICS]
     rows = [[run["label"], *(number(run["numbers"].get(name)) for name in metrics)] for run in _runs(frame).values()]

@@ -181,10 +181,10 @@ def _interval(results: pd.DataFrame, run: str, metric: str) -> Any:
 def verdicts(records: Sequence[RunRecord], compared: pd.DataFrame) -> pd.DataFrame:
     """One row per trained run of another objective than MLE: run, seed, verdict, decoder, human, differences.
 
-    verdict: the run's place beside MLE's decoding curves of its seed: "above the curve" if it is above every curve that
-    it is not outside of, and "below the curve" if it is below one. decoder: "better" or "worse" where the interval of
-    QUALITY is above or below that of MLE decoded as the run's objective, "alike" where they overlap. human: whether
-    the interval of QUALITY reaches that of the human texts. differences: from MLE, where holm_p < LEVEL.
+    verdict: the first of "below", "on", "above" and "outside the curve" that `curve_place` gives for MLE's decoding
+    curves of the run's seed; "no curve" without one. decoder: "better" or "worse" where the interval of QUALITY is
+    above or below that of MLE decoded as the run's objective, else "alike". human: whether the interval
+    of QUALITY reaches that of the human texts. differences: from MLE, where holm_p < LEVEL.
     """
     results, rows = results_frame(records), []
     ceiling, twins = _interval(results, HUMAN, QUALITY), decoders(results)
@@ -207,7 +207,7 @@ def verdicts(records: Sequence[RunRecord], compared: pd.DataFrame) -> pd.DataFra
 
 
 def conclusion(table: pd.DataFrame) -> str:
-    """One sentence about the table of `verdicts`."""
+    """How many runs of `verdicts` are above MLE's curve, and how many beat their decoder, in one sentence."""
     if table.empty:
         return "The study has trained no other objective than MLE, so there is nothing to compare."
     if set(table["verdict"]) <= {NO_CURVE}:

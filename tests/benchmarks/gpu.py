@@ -4,7 +4,6 @@ Random weights: nothing is downloaded. On a GPU in bfloat16 where the card has i
 """
 
 import argparse
-import copy
 import json
 import statistics
 import tempfile
@@ -27,7 +26,7 @@ from mixkit.models.calibration import held_out
 from mixkit.models.generation import sample_continuations
 from mixkit.models.head import lm_head
 from mixkit.models.likelihood import collate_groups, group_hidden
-from mixkit.models.loading import autocast, build_gpt2, default_device, device_name, has_bf16
+from mixkit.models.loading import FUSED_GELU, autocast, build_gpt2, default_device, device_name, has_bf16
 from mixkit.models.sampling import sample_actions
 from mixkit.models.trainer import finetune
 from mixkit.studies.plan import load_study
@@ -52,42 +51,48 @@ def seconds_of(step: Callable[[], object], rounds: int) -> float:
     return statistics.median(taken[1:])
 
 
-def training(model, rows: int, tokens: int, rounds: int, compiled: bool) -> Iterator[dict[str, Any]]:
-    """HF's MLE step (eager and compiled) and the step of every objective: forward, backward, clipping and AdamW."""
-    device = model.device
-    ids = torch.randint(model.config.vocab_size, (rows, tokens + 1), generator=torch.Generator().manual_seed(0))
+def training(
+    shape: dict[str, Any], device: torch.device, rows: int, tokens: int, rounds: int, compiled: bool
+) -> Iterator[dict[str, Any]]:
+    """HF's MLE step (eager and compiled) and the step of every objective: forward, backward, clipping and AdamW.
+
+    HF's model is as transformers loads GPT-2, ours is as this kit loads it: with the same activation in one kernel.
+    """
+    ids = torch.randint(shape["vocab_size"], (rows, tokens + 1), generator=torch.Generator().manual_seed(0))
     batch = collate_groups(ids.tolist())
     batch = {name: part.to(device) if isinstance(part, torch.Tensor) else part for name, part in batch.items()}
     ids = ids.to(device)
-    model = copy.deepcopy(model).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
 
-    def update(loss: Callable[[], torch.Tensor]) -> None:
+    def step(model, optimizer, loss: Any) -> None:
         with autocast(model):
-            value = loss()
+            value = model(ids, labels=ids).loss if loss is None else ours(model, loss)
         value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
 
-    def ours(name: str) -> torch.Tensor:
-        how = {"objective": objective(name), **vars(lm_head(model))}
+    def ours(model, loss: Any) -> torch.Tensor:
+        how = {"objective": loss, **vars(lm_head(model))}
         return weighted_cross_entropy_and_nll(group_hidden(model, batch), targets=batch["targets"], **how)[0]
 
-    ways: dict[str, Callable[[], torch.Tensor]] = {"HF, eager": lambda: model(ids, labels=ids).loss}
-    if compiled:
-        fast = torch.compile(model)
-        ways["HF, compiled"] = lambda: fast(ids, labels=ids).loss
-    ways |= {name: lambda name=name: ours(name) for name in OBJECTIVES}
+    ways = {"HF, eager": None, **({"HF, compiled": None} if compiled else {}), **{n: objective(n) for n in OBJECTIVES}}
     for way, loss in ways.items():
         if device.type == "cuda":
+            torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        seconds = seconds_of(lambda loss=loss: update(loss), rounds)
+        activation = {} if loss is None else {"activation_function": FUSED_GELU}
+        with device:
+            model: Any = GPT2LMHeadModel(GPT2Config(**shape, **activation)).train()
+        if way == "HF, compiled":
+            model.compile()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+        seconds = seconds_of(lambda m=model, o=optimizer, loss=loss: step(m, o, loss), rounds)
         row = {"what": f"training {rows} x {tokens}", "way": way, "tokens_per_second": rows * tokens / seconds}
         if device.type == "cuda":
             row["gigabytes"] = torch.cuda.max_memory_allocated() / 2**30
         if peak := next((flops for card, flops in PEAKS.items() if card in device_name()), None):
             row["mfu"] = flops_per_token(model, tokens) * row["tokens_per_second"] / peak
+        del model, optimizer  # their memory is not the next way's
         yield row
 
 
@@ -183,15 +188,16 @@ def measure(quick: bool, cpu: bool) -> dict[str, Any]:
     """All rows, the projected hours of the study, and the machine."""
     device = torch.device("cpu") if cpu else default_device()
     torch.manual_seed(0)
-    sizes: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, **(SMALL if quick else {})}
-    model: Any = GPT2LMHeadModel(GPT2Config(**sizes))
-    model = model.to(device).eval()
+    sizes: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "vocab_size": 50257}
+    sizes |= SMALL if quick else {}
     rows: list[dict[str, Any]] = []
-    for texts, tokens in [(4, 32)] if quick else [(64, 512), (16, 1024)]:
-        if tokens < model.config.n_positions:
-            rows += training(model, texts, tokens, rounds=1 if quick else 5, compiled=device.type == "cuda")
-        else:
-            rows += training(model, texts, tokens - 1, rounds=3, compiled=False)
+    if quick:
+        rows += training(sizes, device, 4, 32, rounds=1, compiled=device.type == "cuda")
+    else:
+        rows += training(sizes, device, 64, 512, rounds=5, compiled=device.type == "cuda")
+        rows += training(sizes, device, 16, 1023, rounds=3, compiled=False)
+    with device:
+        model: Any = GPT2LMHeadModel(GPT2Config(**sizes, activation_function=FUSED_GELU)).eval()
     rows += sampling(model, [4, 8] if quick else [64, 256, 1024, 2048], 8 if quick else 50, 8 if quick else 200)
     large: dict[str, Any] = sizes | ({} if quick else LARGE_READER)
     reader: Any = GPT2LMHeadModel(GPT2Config(**large))

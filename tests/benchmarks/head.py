@@ -9,14 +9,17 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
-from mixkit import MLE, MixCE, SequenceMatch, TokenScores, token_scores, weighted_cross_entropy
+from mixkit import MLE, MixCE, SequenceMatch, TokenScores, objective, token_scores, weighted_cross_entropy
 from mixkit.models.backspace import add_backspace
 from mixkit.models.likelihood import collate_groups, encode, group_hidden
-from mixkit.models.loading import load_model
+from mixkit.models.loading import FUSED_GELU, load_model
 from mixkit.models.on_policy import (
     Backtracking,
     BacktrackingLoss,
@@ -26,6 +29,7 @@ from mixkit.models.on_policy import (
 )
 from mixkit.models.sampling import sample_actions
 from mixkit.texts.corpora import load_corpus
+from tests.benchmarks.gpu import OBJECTIVES
 
 OBJECTIVE = MixCE(0.1)
 WAYS = {
@@ -47,6 +51,43 @@ def head(positions: int, width: int, vocabulary: int, rounds: int = 5) -> list[t
     ]
     seconds, _ = take_turns(rounds, *gradients)
     return list(zip(WAYS, seconds, megabytes.values(), strict=True))
+
+
+def whole_steps(
+    rounds: int = 8, rows: int = 2, tokens: int = 256, names: Sequence[str] = OBJECTIVES, **sizes: int
+) -> list[tuple[str, float]]:
+    """(way, median of its seconds over those of HF's MLE before and after it): forward, backward, AdamW. No dropout.
+
+    GPT-2 small, or of these `sizes`. HF's model is as transformers loads it, ours is as this kit loads it: with the
+    same activation in one kernel.
+    """
+    shape = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, **sizes}
+    theirs: Any = GPT2LMHeadModel(GPT2Config(**shape)).train()
+    ours: Any = GPT2LMHeadModel(GPT2Config(**shape, activation_function=FUSED_GELU)).train()
+    ids = torch.randint(theirs.config.vocab_size, (rows, tokens), generator=torch.Generator().manual_seed(0))
+    batch = collate_groups(ids.tolist())
+
+    def step(model, loss: Callable[[], torch.Tensor], optimizer: torch.optim.Optimizer) -> float:
+        began = time.perf_counter()
+        loss().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return time.perf_counter() - began
+
+    def weighted(loss) -> torch.Tensor:
+        return weighted_cross_entropy(group_hidden(ours, batch), ours.lm_head.weight, batch["targets"], loss)
+
+    by_model = {model: torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True) for model in (theirs, ours)}
+    hf = partial(step, theirs, lambda: theirs(ids, labels=ids).loss, by_model[theirs])
+    ways = {name: partial(step, ours, partial(weighted, objective(name)), by_model[ours]) for name in names}
+    ways["HF's MLE, the kit's model"] = partial(step, ours, lambda: ours(ids, labels=ids).loss, by_model[ours])
+    ratios: dict[str, list[float]] = {way: [] for way in ways}
+    for measured in range(rounds + 1):
+        for way, run in ways.items():
+            before, taken, after = hf(), run(), hf()
+            if measured:  # not the first time
+                ratios[way].append(2 * taken / (before + after))
+    return [(way, statistics.median(found)) for way, found in ratios.items()]
 
 
 def steps(rounds: int = 8, texts: int = 8, max_tokens: int = 160) -> list[tuple[str, float]]:
@@ -151,6 +192,9 @@ def main() -> None:
     rows = head(*sizes)
     for way, seconds, megabytes in rows:
         print(f"{way:24} {seconds:6.2f} s  {seconds / rows[0][1]:5.2f} x  {megabytes:6.0f} MB")
+    print("\na training step of GPT-2 small, 2 x 256, over HF's MLE step")
+    for way, ratio in whole_steps():
+        print(f"{way:28} {ratio:5.2f} x")
     for title, rows in (("a training step of tiny on 8 tales", steps()), ("a step of sampling 32 texts", sampling())):
         print(f"\n{title}")
         for way, seconds in rows:

@@ -116,6 +116,7 @@ def test_a_new_weight_function_needs_only_its_class():
         Power(2)
 
 
+@pytest.mark.slow
 def test_imports_are_light():
     """definitions imports no torch. All of mixkit.losses needs none of the notebooks' packages."""
     code = """

@@ -17,6 +17,7 @@ UNIQUE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "tokens"),
     [*itertools.product(UNIQUE, [2, 47, 5000]), *itertools.product(UNIQUE[:7], [50_000])],
@@ -72,6 +73,7 @@ def test_a_weight_of_q_ends_at_the_most_probable_tokens(loss):
     torch.testing.assert_close(stationary_distribution(loss, many), many)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [MixCE(0.3), TaiLr(0.05, 0.2)], ids=str)
 def test_gradient_descent_ends_there(loss):
     logits = P.log().clone().requires_grad_()

@@ -8,6 +8,7 @@ import torch
 from mixkit import MLE, MixCE, TaiLr, TokenScores, objective, weighted_cross_entropy
 from mixkit.losses import DFT, GEM, ErrorNormTruncation, Focal, Power, Threshold, stationary_distribution
 from mixkit.losses.definitions import RIVALS, ObjectiveDefinition, parse_objective
+from mixkit.studies import RunConfig
 
 P = torch.tensor([0.40, 0.25, 0.15, 0.10, 0.06, 0.04], dtype=torch.float64)
 
@@ -108,6 +109,10 @@ def test_stationary_distributions():
 def test_no_unique_stationary_distribution(rival, reason):
     with pytest.raises(ValueError, match=reason):
         stationary_distribution(rival, P)
+
+
+def test_no_coefficient_of_a_rival_has_the_name_of_a_setting_which_would_replace_it():
+    assert not {c.name for rival in RIVALS.values() for c in rival.coefficients} & RunConfig.model_fields.keys()
 
 
 @pytest.mark.parametrize("name", RIVALS)

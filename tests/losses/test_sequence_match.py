@@ -291,6 +291,7 @@ def test_value_differences_telescope_for_any_policy(seed, g):
     torch.testing.assert_close(expected, (1 - g) * values[0], rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("divergence", PHI)
 def test_recovery(divergence):
     """Identity 8: the distance of the occupancies is about linear in alpha."""
@@ -306,6 +307,7 @@ def test_recovery(divergence):
         assert distance[2 * alpha] / distance[alpha] == pytest.approx(2, abs=0.25)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("divergence", PHI)
 def test_j_hat_is_unbiased(divergence):
     """Identity 9: the mean of J_hat over sampled texts is J / (1 - g), within four standard errors."""

@@ -143,6 +143,7 @@ def test_distinct_n_and_entropy(tokens, n):
     assert metrics.ngram_entropy(tokens, n) == pytest.approx(naive_entropy(tokens, n), **EXACT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.3, 0.61, 1.0])
 def test_a_budget_reads_the_first_tokens(tokens, share):
     budget, cut, left = int(share * sum(map(len, tokens))), [], int(share * sum(map(len, tokens)))
@@ -190,6 +191,7 @@ def test_a_loop_is_a_phrase_three_times_at_the_end(text, loop):
     assert metrics.repetition_loops([text]) == loop
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2, 4, 5])
 def test_self_bleu_is_nltk(tokens, n):
     assert metrics.self_bleu(tokens, n) == pytest.approx(np.mean(naive_self_bleu(tokens, n)), **EXACT)
@@ -255,6 +257,7 @@ def test_score_texts_equals_the_single_metrics(tokens):
     assert all(asdict(score).keys() == {"value", "low", "high", "why"} for score in scores.values())
 
 
+@pytest.mark.slow
 def test_corpus_metrics_have_jackknife_intervals():
     tokens = random_tokens(5, 43, 29, 5)
     scores = metrics.score_texts(tokens)
@@ -294,6 +297,7 @@ def cut_at(texts, budget):
     return cut
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 3), max_size=9), min_size=1, max_size=7), st.integers(1, 5), st.data())
 def test_any_texts_against_loops(texts, n, data):

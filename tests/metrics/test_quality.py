@@ -57,6 +57,7 @@ def test_mauve_equals_mauve_text_on_features(capfd):
     assert result.mauve < 0.95 and outs[0].mauve != outs[1].mauve
 
 
+@pytest.mark.slow
 @FEW
 def test_mauve_equals_mauve_text_on_texts(tmp_path, monkeypatch):
     from mauve import compute_mauve

@@ -146,6 +146,7 @@ MODELS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "attention", "tolerance"), MODELS)
 @pytest.mark.parametrize("tied", [True, False])
 def test_one_pass_equals_every_prefix_alone(kind, attention, tolerance, tied):

@@ -36,6 +36,7 @@ def test_nll_at_every_temperature(scored, toy):
     assert found.tokens.tolist() == tokens.tolist()
 
 
+@pytest.mark.slow
 def test_ranks(scored):
     found, rows, logits = scored
     for i, (z, row) in enumerate(zip(logits, rows, strict=True)):

@@ -68,6 +68,7 @@ def test_the_groups_are_the_best_division():
     assert total(length_groups(lengths, 5)) == min(map(total, divisions))
 
 
+@pytest.mark.slow
 def test_less_than_5_percent_of_wikitext_is_padding(wikitext_file, monkeypatch):
     monkeypatch.setitem(GROUP_COSTS, "cuda", GROUP_COSTS["cpu"])
     texts = load_corpus(str(wikitext_file), train=10**6, validation=50, test=50).train

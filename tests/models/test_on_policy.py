@@ -171,6 +171,7 @@ def test_the_buffer_drops_its_oldest_and_is_saved(toy):
     assert texts != replay.sample(8, [0, 1, 2, 3])
 
 
+@pytest.mark.slow
 def test_the_evaluation_has_no_noise(toy, tmp_path):
     model, tokenizer, done = train(toy, tmp_path, max_steps=2, batch_size=5)
     nats, tokens = text_nll(model, tokenizer, toy[2][-8:], max_tokens=SMALL["max_tokens"])

@@ -57,6 +57,7 @@ PROMPTS = [[1], [2, 3, 4, 5], [6, 7], [8, 9, 10], [1, 1, 1, 1, 1, 1]]
 SETTINGS = {"backspace_id": BACKSPACE, "end_id": END, "max_new_tokens": 12}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "attention", "tolerance"),
     [
@@ -89,6 +90,7 @@ def test_actions_equal_a_loop_over_single_prefixes(kind, attention, tolerance):
     assert num_deleted > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backspace_id", [None, BACKSPACE])
 def test_the_batch_size_does_not_change_the_actions(backspace_id):
     model, settings = toy_model(), SETTINGS | {"backspace_id": backspace_id, "seed": 5}
@@ -113,6 +115,7 @@ def test_greedy_texts_equal_those_of_generate():
         assert model.generate(ids, attention_mask=torch.ones_like(ids), **options)[0, len(prompt) :].tolist() == actions
 
 
+@pytest.mark.slow
 def test_the_race_has_the_probabilities():
     """Chi-squared over tokens, and of pairs: neighbouring steps, rows and keys are independent."""
     rows, vocabulary = 60_000, 12
@@ -138,6 +141,7 @@ def test_a_token_of_probability_one_is_always_chosen():
     assert (choose_actions(scores, keys, keys[:, 0]) == 7).all()
 
 
+@pytest.mark.slow
 def test_the_host_waits_once_in_32_steps(monkeypatch):
     monkeypatch.setattr(sampling, "CPU_STEPS", sampling.GPU_STEPS)
     steps, original = [], sampling._Rows.step
@@ -170,6 +174,7 @@ def test_actions_are_consistent():
         assert len(tokens) <= 12 and len(actions) <= 24
 
 
+@pytest.mark.slow
 def test_first_two_actions_follow_the_model():
     """Counts of the first two actions over 4,000 rows against their exact probabilities, four standard errors wide."""
     model, rows = toy_model(), 4000

@@ -102,6 +102,7 @@ def test_texts_longer_than_the_positions_are_refused(toy, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_finetune_trains_tiny_as_it_stands(toy, tmp_path):
     texts = toy[2]
     long = [" ".join(texts)] * 2
@@ -109,11 +110,13 @@ def test_finetune_trains_tiny_as_it_stands(toy, tmp_path):
     assert finetune(model, tokenizer, MLE(), long, long, folder=tmp_path, max_steps=1, progress=False).steps == 1
 
 
+@pytest.mark.slow
 def test_the_number_of_evaluations_and_the_last_step(toy, tmp_path):
     _, done = train(toy, tmp_path, max_steps=7, batch_size=4, evaluations=4)
     assert [line["step"] for line in done.history if "validation_nll" in line] == [2, 4, 6, 7]
 
 
+@pytest.mark.slow
 def test_one_step_equals_the_objective_on_full_logits(toy, tmp_path):
     """One AdamW step from our loss and from the plain formula lead to the same parameters."""
     model, tokenizer, texts = toy
@@ -277,6 +280,7 @@ def test_the_best_weights_remain_and_patience_stops(toy, tmp_path):
     assert not model.training
 
 
+@pytest.mark.slow
 def test_the_evaluation_is_the_plain_nll(toy, tmp_path):
     model, done = train(toy, tmp_path, MixCE(0.0), max_steps=2, batch_size=5)
     nats, tokens = text_nll(model, toy[1], toy[2][-8:], max_tokens=SMALL["max_tokens"])
@@ -292,6 +296,7 @@ def test_bf16_trains_to_nearly_the_same_loss(toy, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=2e-2) and losses[0] != losses[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [MixCE(0.3), SequenceMatch(0.1, 0.95)])
 @pytest.mark.parametrize("failure", ["nan", "explodes"])
 def test_a_training_that_diverges_stops(toy, tmp_path, monkeypatch, loss, failure):
@@ -315,6 +320,7 @@ def test_a_training_that_diverges_stops(toy, tmp_path, monkeypatch, loss, failur
     assert [json.loads(line, parse_constant=pytest.fail)["step"] for line in lines][-1] in (4, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error",
     [
@@ -341,6 +347,7 @@ def test_out_of_memory_has_advice(toy, tmp_path, monkeypatch, error):
         sample_continuations(model, tokenizer, ["a"], max_new_tokens=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [MLE(), MixCE(0.3), SequenceMatch(0.1, 0.95)], ids=str)
 def test_no_training_step_waits_for_the_device(toy, tmp_path, monkeypatch, loss):
     """From step to step, optimizer included: 0 waits, except where a log is written. The loader works on the host."""
@@ -366,6 +373,7 @@ def test_no_training_step_waits_for_the_device(toy, tmp_path, monkeypatch, loss)
     assert set(steps[2::2]) == {0} and min(steps[1::2]) > 0
 
 
+@pytest.mark.slow
 def test_workers_of_the_loader_have_the_noise_of_the_epoch(toy, tmp_path, monkeypatch):
     settings = {"objective": SequenceMatch(0.1, 0.95), "epochs": 2, "batch_size": 8}
     settings["backtracking"] = Backtracking(0.3, 0.25, 0.5, 0.1, buffer_texts=6, refill_texts=2, refill_every=3)
@@ -378,6 +386,7 @@ def test_workers_of_the_loader_have_the_noise_of_the_epoch(toy, tmp_path, monkey
     assert torch.equal(parameters(alone), parameters(workers))
 
 
+@pytest.mark.slow
 def test_other_runtime_errors_pass(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(
         training.ObjectiveTrainer, "compute_loss", lambda *args, **kwargs: torch.ones(2) @ torch.ones(3)

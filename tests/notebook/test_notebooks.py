@@ -76,6 +76,7 @@ def colab(monkeypatch):
     return shell
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 @pytest.mark.parametrize("on_drive", [False, True])
 def test_the_install_cell_clones_and_installs_on_colab(path, on_drive, colab):

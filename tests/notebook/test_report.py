@@ -50,6 +50,7 @@ def test_a_study_without_runs_has_a_page():
     assert "Nothing has been run" in page and "No run has samples" in page and "nothing is compared" in page
 
 
+@pytest.mark.slow
 def test_without_mauve_the_page_begins_with_a_measured_pair():
     absent = {name: Metric(why="too few prompts") for name in ("mauve", "distinct_2")}
     done = [run.model_copy(update={"metrics": {**run.metrics, **absent}}) for run in DONE]

@@ -56,6 +56,7 @@ def files(folder: Path) -> dict[Path, tuple[int, bytes]]:
     return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_study_that_runs_does_not_have_is_read_from_data_results(stores):
     own, shipped = stores
     before = files(shipped.root)
@@ -91,6 +92,7 @@ def test_notebook_6_opens_on_what_there_is(stores):
     assert TradeoffConfig.check({"study": "quick"}).study == "quick"
 
 
+@pytest.mark.slow
 def test_the_command_line_reports_what_is_shipped(stores, monkeypatch, capsys):
     own, shipped = stores
     monkeypatch.setattr(command_line, "RunStore", lambda: own)

@@ -119,6 +119,7 @@ def place(run, curve=CURVE, names=NAMES):
     return curve_place(results_frame([*curve, run]), run.name, names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("x", "y", "half", "expected"),
     [

@@ -188,6 +188,7 @@ def test_a_run_from_the_random_start_is_its_own_reader(monkeypatch):
     assert choose_reader("gpt2-large|start", start="tiny", study="s", trained=trained) is trained
 
 
+@pytest.mark.slow
 @FEW
 def test_all_metrics_of_a_run(toy, evaluated, monkeypatch):
     model, tokenizer, _ = toy

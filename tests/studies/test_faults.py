@@ -65,6 +65,7 @@ def test_three_failures_for_one_reason_stop_the_sweep(study, tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outcomes", [["a", "a", "", "a", "a"], ["a", "a", "b", "a", "a"], ["", "", "a", "a", "a"]])
 def test_other_failures_do_not_stop_it(study, tmp_path, outcomes):
     lines, records = scheduled(study, tmp_path, outcomes)
@@ -105,6 +106,7 @@ def test_the_parameters_cell_is_no_code(tmp_path):
             notebook_hash(path)
 
 
+@pytest.mark.slow
 def test_a_foreign_kernel_braces_and_files_left_behind(tmp_path, monkeypatch):
     """One run: another "python3" comes first, the path has braces, and a killed writer left a file."""
     kernel = tmp_path / "jupyter" / "kernels" / "python3"
@@ -185,6 +187,7 @@ def test_a_record_is_strict_json(tmp_path):
     assert RunStore(tmp_path).read("scratch", run.name).training == {"validation_nll": None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b'{"name": "x"}', b"null", b"[" * 100_000])
 def test_damaged_files_are_no_tracebacks(tmp_path, content):
     store = RunStore(tmp_path)

@@ -55,6 +55,7 @@ def test_a_study_without_problems(tmp_path, folder):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -105,6 +106,7 @@ def test_all_problems_are_told_at_once(tmp_path, folder, monkeypatch):
     assert [line for line, start in zip(lines, starts, strict=True) if not line.startswith(start)] == []
 
 
+@pytest.mark.slow
 def test_an_objective_with_backspace_needs_the_tree_mask(tmp_path, folder, monkeypatch):
     def refused(model, max_tokens):
         raise InputError("no tree mask")
@@ -122,6 +124,7 @@ def test_fewer_prompts_are_a_note(tmp_path, folder):
     assert notes == ["note: prompts is 250, but only 214 of 214 human texts are longer than prompt_tokens=4"]
 
 
+@pytest.mark.slow
 def test_runs_that_start_from_a_finished_run(tmp_path, folder):
     runs, store = runs_of(tmp_path, folder), RunStore(tmp_path / "runs")
     base = store.begin(runs[0].config)

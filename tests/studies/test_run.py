@@ -74,6 +74,7 @@ def run_small(study, store, notebook, **options):
     return done, lines
 
 
+@pytest.mark.slow
 def test_a_lock_has_one_owner_and_ends_with_it(tmp_path):
     with lock(tmp_path / "run") as descriptor:
         assert descriptor is not None and process_of(lock_owner(tmp_path / "run")) == os.getpid()
@@ -93,6 +94,7 @@ def test_a_lock_has_one_owner_and_ends_with_it(tmp_path):
     assert lock_owner(tmp_path / "run") is None
 
 
+@pytest.mark.slow
 def test_terminal_escapes_reach_neither_log_nor_terminal(tmp_path, notebook):
     assert plain("a\x1b[31mb\x1b[0m\tc\n\x1b]0;t\x07\x9b\x7f\x00é😀") == "ab\tc\n]0;té😀"
     folder = prepared(tmp_path, eta=0.25)

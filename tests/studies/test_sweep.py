@@ -100,6 +100,7 @@ def test_study_files_that_are_refused(tmp_path, content, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

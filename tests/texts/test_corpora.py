@@ -217,6 +217,7 @@ def test_unknown_names(name, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_files_do_not_hide_names(tmp_path, monkeypatch):
     """A file or folder in the working directory that has the name of a corpus or of a dataset."""
     monkeypatch.chdir(tmp_path)

@@ -106,6 +106,7 @@ def test_texts_without_blanks_lose_nothing(tmp_path, sentence):
     assert "。\n" not in "".join(texts) and "。 敏" not in "".join(texts)
 
 
+@pytest.mark.slow
 def test_a_line_of_a_million_words(tmp_path):
     """One second in linear time, half a minute in quadratic time."""
     texts = read_file(write(tmp_path / "own.txt", "word " * 1_000_000))

@@ -192,6 +192,7 @@ def test_sample_frequencies_meet_probabilities(toy):
         assert abs(count - n * p) < 5 * math.sqrt(n * p * (1 - p)) + 5
 
 
+@pytest.mark.slow
 def test_samples_are_the_same_in_another_process(tales):
     results = "g.sample(2, 7), g.corrupt(g.sample(3, 0), 1, 5), g.entropy()"
     code = f"from mixkit.texts.story_grammar import Grammar; g = Grammar(); print({results})"

@@ -215,6 +215,7 @@ def test_exact_reverse_terms_are_the_public_functions():
         assert losses[i, 0].item() == pytest.approx(expected.item())
 
 
+@pytest.mark.slow
 def test_gumbel_gradient_is_that_of_whole_sampled_texts(monkeypatch):
     """Against the released script's loop over whole texts. The gradient of the exact value points elsewhere."""
     chain, vocab, end = MarkovChain.random(8, 0.5, 11), 8, 7

@@ -28,6 +28,7 @@ def integral(kind, mean, deviation, eta=0.5):
     return quad(integrand, -14, 18, limit=2000, points=[0, 1, 2, 3, 4, 5, 6], epsabs=1e-8)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl", "kls", "tv"])
 @pytest.mark.parametrize(("mean", "deviation"), [(1.0, 0.5), (1.8, 1.6), (5.2, 0.3), (0.3, 0.9)])
 def test_quadrature_equals_scipy(kind, mean, deviation):
