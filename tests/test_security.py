@@ -120,6 +120,7 @@ def test_no_telemetry_unless_requested():
         assert subprocess.run([sys.executable, "-c", code], **options).stdout.strip() == expected
 
 
+@pytest.mark.slow
 def test_make_lab_listens_on_loopback_and_asks_nobody():
     makefile = (CLONE / "Makefile").read_text()
     (line,) = (line for line in makefile.splitlines() if "jupyter lab" in line)

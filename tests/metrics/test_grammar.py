@@ -99,6 +99,7 @@ def test_next_words_are_those_that_some_text_has():
             assert following == {tail[0] if tail else "" for tail in tails}
 
 
+@pytest.mark.slow
 def test_auc_of_next_words_against_all_pairs():
     texts = load_corpus("tales", train=64, validation=1, test=1).train
     model, tokenizer = build_gpt2(texts, 400, n_embd=32, n_layer=2, n_head=2, n_positions=128)

@@ -173,6 +173,7 @@ def test_zipf_reads_the_most_frequent_tokens():
     assert metrics.zipf_coefficient(texts) == pytest.approx(naive_zipf(texts), **EXACT)
 
 
+@pytest.mark.slow
 def test_zipf_recovers_a_power_law():
     counts = [round(1e6 * rank**-1.3) for rank in range(1, 31)]
     texts = [[token] * count for token, count in enumerate(counts)]

@@ -50,6 +50,7 @@ def expected_counts(sharp, prompt, count):
     return texts
 
 
+@pytest.mark.slow
 def test_sampling_is_unbiased_by_default(sharp):
     prompt, count = [0, 5, 9, 33], 4000
     expected = expected_counts(sharp, prompt, count)

@@ -37,6 +37,7 @@ def test_the_mask_and_the_tree_of_a_sequence():
     assert set(kept.y) == {0} and taken.y[0] < 0
 
 
+@pytest.mark.slow
 def test_the_occupancies_follow_the_sliders():
     world = build_world(1, 1)
     taste = torch.randn(world.allowed.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

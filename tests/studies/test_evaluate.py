@@ -102,6 +102,7 @@ def test_the_ceiling_is_human_against_human_with_an_interval(evaluated):
     assert human["mauve"].low > metrics["mauve"].value  # the toy writes noise
 
 
+@pytest.mark.slow
 @FEW
 def test_what_is_too_little_is_absent_with_the_reason(evaluated):
     prompts, sets, others, reader, *_ = evaluated
@@ -116,6 +117,7 @@ def test_what_is_too_little_is_absent_with_the_reason(evaluated):
         assert few[name].texts == human[name].texts == 99 and human[name].low is not None
 
 
+@pytest.mark.slow
 def test_numbers_by_other_models(evaluated, monkeypatch):
     prompts, sets, _, reader, *_ = evaluated
     sets = [["", *sets[0][1:]], sets[1]]

@@ -18,6 +18,7 @@ from mixkit.texts.story_grammar import tales_grammar
 PARAGRAPH = " ".join(f"word{i}" for i in range(60))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tales", "middlemarch"])
 def test_built_in_corpora_are_fixed_and_disjoint(name):
     sizes = {"train": 200, "validation": 30, "test": 100}
@@ -29,6 +30,7 @@ def test_built_in_corpora_are_fixed_and_disjoint(name):
     assert all(len(text.split()) >= 20 for split in splits for text in split)
 
 
+@pytest.mark.slow
 def test_noisy_tales_are_the_tales_with_damage():
     names = ("tales", "tales-noisy", "tales-noisy:0.5")
     clean, noisy, half = (load_corpus(name, train=60, validation=20, test=5) for name in names)
@@ -70,6 +72,7 @@ def middlemarch():
     return load_corpus("middlemarch")
 
 
+@pytest.mark.slow
 def test_middlemarch_has_the_words_of_the_novel(middlemarch):
     corpus = middlemarch
     splits = (corpus.train, corpus.validation, corpus.test)
@@ -91,6 +94,7 @@ def test_middlemarch_has_no_headings_and_epigraphs(middlemarch):
         assert not re.search(r"\bCHAPTER|\bBOOK|FINALE|PRELUDE|Gent\.|--[A-Z]{4,}|  |_|\n", text), text
 
 
+@pytest.mark.slow
 def test_no_chapter_of_middlemarch_is_in_two_splits(middlemarch):
     corpus = middlemarch
     novel = " ".join(gzip.decompress(corpora.NOVEL.read_bytes()).decode().replace("_", "").split())
