@@ -1,5 +1,5 @@
 # make study   set up, run the study and print its table      STUDY=quick  SET="corpus=my.txt"  NAME=folder
-# make check   set up, run ruff, import-linter, deptry, pyright and the fast tests, about a minute
+# make check   set up, run ruff, import-linter, deptry, pyright and the fast tests, in a minute
 # make test    set up, run the linters and all tests
 # make lab     set up, open JupyterLab on the notebooks
 # make address write the public address (pyproject.toml, [project.urls]) into the notebooks and the README

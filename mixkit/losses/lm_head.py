@@ -250,11 +250,11 @@ class _WeightedSum(torch.autograd.Function):
                 with torch.enable_grad():  # of the few numbers per position, not of the logits
                     scores = TokenScores(*(part.requires_grad_() for part in parts))
                     loss = objective.losses(scores).sum()
-                    by = torch.autograd.grad(loss, parts, allow_unused=True, materialize_grads=True)
+                    by: Any = torch.autograd.grad(loss, parts, allow_unused=True)  # None: the loss is no function of it
                 loss_sum, nll_sum = loss_sum + loss.detach(), nll_sum + scores.nll.detach().sum()
-                by_logit.append(by[0])
-                scaled = None if order is None else _by_logits(order * logits, parts[2], order * by[2])
-                _by_logits(logits, parts[1], by[1])
+                by_logit.append(torch.zeros_like(loss).expand_as(y) if by[0] is None else by[0])
+                scaled = _by_logits(order * logits, parts[2], order * by[2]) if order and by[2] is not None else None
+                logits = logits.zero_() if by[1] is None else _by_logits(logits, parts[1], by[1])
                 if scaled is not None:
                     logits.add_(scaled)
             if any(ctx.needs_input_grad):

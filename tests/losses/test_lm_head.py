@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from mixkit import MLE, MixCE, SequenceMatch, TaiLr, TokenScores, objective, token_scores, weighted_cross_entropy
-from mixkit.losses import lm_head, weighted_cross_entropy_and_nll
+from mixkit.losses import TokenWeighted, lm_head, weighted_cross_entropy_and_nll
 from tests.shapes import raises_shape_error
 
 OBJECTIVES = [MLE(), MixCE(0.2), TaiLr(0.3, 0.1)]
@@ -94,6 +94,30 @@ def test_losses_equal_the_naive_loss(objective, sizes, dtype):
         for gradient, expected_gradient in zip(torch.autograd.grad(loss, inputs), expected_gradients, strict=True):
             assert gradient.dtype == dtype
             assert relative_error(gradient, expected_gradient) < 2 * TOLERANCES[dtype]
+
+
+class One(TokenWeighted):
+    """The loss is one of the three numbers, so that it is no function of the other two."""
+
+    order = 2.0
+
+    def __init__(self, number: str):
+        self.number = number
+
+    def losses(self, scores):
+        return getattr(scores, self.number)
+
+
+@pytest.mark.parametrize("number", ["logit", "log_partition", "scaled_partition"])
+def test_a_loss_may_use_one_number_alone(number):
+    hidden, weight, bias, targets, _ = random_head()
+    loss = weighted_cross_entropy(hidden, weight, targets, One(number), bias=bias)
+    logits = F.linear(hidden, weight, bias)
+    full = {"logit": logits.gather(-1, targets[..., None])[..., 0], "log_partition": logits.logsumexp(-1)}
+    full["scaled_partition"] = (2 * logits).logsumexp(-1)
+    gradients = [torch.autograd.grad(x, (hidden, weight, bias)) for x in (loss, full[number].mean())]
+    assert torch.allclose(loss, full[number].mean(), rtol=1e-12)
+    assert all(torch.allclose(ours, theirs, atol=1e-13) for ours, theirs in zip(*gradients, strict=True))
 
 
 @pytest.mark.parametrize("chunk_size", [1, 5, None])
