@@ -32,7 +32,8 @@ fast: lint
 check: .venv/installed-test
 	$(MAKE) --no-print-directory -j 2 types fast
 
-test: lint types
+test: lint
+	$(BIN)/pyright --project tests/pyright.json --pythonpath $(BIN)/python
 	MIXKIT_CHECK_SHAPES=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lab: .venv/installed

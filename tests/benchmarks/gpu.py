@@ -51,6 +51,14 @@ def seconds_of(step: Callable[[], object], rounds: int) -> float:
     return statistics.median(taken[1:])
 
 
+def model_loss(model, ids: torch.Tensor, batch: dict[str, Any], loss: Any) -> torch.Tensor:
+    """HF's loss of the model where `loss` is None, else the kit's with this objective. batch: of the same ids."""
+    if loss is None:
+        return model(ids, labels=ids).loss
+    how = {"objective": loss, **vars(lm_head(model))}
+    return weighted_cross_entropy_and_nll(group_hidden(model, batch), targets=batch["targets"], **how)[0]
+
+
 def training(
     shape: dict[str, Any], device: torch.device, rows: int, tokens: int, rounds: int, compiled: bool
 ) -> Iterator[dict[str, Any]]:
@@ -65,15 +73,11 @@ def training(
 
     def step(model, optimizer, loss: Any) -> None:
         with autocast(model):
-            value = model(ids, labels=ids).loss if loss is None else ours(model, loss)
+            value = model_loss(model, ids, batch, loss)
         value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-
-    def ours(model, loss: Any) -> torch.Tensor:
-        how = {"objective": loss, **vars(lm_head(model))}
-        return weighted_cross_entropy_and_nll(group_hidden(model, batch), targets=batch["targets"], **how)[0]
 
     ways = {"HF, eager": None, **({"HF, compiled": None} if compiled else {}), **{n: objective(n) for n in OBJECTIVES}}
     for way, loss in ways.items():

@@ -29,7 +29,7 @@ from mixkit.models.on_policy import (
 )
 from mixkit.models.sampling import sample_actions
 from mixkit.texts.corpora import load_corpus
-from tests.benchmarks.gpu import OBJECTIVES
+from tests.benchmarks.gpu import OBJECTIVES, model_loss
 
 OBJECTIVE = MixCE(0.1)
 WAYS = {
@@ -67,24 +67,21 @@ def whole_steps(
     ids = torch.randint(theirs.config.vocab_size, (rows, tokens), generator=torch.Generator().manual_seed(0))
     batch = collate_groups(ids.tolist())
 
-    def step(model, loss: Callable[[], torch.Tensor], optimizer: torch.optim.Optimizer) -> float:
+    optimizers = {model: torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True) for model in (theirs, ours)}
+
+    def step(model, loss: Any = None) -> float:
         began = time.perf_counter()
-        loss().backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        model_loss(model, ids, batch, loss).backward()
+        optimizers[model].step()
+        optimizers[model].zero_grad()
         return time.perf_counter() - began
 
-    def weighted(loss) -> torch.Tensor:
-        return weighted_cross_entropy(group_hidden(ours, batch), ours.lm_head.weight, batch["targets"], loss)
-
-    by_model = {model: torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True) for model in (theirs, ours)}
-    hf = partial(step, theirs, lambda: theirs(ids, labels=ids).loss, by_model[theirs])
-    ways = {name: partial(step, ours, partial(weighted, objective(name)), by_model[ours]) for name in names}
-    ways["HF's MLE, the kit's model"] = partial(step, ours, lambda: ours(ids, labels=ids).loss, by_model[ours])
+    ways = {name: partial(step, ours, objective(name)) for name in names}
+    ways["HF's MLE, the kit's model"] = partial(step, ours)
     ratios: dict[str, list[float]] = {way: [] for way in ways}
     for measured in range(rounds + 1):
         for way, run in ways.items():
-            before, taken, after = hf(), run(), hf()
+            before, taken, after = step(theirs), run(), step(theirs)
             if measured:  # not the first time
                 ratios[way].append(2 * taken / (before + after))
     return [(way, statistics.median(found)) for way, found in ratios.items()]

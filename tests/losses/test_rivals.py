@@ -111,7 +111,8 @@ def test_no_unique_stationary_distribution(rival, reason):
         stationary_distribution(rival, P)
 
 
-def test_no_coefficient_of_a_rival_has_the_name_of_a_setting_which_would_replace_it():
+def test_no_coefficient_is_named_as_a_setting():
+    """The setting would replace it."""
     assert not {c.name for rival in RIVALS.values() for c in rival.coefficients} & RunConfig.model_fields.keys()
 
 
@@ -130,7 +131,7 @@ def test_rivals_that_need_more_of_the_logits_say_so(rival):
         rival(scores)
 
 
-def test_a_threshold_of_0_keeps_tokens_whose_probability_underflows():
+def test_a_threshold_of_0_keeps_probabilities_that_underflow():
     assert Threshold(0.0).weight(torch.zeros(1)).tolist() == [1.0]
     at_and_above = torch.tensor([0.25, 0.5])
     assert Threshold(0.25).weight(at_and_above).tolist() == [0, 1]

@@ -41,7 +41,7 @@ def test_every_prompt_and_every_pair_of_sources_in_turn():
             assert text == " upon a time" if source == "human" else text.startswith(f" {source} said so")
 
 
-def test_seeds_of_a_setting_are_one_source_and_equal_texts_are_no_pair():
+def test_seeds_are_one_source_and_equal_texts_are_no_pair():
     runs = [*TRAINED[:1], record("again", 0.5, 0.5, seed=1)]
     samples = {"mle": samples_of("mle"), "again": samples_of("again")}
     pairs = draw_pairs(runs, samples, "a")

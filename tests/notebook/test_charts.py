@@ -22,7 +22,7 @@ def frontier(runs, *axes):
     return traces(charts.frontier(results_frame(runs), *axes))
 
 
-def test_the_frontier_has_decoding_curves_rings_and_the_human_band():
+def test_the_frontier_has_curves_rings_and_the_human_band():
     figure = charts.frontier(FRAME, "mauve", "diversity")
     named = traces(figure)
     temperature, top_p = named["MLE, only its temperature changed"], named["MLE, only its top-p changed"]
@@ -177,7 +177,7 @@ def test_objectives_without_a_look_of_their_own_have_one():
     assert [line.name for line in lines] == labels
 
 
-def test_mle_decoded_as_an_objective_has_its_colour_and_is_hollow():
+def test_a_decoded_objective_has_its_colour_and_is_hollow():
     decoded = {"role": "decoding", "decode_as": "mixce"}
     runs = [*DONE, record("d1", 0.65, 0.7, eta=0.1, **decoded), record("d7", 0.75, 0.6, eta=0.7, **decoded)]
     figure = charts.frontier(results_frame(runs), "mauve", "diversity")

@@ -32,7 +32,7 @@ def test_finished_runs_are_in_the_order_of_their_beginning(store):
     assert runs.finished_runs("other") == []
 
 
-def test_the_first_run_is_the_reader_of_all_that_start_at_random(store):
+def test_the_first_run_reads_all_that_start_at_random(store):
     config = record("new", 0.5, 0.5).config
     assert runs.with_first_reader(config, "new", runs.finished_runs("own")) == config
     finish(store, "unsaved", saved=False)

@@ -57,7 +57,7 @@ def files(folder: Path) -> dict[Path, tuple[int, bytes]]:
 
 
 @pytest.mark.slow
-def test_a_study_that_runs_does_not_have_is_read_from_data_results(stores):
+def test_a_study_not_in_runs_is_read_from_data_results(stores):
     own, shipped = stores
     before = files(shipped.root)
     study = read_study("prose")

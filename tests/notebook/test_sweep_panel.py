@@ -158,7 +158,7 @@ def test_another_name_clears_the_curves(finished, tiny):
     assert not panel.curves.outputs and not panel.picture.children and "Nothing was run" in panel.progress.value
 
 
-def test_an_error_while_following_is_shown_and_following_goes_on(finished, tiny):
+def test_an_error_while_following_is_shown_and_it_goes_on(finished, tiny):
     panel = shown_panel(tiny, finished)
     snapshot, seen = panel.snapshot, []
 

@@ -41,7 +41,7 @@ def test_gaussians_are_drawn_with_their_parameters():
     assert figure.data[1].name == "forward KL: N(1.80, 1.67²)" and max(figure.data[1].y) < max(figure.data[2].y)
 
 
-def test_learners_have_a_point_per_coefficient_and_a_panel_per_measure():
+def test_a_point_per_coefficient_and_a_panel_per_measure():
     rows = [
         {"learner": learner, "coefficient": coefficient, "measure": measure, "value": value, "deviation": 0.1}
         for learner, coefficient, value in (("MixCE", "η=0", 1.6), ("MixCE", "η=0.5", 1.4), ("MixCE*", "η=0.5", 0.2))

@@ -74,7 +74,7 @@ def test_each_run_is_compared_with_mle_on_the_same_prompts():
     assert (lengths[["difference", "effect_size"]] == 0).all(axis=None) and (lengths["p"] == 1).all()
 
 
-def test_runs_with_other_prompts_seeds_or_no_samples_have_no_rows():
+def test_other_prompts_other_seeds_and_no_samples_have_no_rows():
     done = [record("mle", "mle"), record("a"), record("b"), record("c", seed=1), record("ragged")]
     samples = {
         "mle": written(0, 30),

@@ -24,7 +24,7 @@ def write(tmp_path, content, name="own.yaml"):
     return path
 
 
-def test_a_study_is_its_base_its_grid_and_the_mle_run_decoded_otherwise(tmp_path):
+def test_a_study_is_base_grid_and_mle_decoded_otherwise(tmp_path):
     study = load_study(write(tmp_path, {**STUDY, "seeds": [0, 1]}))
     assert study.name == "own" and study.about == "A study for tests."
     assert [r.role for r in study.runs] == 2 * ["base", "grid", "grid", "grid", "grid", "decoding"]
@@ -47,7 +47,7 @@ def test_an_entry_of_the_grid_has_its_own_seed(tmp_path):
     assert seeds == [("base", 0, None), ("grid", 0, base), ("grid", 7, base), ("decoding", 0, mle)]
 
 
-def test_a_change_of_the_base_changes_the_names_of_what_starts_from_it(tmp_path):
+def test_another_base_changes_the_names_of_its_descendants(tmp_path):
     one = load_study(write(tmp_path, STUDY))
     other = load_study(write(tmp_path, {**STUDY, "base": {"objective": "mle", "epochs": 2.0}}))
     assert not {r.name for r in one.runs} & {r.name for r in other.runs}
@@ -247,7 +247,7 @@ def test_a_finished_study_is_not_run_again_a_damaged_run_is(finished):
 
 
 @pytest.mark.slow
-def test_a_study_that_is_killed_and_resumed_has_the_same_results(finished, tmp_path):
+def test_a_killed_and_resumed_study_has_the_same_results(finished, tmp_path):
     """Three runs of the study above, bit for bit: tests/benchmarks/kills.py does it with twelve, twenty times."""
     study, store, *_ = finished
     file = write(
@@ -305,7 +305,7 @@ def test_the_tradeoff_notebook_shows_a_finished_study(finished, tmp_path, monkey
 
 
 @pytest.mark.slow
-def test_a_failed_run_is_reported_and_its_dependants_are_skipped(tmp_path, monkeypatch):
+def test_a_failed_run_is_reported_its_dependants_skipped(tmp_path, monkeypatch):
     """A prompt longer than every text leaves nothing to continue."""
     monkeypatch.setattr("mixkit.studies.sweep.preflight", lambda *_: [])
     broken = {**STUDY, "parameters": {**TINY, "prompt_tokens": 450}}

@@ -429,7 +429,7 @@ def train_to_convergence(objectives, frequency, steps, warmup=0, network=True):
 
 
 @pytest.mark.slow
-def test_training_to_convergence_ends_at_the_stationary_distribution():
+def test_training_ends_at_the_stationary_distribution():
     """Row by row, on the counts of 50,000 texts. TaiLr with w_min 0 ends there only if no token is lost on the way."""
     seeds = bigram.SEEDS[:1]
     chain = MarkovChain.random(20, 0.5, seeds)
