@@ -228,7 +228,7 @@ def test_a_sweep_is_asked_for_run_and_seen(page_of):
     run.click()
     expect(stop).to_be_enabled()
     progress = view.locator(".widget-html", has_text="2 done; report:")
-    progress.wait_for()
+    progress.wait_for(timeout=600_000)  # two trainings
     curves, picture = (json.loads(until_redrawn(view, None, number)) for number in (0, 1))
     assert [trace["name"] for trace in curves] == ["MLE", "MixCE η=0.11"]
     points = {trace["name"]: trace for trace in picture}
