@@ -71,8 +71,7 @@ def inverse_of(objective: TokenWeighted) -> Inverse | None:
         raise InputError(
             f"{objective} is not convex: q / w(q) falls at q = {where:.2g}, so training may end at several points"
         )
-    closed_form = getattr(objective, "inverse", None)
-    if closed_form is not None:
+    if closed_form := getattr(objective, "inverse", None):
         return closed_form
     grid, grid_ratio = torch.cat([q.new_zeros(1), q]), torch.cat([ratio.new_zeros(1), ratio])
     start, stop = math.log(ratio[0].item()), math.log(min(ratio[-1].item(), 1e6))
@@ -109,8 +108,7 @@ def decode(objective: TokenWeighted, inverse: Inverse | None, probs: Float[Tenso
         w = log_w.exp()
         return (inverse(top / w).sum(-1, keepdim=True) + scale * inverse(others / w).sum(-1, keepdim=True)).log()
 
-    low, high = _bracket(objective, top)
-    low, high, log_w, _ = _search(log_sum, low, high, tolerance=1e-4)
+    _, _, log_w, _ = _search(log_sum, *_bracket(objective, top), tolerance=1e-4)
     step = 0.02
     slope = (log_sum(log_w + step) - log_sum(log_w - step)) / (2 * step)
     rows: list[Tensor] = []
