@@ -260,7 +260,6 @@ def fit(
     exact = [i for i in reverse if i not in gumbel]
     best_loss = torch.full((len(objectives), len(seeds)), torch.inf, dtype=torch.float64)
     best_epoch, best_probs = torch.zeros_like(best_loss), torch.zeros(*best_loss.shape, vocab, vocab).double()
-    logits = torch.empty(0)
     for epoch in tqdm(range(1, epochs + 1), desc="epochs", disable=not progress):
         frequencies = []
         for generator, (text, row, token) in zip(generators, transitions, strict=True):
@@ -285,7 +284,7 @@ def fit(
         best_probs = torch.where(better[..., None, None], logits[..., 1:].softmax(-1), best_probs)
         if (epoch - best_epoch >= patience).all():
             break
-    learned, last = MarkovChain(best_probs), MarkovChain(logits[..., 1:].softmax(-1))
+    learned, last = (MarkovChain(x) for x in (best_probs, _logits(parameters).detach().double()[..., 1:].softmax(-1)))
     return Fitted(objectives, tuple(seeds), chain, learned, last, best_epoch, time.perf_counter() - began)
 
 
