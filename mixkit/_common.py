@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from importlib import import_module
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,12 +65,6 @@ def did_you_mean(value: object, allowed: Iterable[str]) -> str:
     """ " (did you mean 'mixce'?)" with the closest allowed name, or "" if none is close."""
     near = get_close_matches(str(value), list(allowed), n=1, cutoff=0.6)
     return f" (did you mean {near[0]!r}?)" if near else ""
-
-
-def check_unit_interval(name: str, value: object) -> None:
-    """Raise InputError unless `value` is a number in [0, 1]."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
-        raise InputError(f"{name} is {value!r}; it must be a number in [0, 1]")
 
 
 def write_atomically(path: Path, content: str) -> None:

@@ -126,23 +126,21 @@ def parse_objective(text: str) -> tuple[ObjectiveDefinition, dict[str, Any]]:
         return ObjectiveDefinition(text.removeprefix("own: "), ""), {}
     call = re.fullmatch(r"([a-z][a-z0-9_-]+)(?:\((.*)\))?", text)
     if call is None or call[1] in ("exp", "log", "sqrt", "min", "max"):
-        return ObjectiveDefinition(f"w(q) = {text}", "expressions.Expression"), {}
+        return ObjectiveDefinition(f"w(q) = {text}", "expressions.Expression"), {"text": text}
     if call[1] not in known:
         raise unknown("objective", call[1], [*known, "a formula in q, such as '0.1 + 0.9 * q'"])
-    definition, given = known[call[1]], [part.strip() for part in (call[2] or "").split(",")]
-    in_loss = [c for c in definition.coefficients if c.in_loss]
-    if not 1 <= len(given) <= len(in_loss):
-        raise InputError(f"objective {text!r} has {len(given)} coefficients; {call[1]} takes at most {len(in_loss)}")
+    name, given = call[1], [part.strip() for part in (call[2] or "").split(",")]
+    in_loss = [c for c in known[name].coefficients if c.in_loss]
+    if len(given) > len(in_loss):
+        raise InputError(f"objective {text!r} has {len(given)} coefficients; {name} takes at most {len(in_loss)}")
     values: dict[str, Any] = {}
-    for coefficient, part in zip(in_loss, given, strict=False):
+    for c, part in zip(in_loss, given, strict=False):
         try:
-            values[coefficient.name] = part if coefficient.choices else float(part)
+            values[c.name] = part if c.choices else float(part)
         except ValueError:
-            raise InputError(
-                f"objective {text!r}: {part!r} is no number, such as {call[1]}({coefficient.default})"
-            ) from None
-        coefficient.check(values[coefficient.name])
-    return definition, values
+            raise InputError(f"objective {text!r}: {part!r} is no number, such as {name}({c.default})") from None
+        c.check(values[c.name])
+    return known[name], values
 
 
 def describe(objective: str, coefficients: Mapping[str, Any]) -> str:

@@ -12,7 +12,6 @@ from mixkit.losses.token_weighted import TokenWeighted
 Inverse = Callable[[Tensor], Tensor]
 _GRID = 20_001  # points at which q / w(q) is checked
 _TABLE = 2**14  # points of the tabulated inverse
-_STEPS = 200  # evaluations of the sum of Q, at most
 _TINY = 1e-30
 _IN_CACHE = 2**16  # probabilities that stay in a core's cache
 _TOP, _STRIDE = 128, 32  # W is first found for the most probable tokens and every 32nd of the others
@@ -61,18 +60,15 @@ def inverse_of(objective: TokenWeighted) -> Inverse | None:
     q = torch.cat(
         [torch.logspace(-12, -2, _GRID, dtype=torch.float64), torch.linspace(1e-2, 1, _GRID, dtype=torch.float64)]
     )
-    weight = objective.weight(q)
+    weight, several = objective.weight(q), "so training may end at several points"
     if bool((weight[:-1] <= 0).any()):
-        raise InputError(f"{objective} gives some tokens the weight 0, so training may end at several points")
+        raise InputError(f"{objective} gives some tokens the weight 0, {several}")
     ratio = q / weight.clamp(min=_TINY)
     falls = ratio[1:] < ratio[:-1] * (1 - 1e-9)
     if bool(falls.any()):
         where = q[1:][falls][0].item()
-        raise InputError(
-            f"{objective} is not convex: q / w(q) falls at q = {where:.2g}, so training may end at several points"
-        )
-    closed_form = getattr(objective, "inverse", None)
-    if closed_form is not None:
+        raise InputError(f"{objective} is not convex: q / w(q) falls at q = {where:.2g}, {several}")
+    if closed_form := getattr(objective, "inverse", None):
         return closed_form
     grid, grid_ratio = torch.cat([q.new_zeros(1), q]), torch.cat([ratio.new_zeros(1), ratio])
     start, stop = math.log(ratio[0].item()), math.log(min(ratio[-1].item(), 1e6))
@@ -109,8 +105,7 @@ def decode(objective: TokenWeighted, inverse: Inverse | None, probs: Float[Tenso
         w = log_w.exp()
         return (inverse(top / w).sum(-1, keepdim=True) + scale * inverse(others / w).sum(-1, keepdim=True)).log()
 
-    low, high = _bracket(objective, top)
-    low, high, log_w, _ = _search(log_sum, low, high, tolerance=1e-4)
+    _, _, log_w, _ = _search(log_sum, *_bracket(objective, top), tolerance=1e-4)
     step = 0.02
     slope = (log_sum(log_w + step) - log_sum(log_w - step)) / (2 * step)
     rows: list[Tensor] = []
@@ -156,7 +151,7 @@ def _search(
     log_sum_low, log_sum_high = log_sum(low), log_sum(high)
     last = torch.zeros_like(low)  # which end moved last: 1 the lower, -1 the upper
     middle, value = low, log_sum_low
-    for step in range(_STEPS):
+    for step in range(200):  # at most
         share = (log_sum_low / (log_sum_low - log_sum_high)).nan_to_num(0.5) if step % 3 < 2 else 0.5
         middle = low + (high - low) * share
         value = log_sum(middle)

@@ -1,7 +1,7 @@
 """Target logits, log-partitions and token-weighted losses from hidden states, one chunk of logits at a time."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from mixkit.losses.token_weighted import TokenScores, TokenWeighted, check_targe
 # Logits in a chunk. On a CPU 128 MB in float32, 667 positions of GPT-2's vocabulary. On a GPU 1 GB, for fewer kernels.
 CHUNK_LOGITS = {"cpu": 2**25, "cuda": 2**28}
 CACHED_LOGITS = {"cpu": 2**18, "cuda": 2**28}  # a part of a chunk whose logits stay in a CPU's cache
+_Chunks = tuple[int, float | None]  # positions of a chunk; soft_cap
 
 
 def token_scores(
@@ -81,7 +82,7 @@ def weighted_cross_entropy_and_nll(
 
     One pass over the chunks. chunk_size is that of `token_scores`.
     """
-    if isinstance(objective, type) or not callable(getattr(objective, "losses", None)):
+    if not isinstance(objective, TokenWeighted):
         raise ValueError(f"objective is {objective!r}; it must be token-weighted: MLE(), MixCE(eta), TaiLr(gamma)")
     inputs = _inputs(hidden, head_weight, bias, targets, chunk_size, scale, soft_cap, mask)
     if denominator is None:
@@ -102,13 +103,7 @@ def logit_chunks(
     """The positions of each chunk and their logits, which the caller may overwrite. Arguments as of `token_scores`."""
     targets = hidden.new_zeros(len(hidden), dtype=torch.long)
     hidden, head, bias, _, chunks = _inputs(hidden, head_weight, bias, targets, None, scale, soft_cap)
-    for at, logits, _ in _chunks(hidden, head, bias, chunks):
-        yield at, logits
-
-
-class Chunks(NamedTuple):
-    size: int  # positions
-    soft_cap: float | None
+    return ((at, logits) for at, logits, _ in _chunks(hidden, head, bias, chunks))
 
 
 def _inputs(
@@ -120,7 +115,7 @@ def _inputs(
     scale: float,
     soft_cap: float | None,
     mask: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Chunks]:
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor, _Chunks]:
     """The arguments of _Scores for the N unmasked positions. Floats have the dtype of autocast or of hidden."""
     if hidden.shape[:-1] != targets.shape:
         shapes = f"hidden {tuple(hidden.shape)} and targets {tuple(targets.shape)}"
@@ -141,7 +136,7 @@ def _inputs(
     dtype = compute_dtype(hidden)
     hidden = hidden.reshape(-1, hidden.shape[-1]).to(dtype)  # (N, D)
     bias = None if bias is None else bias.to(dtype)
-    return hidden, head.to(dtype), bias, targets.reshape(-1), Chunks(chunk_size, soft_cap)
+    return hidden, head.to(dtype), bias, targets.reshape(-1), (chunk_size, soft_cap)
 
 
 def compute_dtype(inputs: Any) -> torch.dtype:
@@ -151,22 +146,23 @@ def compute_dtype(inputs: Any) -> torch.dtype:
 
 
 def _chunks(
-    hidden: Tensor, head: Tensor, bias: Tensor | None, chunks: Chunks
+    hidden: Tensor, head: Tensor, bias: Tensor | None, chunks: _Chunks
 ) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
     """The positions of each chunk, their logits (C, V), which the caller may overwrite, and the soft cap's slope there.
 
     The slope is that of each logit in its value before the cap, None without a cap.
     """
-    for start in range(0, len(hidden), chunks.size):
-        at = slice(start, start + chunks.size)
+    size, soft_cap = chunks
+    for start in range(0, len(hidden), size):
+        at = slice(start, start + size)
         with torch.autocast(hidden.device.type, enabled=False):
             logits = F.linear(hidden[at], head, bias)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        if chunks.soft_cap is None:
+        if soft_cap is None:
             yield at, logits, None
         else:
-            tanh = torch.tanh(logits / chunks.soft_cap)
-            yield at, chunks.soft_cap * tanh, 1 - tanh.square()
+            tanh = torch.tanh(logits / soft_cap)
+            yield at, soft_cap * tanh, 1 - tanh.square()
 
 
 class _Gradients:
@@ -212,7 +208,7 @@ def _by_logits(logits: Tensor, log_partition: Tensor, by_log_partition: Tensor) 
 class _Scores(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, chunks: Chunks
+        ctx: Any, hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, chunks: _Chunks
     ) -> tuple[Tensor, Tensor]:
         logit = hidden.new_empty(len(targets), dtype=torch.promote_types(hidden.dtype, torch.float32))
         log_partition = torch.empty_like(logit)
@@ -236,7 +232,7 @@ class _Scores(torch.autograd.Function):
 class _WeightedSum(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, chunks: Chunks, objective: Any
+        ctx: Any, hidden: Tensor, head: Tensor, bias: Tensor | None, targets: Tensor, chunks: _Chunks, objective: Any
     ) -> tuple[Tensor, Tensor]:
         gradients = _Gradients(hidden, head, bias, targets, ctx.needs_input_grad)
         loss_sum = nll_sum = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))

@@ -4,7 +4,6 @@ from pkgutil import resolve_name
 
 from mixkit._common import InputError, unknown
 from mixkit.losses.definitions import parse_objective
-from mixkit.losses.expressions import Expression
 from mixkit.losses.sequence_match import SequenceMatch
 from mixkit.losses.token_weighted import TokenWeighted
 
@@ -28,10 +27,7 @@ def objective(text: str, **coefficients: float | str) -> TokenWeighted | Sequenc
     for coefficient in coefficients:
         if coefficient not in allowed:
             raise unknown(f"coefficient of {text}", coefficient, allowed or ["none"])
-    loss_class = resolve_name(f"mixkit.losses.{definition.loss}")
-    if loss_class is Expression:
-        return Expression(text)
     try:
-        return loss_class(**values | coefficients)
+        return resolve_name(f"mixkit.losses.{definition.loss}")(**values | coefficients)
     except TypeError as error:  # a coefficient without a default is missing
         raise InputError(f"{text} needs {', '.join(allowed)}; given: {coefficients or 'nothing'}") from error

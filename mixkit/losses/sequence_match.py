@@ -129,8 +129,7 @@ class SequenceMatch:
         last = (step * taken).argmax(-1, keepdim=True)
         absorbing = (1 - g) * next_value.gather(-1, last)  # (B, 1)
         absorbing_weight = g ** step[:, -1:].to(value.dtype) / (1 - g)
-        if ended is None:
-            ended = torch.zeros_like(taken[:, 0])
+        ended = torch.zeros_like(taken[:, 0]) if ended is None else ended
         absorbing_weight = torch.where(ended[:, None], absorbing_weight, 0)
         return (
             torch.cat([weight, absorbing_weight], -1),

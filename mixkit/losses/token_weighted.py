@@ -27,11 +27,6 @@ class TokenScores:
             raise ValueError(f"{shapes} differ in shape; pass one entry per position in each")
 
     @property
-    def logprob(self) -> Float[Tensor, "*B"]:
-        """log q = z[y] - logsumexp(z), at most 0."""
-        return self.logit - self.log_partition
-
-    @property
     def nll(self) -> Float[Tensor, "*B"]:
         """-log q = logsumexp(z) - z[y], at least 0."""
         return self.log_partition - self.logit
@@ -39,7 +34,7 @@ class TokenScores:
     @property
     def prob(self) -> Float[Tensor, "*B"]:
         """q = exp(z[y] - logsumexp(z)), in [0, 1]."""
-        return self.logprob.exp()
+        return (-self.nll).exp()
 
     @classmethod
     def from_logits(
@@ -88,9 +83,7 @@ class TokenWeighted:
         Raises ValueError if every position is masked.
         """
         if mask is not None:
-            mask, scaled = mask.bool(), scores.scaled_partition
-            scaled = None if scaled is None else scaled[mask]
-            scores = TokenScores(scores.logit[mask], scores.log_partition[mask], scaled)
+            scores = TokenScores(*(part[mask.bool()] for part in vars(scores).values() if part is not None))
         if scores.logit.numel() == 0:
             raise ValueError("every position is masked, so there is no mean; leave at least one position unmasked")
         return self.losses(scores).mean()

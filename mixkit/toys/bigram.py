@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from mixkit._common import InputError, check_unit_interval, unknown
+from mixkit._common import InputError, unknown
+from mixkit.losses.definitions import ETA
 from mixkit.losses.token_weighted import MLE, MixCE, TaiLr, TokenWeighted
 
 FLOOR = 1e-30  # smallest probability in log P
@@ -63,9 +64,9 @@ class MarkovChain:
         """
         if not isinstance(seed, int):
             return cls(torch.stack([cls.random(vocab, zeros, s).probs for s in seed]))
-        check_unit_interval("zeros", zeros)
-        if not 2 <= vocab <= 5000 or not 0 <= seed < 2**32:
-            raise InputError(f"vocab is {vocab}, seed is {seed}; they must be in [2, 5000] and [0, 2**32 - 1]")
+        if not 2 <= vocab <= 5000 or not 0 <= zeros <= 1 or not 0 <= seed < 2**32:
+            allowed = "they must be in [2, 5000], [0, 1] and [0, 2**32 - 1]"
+            raise InputError(f"vocab is {vocab}, zeros is {zeros}, seed is {seed}; {allowed}")
         generator = np.random.RandomState(seed)
         matrix = generator.dirichlet(np.full(vocab, 0.5), size=vocab)[:-1]  # nothing follows the end
         matrix[:, :-1][generator.random_sample((vocab - 1, vocab - 1)) < zeros] = 0
@@ -162,7 +163,7 @@ class MixCEStar:
     estimator: Literal["exact", "gumbel"] = "exact"
 
     def __post_init__(self) -> None:
-        check_unit_interval("eta", self.eta)
+        ETA.check(self.eta)
         if self.estimator not in ("exact", "gumbel"):
             raise unknown("estimator", self.estimator, ["exact", "gumbel"])
 
@@ -174,7 +175,7 @@ class KLMix:
     eta: float
 
     def __post_init__(self) -> None:
-        check_unit_interval("eta", self.eta)
+        ETA.check(self.eta)
 
 
 Objective = MLE | MixCE | TaiLr | MixCEStar | KLMix
@@ -259,7 +260,6 @@ def fit(
     exact = [i for i in reverse if i not in gumbel]
     best_loss = torch.full((len(objectives), len(seeds)), torch.inf, dtype=torch.float64)
     best_epoch, best_probs = torch.zeros_like(best_loss), torch.zeros(*best_loss.shape, vocab, vocab).double()
-    logits = torch.empty(0)
     for epoch in tqdm(range(1, epochs + 1), desc="epochs", disable=not progress):
         frequencies = []
         for generator, (text, row, token) in zip(generators, transitions, strict=True):
@@ -284,7 +284,7 @@ def fit(
         best_probs = torch.where(better[..., None, None], logits[..., 1:].softmax(-1), best_probs)
         if (epoch - best_epoch >= patience).all():
             break
-    learned, last = MarkovChain(best_probs), MarkovChain(logits[..., 1:].softmax(-1))
+    learned, last = (MarkovChain(x) for x in (best_probs, _logits(parameters).detach().double()[..., 1:].softmax(-1)))
     return Fitted(objectives, tuple(seeds), chain, learned, last, best_epoch, time.perf_counter() - began)
 
 

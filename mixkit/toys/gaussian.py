@@ -6,7 +6,8 @@ import numpy as np
 from scipy.optimize import brute, fmin
 from scipy.stats import norm
 
-from mixkit._common import check_unit_interval, unknown
+from mixkit._common import unknown
+from mixkit.losses.definitions import ETA
 
 KINDS = ("forward_kl", "reverse_kl", "kls", "tv")
 # The target P of TaiLr's figure 1 (Ji et al., ICLR 2023, arXiv 2302.13344, section 3).
@@ -37,7 +38,7 @@ def divergence(kind: str, mean: float, deviation: float, *, eta: float = 0.5, gr
     """
     if kind not in KINDS:
         raise unknown("divergence", kind, KINDS)
-    check_unit_interval("eta", eta)
+    ETA.check(eta)
     log_p, log_q = target_log_density(grid), norm.logpdf(grid, mean, deviation)
     p, q = np.exp(log_p), np.exp(log_q)
     share = {"forward_kl": 1.0, "reverse_kl": 0.0}.get(kind, eta)

@@ -54,6 +54,7 @@ def test_all_parts_of_the_language():
         ("log(q)", "is negative at q ="),
         ("q ** -40", "is infinite at q ="),
         ("q ** -1.5", "is infinite at q ="),
+        ("1" + "0" * 40, "is infinite at q = 1"),
         ("sqrt(q - 0.5)", "is nan at q ="),
         ("1e999 * q", "character 1:"),
         ("True + q", "character 1: 'True' is not allowed"),

@@ -145,7 +145,8 @@ def test_coefficients_of_calls():
     assert objective("threshold( 0.2 )") == Threshold(0.2) and objective("tailr(0.1)") == TaiLr(0.1)
     assert parse_objective("own: Focal(gamma=2.0)") == (ObjectiveDefinition("Focal(gamma=2.0)", ""), {})
     for formula in ("0.1 + 0.9 * q", "sqrt(q)", "min(q, 0.5)", "max(q, 0.5)", "exp(q)", "log(2 + q)", "Power(2)"):
-        assert parse_objective(formula) == (ObjectiveDefinition(f"w(q) = {formula}", "expressions.Expression"), {})
+        definition = ObjectiveDefinition(f"w(q) = {formula}", "expressions.Expression")
+        assert parse_objective(formula) == (definition, {"text": formula})
 
 
 @pytest.mark.parametrize(
