@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from mixkit._common import CLONE, InputError, unknown, write_atomically
 from mixkit.losses.definitions import OBJECTIVES, parse_objective
 from mixkit.studies.config import RunConfig, Settings, SweepConfig
-from mixkit.studies.store import LOCAL, Role, RunStore, check_folder_name, run_name, with_paths
+from mixkit.studies.store import LOCAL, Role, RunStore, check_folder_name, finished_runs, run_name, with_paths
 
 STUDIES = CLONE / "data" / "studies"
 SWEEP_FILE = "sweep.yaml"  # in the folder of a sweep: its study file
@@ -133,13 +133,18 @@ def write_study(study: Study, store: RunStore) -> None:
 
 
 def read_study(name: str, store: RunStore | None = None) -> Study:
-    """The study in runs/, or the shipped one. Raises InputError if there is none, or if an earlier mixkit wrote it."""
+    """The study in runs/, or the shipped one. Without a plan it has the finished runs, such as notebook 3's.
+
+    Raises InputError if there are no runs, or if an earlier mixkit wrote the plan.
+    """
     check_folder_name("study", name)
     root = (store or RunStore()).for_reading(name).root
     path = root / name / "study.yaml"
     try:
         return TypeAdapter(Study).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
+        if found := finished_runs(name, RunStore(root)):
+            return Study(name, "Runs of notebook 3.", [PlannedRun(run.name, "grid", run.config, None) for run in found])
         known = sorted(other.parent.name for other in root.glob("*/study.yaml"))
         if known:
             raise unknown("study under runs/", name, known) from None

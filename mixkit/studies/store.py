@@ -231,3 +231,10 @@ class RunStore:
             return [Sample.model_validate_json(line) for line in lines]
         except ValidationError:
             raise InputError(f"{path} is damaged; delete {path.parent} and run the study again") from None
+
+
+def finished_runs(study: str, store: RunStore | None = None) -> list[RunRecord]:
+    """The finished runs in the study's folder, the earliest first. The study needs no plan."""
+    store = store or RunStore()
+    found = [store.read(study, path.parent.name) for path in (store.root / study).glob("*/run.json")]
+    return sorted((run for run in found if run and run.status == "done"), key=lambda run: run.began)
