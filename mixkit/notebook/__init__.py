@@ -32,4 +32,4 @@ if TYPE_CHECKING:
     from mixkit.notebook.widgets import sortable_table as sortable_table
     from mixkit.studies.store import finished_runs as finished_runs
 
-__getattr__, __all__ = lazy_imports(__file__)
+__getattr__, __all__ = lazy_imports(__name__)
