@@ -104,15 +104,12 @@ def with_paths(setting: str, value: str, replace: Callable[[Path], object]) -> s
     for i, name in enumerate(names):
         hub, rest = ("hub:", name[4:]) if name.startswith("hub:") else ("", name)
         path, *configuration = rest.split(":") if hub else [rest]
-        if path and os.path.exists(path) and not (os.sep not in path and _is_built_in(path)):
-            names[i] = ":".join([f"{hub}{replace(Path(path))}", *configuration])
+        if os.path.exists(path):
+            from mixkit.models.loading import NAMES  # seconds
+
+            if path not in (*BUILT_IN, *HUB, *NAMES, "minilm", "start"):
+                names[i] = ":".join([f"{hub}{replace(Path(path))}", *configuration])
     return "|".join(names)
-
-
-def _is_built_in(name: str) -> bool:
-    from mixkit.models.loading import NAMES  # seconds
-
-    return name in (*BUILT_IN, *HUB, *NAMES, "minilm", "start")
 
 
 def _content(path: Path) -> str:
