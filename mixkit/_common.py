@@ -11,19 +11,12 @@ from difflib import get_close_matches
 from importlib import import_module
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 if TYPE_CHECKING or os.environ.get("MIXKIT_CHECK_SHAPES"):  # tests set it; then calls are checked against the shapes
     from jaxtyping import Bool, Float, Int
 else:
-
-    class _Unchecked:
-        """Float[Tensor, "B T"] is Tensor."""
-
-        def __class_getitem__(cls, item: tuple[Any, str]) -> Any:
-            return item[0]
-
-    Bool = Float = Int = _Unchecked
+    Bool = Float = Int = Annotated
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # no telemetry unless the user asks for it
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
