@@ -133,17 +133,14 @@ def write_study(study: Study, store: RunStore) -> None:
 
 
 def read_study(name: str, store: RunStore | None = None) -> Study:
-    """The study in runs/, or the shipped one. Without a plan it has the finished runs, such as notebook 3's.
-
-    Raises InputError if there are no runs, or if an earlier mixkit wrote the plan.
-    """
+    """The study in runs/, or the shipped one. Raises InputError if there is none, or if an earlier mixkit wrote it."""
     check_folder_name("study", name)
     root = (store or RunStore()).for_reading(name).root
     path = root / name / "study.yaml"
     try:
         return TypeAdapter(Study).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        if found := finished_runs(name, RunStore(root)):
+        if found := finished_runs(name, RunStore(root)):  # notebook 3 writes no plan
             return Study(name, "Runs of notebook 3.", [PlannedRun(run.name, "grid", run.config, None) for run in found])
         known = sorted(other.parent.name for other in root.glob("*/study.yaml"))
         if known:
