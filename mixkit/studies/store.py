@@ -129,11 +129,9 @@ def _file_hash(path: Path, size: int, modified: int) -> str:
 
 def notebook_hash(notebook: Path) -> str:
     """First eight hexadecimal digits of the SHA-256 of a notebook's code cells, without the parameters cell."""
-    code: list[str] = []
     try:
-        for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
-            if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", ()):
-                code.append("".join(cell["source"]))
+        cells = [cell for cell in json.loads(notebook.read_bytes())["cells"] if cell["cell_type"] == "code"]
+        code = ["".join(cell["source"]) for cell in cells if "parameters" not in cell["metadata"].get("tags", ())]
     except (OSError, ValueError, LookupError, TypeError) as error:
         what = f"is not a notebook ({type(error).__name__})"
         raise InputError(f"{notebook} {what}; get the kit's own file again") from None
