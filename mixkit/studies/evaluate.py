@@ -131,7 +131,7 @@ def evaluate_samples(
         return Evaluation(metrics | absent, human | absent, reader.name)
     facts = {"reader": reader.name, "texts": size}
     pairs = [(people[:size], features) for features in np.split(written, len(sets))]
-    metrics |= _feature_metrics(pairs, KMEANS_SEEDS, over="sets", **facts)
+    metrics |= _feature_metrics(pairs, "sets", **facts)
     if len(others) < size:
         why = f"human against human needs {size} more human texts; the corpus has {len(others)}"
         human |= dict.fromkeys((*MAUVE_NAMES, *NEIGHBOUR_NAMES), Metric(why=why, over="halvings"))
@@ -139,7 +139,7 @@ def evaluate_samples(
         random = np.random.default_rng(0)
         orders = [random.permutation(len(people)) for _ in range(CEILING_SPLITS)]
         halvings = [(people[order[:size]], people[order[size : 2 * size]]) for order in orders]
-        human |= _feature_metrics(halvings, KMEANS_SEEDS[:1], over="halvings", **facts)
+        human |= _feature_metrics(halvings, "halvings", **facts)
     return Evaluation(metrics, human, reader.name)
 
 
@@ -179,12 +179,10 @@ def evaluate_with_models(config: RunConfig, prompts: Sequence[Prompt], sets: Set
     return evaluation
 
 
-def _feature_metrics(
-    pairs: Sequence[tuple[np.ndarray, np.ndarray]], seeds: Sequence[int], *, over: str, **facts: Any
-) -> dict[str, Metric]:
+def _feature_metrics(pairs: Sequence[tuple[np.ndarray, np.ndarray]], over: str, **facts: Any) -> dict[str, Metric]:
     """MAUVE and k-NN metrics of pairs of (human, other) features: means, with the spread over pairs as the interval."""
     metrics: dict[str, Metric] = {}
-    mauve = partial(mauve_of_features, kmeans_seeds=seeds)
+    mauve = partial(mauve_of_features, kmeans_seeds=KMEANS_SEEDS if over == "sets" else KMEANS_SEEDS[:1])
     for names, metric in ((MAUVE_NAMES, mauve), (NEIGHBOUR_NAMES, precision_recall_of_features)):
         try:
             results = [metric(*pair) for pair in pairs]
