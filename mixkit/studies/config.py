@@ -226,10 +226,9 @@ class RunConfig(Settings):
         from mixkit.losses import objective
 
         text = text or self.objective
-        definition, given = parse_objective(text)
-        names = {c.name for c in definition.coefficients if c.in_loss} - given.keys()
-        values = {name: value for name, value in self.coefficients(text).items() if name in names}
-        return objective(text.removesuffix("-backspace"), **values)
+        values, (definition, _) = self.coefficients(text), parse_objective(text)
+        in_loss = {c.name: values[c.name] for c in definition.coefficients if c.in_loss}
+        return objective(text.removesuffix("-backspace"), **in_loss)
 
     def make_sampler(self) -> Any:
         """How the run samples tokens."""
