@@ -142,9 +142,9 @@ def read_study(name: str, store: RunStore | None = None) -> Study:
     except FileNotFoundError:
         if found := finished_runs(name, RunStore(root)):  # notebook 3 writes no plan
             return Study(name, "Runs of notebook 3.", [PlannedRun(run.name, "grid", run.config, None) for run in found])
-        known = sorted(other.parent.name for other in root.glob("*/study.yaml"))
-        if known:
-            raise unknown("study under runs/", name, known) from None
+        plans, runs = root.glob("*/study.yaml"), root.glob("*/*/run.json")
+        if known := {path.parent.name for path in plans} | {path.parents[1].name for path in runs}:
+            raise unknown("study under runs/", name, sorted(known)) from None
         how = "`make study` (on Colab `!python -m mixkit study quick`) makes one"
         raise InputError(f"no study under {root} yet; {how}") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValidationError):
