@@ -19,4 +19,4 @@ if TYPE_CHECKING:
     from mixkit.losses.token_weighted import MixCE as MixCE
     from mixkit.losses.token_weighted import TaiLr as TaiLr
 
-__getattr__, __all__ = lazy_imports(__file__)
+__getattr__, __all__ = lazy_imports(__name__)

@@ -9,7 +9,6 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any, NoReturn
 
 from mixkit._common import InputError, plain, write_atomically
@@ -51,13 +50,12 @@ def main(arguments: Sequence[str] | None = None, **options: Any) -> int:
         commands.add_parser(command, help=what).add_argument("name", help="folder under runs/")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # "?" for what the terminal's encoding lacks, such as η
+            # A line is shown at once, with "?" for what the terminal's encoding lacks, such as η.
+            stream.reconfigure(errors="replace", line_buffering=True)
     try:
         settings = parser.parse_args(arguments)
-        if settings.command in ("study", "tune"):
-            for stopping in (signal.SIGINT, signal.SIGTERM):  # a parent process, such as a kernel, may ignore them
-                signal.signal(stopping, signal.default_int_handler)
-            options["log"] = partial(print, flush=True)
+        for stopping in (signal.SIGINT, signal.SIGTERM):  # a parent process, such as a kernel, may ignore them
+            signal.signal(stopping, signal.default_int_handler)
         if settings.command == "study":
             return _study(settings, options)
         if settings.command == "tune":

@@ -1,6 +1,7 @@
 """What every room uses: errors of user input, folders, atomic writing, safe text, lazy imports, array shapes."""
 
 import ast
+import inspect
 import os
 import platform
 import re
@@ -9,19 +10,12 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 if TYPE_CHECKING or os.environ.get("MIXKIT_CHECK_SHAPES"):  # tests set it; then calls are checked against the shapes
     from jaxtyping import Bool, Float, Int
 else:
-
-    class _Unchecked:
-        """Float[Tensor, "B T"] is Tensor."""
-
-        def __class_getitem__(cls, item: tuple[Any, str]) -> Any:
-            return item[0]
-
-    Bool = Float = Int = _Unchecked
+    Bool = Float = Int = Annotated
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # no telemetry unless the user asks for it
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -100,16 +94,14 @@ def summary(value: object, length: int = 300) -> str:
     return plain(" ".join(str(value).split()))[:length]
 
 
-def lazy_imports(init_file: str) -> tuple[Callable[[str], Any], list[str]]:
-    """(__getattr__, __all__) of a package whose `__init__` lists its public names under `if TYPE_CHECKING`.
+def lazy_imports(package: str) -> tuple[Callable[[str], Any], list[str]]:
+    """(__getattr__, __all__) of a package whose `__init__` lists its public names as `from module import X as X`.
 
     Each name is imported at its first use, because torch and plotly take seconds to import.
     """
-    tree = ast.parse(Path(init_file).read_text(encoding="utf-8"))
-    (listed,) = (node for node in tree.body if isinstance(node, ast.If))
-    imports = [node for node in listed.body if isinstance(node, ast.ImportFrom)]
-    modules = {alias.name: node.module or "" for node in imports for alias in node.names}
-    package = next(name for name, module in sys.modules.items() if getattr(module, "__file__", None) == init_file)
+    tree = ast.parse(inspect.getsource(sys.modules[package]))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    modules = {alias.asname: str(node.module) for node in imports for alias in node.names if alias.asname}
 
     def __getattr__(name: str) -> Any:
         if name not in modules:

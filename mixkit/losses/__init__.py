@@ -25,4 +25,4 @@ if TYPE_CHECKING:
     from mixkit.losses.token_weighted import TaiLr as TaiLr
     from mixkit.losses.token_weighted import TokenWeighted as TokenWeighted
 
-__getattr__, __all__ = lazy_imports(__file__)
+__getattr__, __all__ = lazy_imports(__name__)

@@ -19,4 +19,4 @@ if TYPE_CHECKING:
     from mixkit.metrics.quality import precision_recall as precision_recall
     from mixkit.metrics.statistics import Estimate as Estimate
 
-__getattr__, __all__ = lazy_imports(__file__)
+__getattr__, __all__ = lazy_imports(__name__)

@@ -12,4 +12,4 @@ if TYPE_CHECKING:
     from mixkit.models.loading import load_model as load_model
     from mixkit.models.trainer import finetune as finetune
 
-__getattr__, __all__ = lazy_imports(__file__)
+__getattr__, __all__ = lazy_imports(__name__)

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from mixkit.notebook.labels import metric_label as metric_label
     from mixkit.notebook.labels import number as number
     from mixkit.notebook.report import write_report as write_report
-    from mixkit.notebook.runs import finished_runs as finished_runs
     from mixkit.notebook.runs import show_warnings_once as show_warnings_once
     from mixkit.notebook.runs import with_first_reader as with_first_reader
     from mixkit.notebook.sweep_panel import sweep as sweep
@@ -31,5 +30,6 @@ if TYPE_CHECKING:
     from mixkit.notebook.widgets import show_continuations as show_continuations
     from mixkit.notebook.widgets import show_samples as show_samples
     from mixkit.notebook.widgets import sortable_table as sortable_table
+    from mixkit.studies.store import finished_runs as finished_runs
 
-__getattr__, __all__ = lazy_imports(__file__)
+__getattr__, __all__ = lazy_imports(__name__)

@@ -18,13 +18,6 @@ def show_warnings_once() -> None:
     warnings.showwarning = show
 
 
-def finished_runs(study: str) -> list[RunRecord]:
-    """The finished runs in runs/<study>/, the earliest first. The study needs no plan."""
-    store = RunStore()
-    found = [store.read(study, path.parent.name) for path in (store.root / study).glob("*/run.json")]
-    return sorted((run for run in found if run and run.status == "done"), key=lambda run: run.began)
-
-
 def with_first_reader(config: RunConfig, run: str, finished: list[RunRecord]) -> RunConfig:
     """The settings of `run`, in which the first of the finished runs is the reader in place of `start`.
 

@@ -23,4 +23,4 @@ if TYPE_CHECKING:
     from mixkit.studies.sweep import run_study as run_study
     from mixkit.studies.sweep import states as states
 
-__getattr__, __all__ = lazy_imports(__file__)
+__getattr__, __all__ = lazy_imports(__name__)

@@ -90,10 +90,10 @@ def decoding_curves(results: pd.DataFrame) -> list[DecodingCurve]:
         column = parameter if parameter in DECODING else "decode_coefficient"
         objective = (OBJECTIVES | RIVALS).get(parameter.removeprefix("decode_as "))
         at_mle = {column: objective.coefficients[0].mle if objective else 1.0}  # where the parameter means plain MLE
-        for seed in sorted(family["seed"].unique().tolist()):
+        for seed, decoded_runs in family.groupby("seed"):
             trained = mle.loc[mle["seed"] == seed].head(1).assign(**at_mle)
-            same_seed = pd.concat([family.loc[family["seed"] == seed], trained]).sort_values(column, kind="stable")
-            curves.append(DecodingCurve(parameter, int(seed), same_seed["run"].tolist()))
+            order = pd.concat([decoded_runs, trained]).sort_values(column, kind="stable")["run"]
+            curves.append(DecodingCurve(parameter, int(seed), order.tolist()))
     return curves
 
 

@@ -47,7 +47,25 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            raise cls._input_error(error) from None
+            first = error.errors()[0]  # in pydantic's words, such as "Input should be a valid number"
+        kind, value = first["type"], first["input"]
+        if kind == "value_error":  # of a validator, which raises InputError
+            raise first.get("ctx", {})["error"]
+        name, in_list = str(first["loc"][0]), len(first["loc"]) > 1
+        if name not in cls.model_fields:
+            raise unknown(cls.noun, name, cls.model_fields)
+        field, expected = cls.model_fields[name], first["msg"].removeprefix("Input should be ")
+        start = f"{name} contains {value!r}; every element must be" if in_list else f"{name} is {value!r}; it must be"
+        if kind == "literal_error":
+            allowed = get_args(field.annotation)
+            raise unknown(name, value, get_args(allowed[0]) if in_list else allowed)
+        if kind == "too_short":
+            raise InputError(f"{name} is an empty list; give at least one value")
+        if kind.endswith("_type"):
+            is_quoted = isinstance(value, str) and kind in ("int_type", "float_type")
+            hint = "; in YAML write a number without quotes, 1.0e-5 rather than 1e-5" if is_quoted else ""
+            raise InputError(f"{start} {expected}, not a {type(value).__name__}{hint}")
+        raise InputError(f"{start} {expected if in_list else _range(field)}")
 
     @classmethod
     def from_notebook(cls, namespace: Mapping[str, Any]) -> Self:
@@ -61,29 +79,6 @@ class Settings(BaseModel):
         injected = next((cell for cell in namespace.get("In", ()) if cell.startswith("# Parameters\n")), "")
         names = re.findall(r"^(\w+) = ", injected, re.MULTILINE)
         return cls.check({name: namespace[name] for name in [*cls.model_fields, *names]})
-
-    @classmethod
-    def _input_error(cls, error: ValidationError) -> InputError:
-        """The first of pydantic's errors, in one line."""
-        first = error.errors()[0]
-        name, value, kind = str((*first["loc"], "")[0]), first["input"], first["type"]
-        if kind == "value_error":  # of a validator, which raises InputError
-            return first.get("ctx", {})["error"]
-        if name not in cls.model_fields:
-            return unknown(cls.noun, name, cls.model_fields)
-        field, in_list = cls.model_fields[name], len(first["loc"]) > 1
-        expected = first["msg"].removeprefix("Input should be ")  # such as "a valid number"
-        start = f"{name} contains {value!r}; every element must be" if in_list else f"{name} is {value!r}; it must be"
-        if kind == "literal_error":
-            allowed = get_args(field.annotation)
-            return unknown(name, value, get_args(allowed[0]) if in_list else allowed)
-        if kind == "too_short":
-            return InputError(f"{name} is an empty list; give at least one value")
-        if kind.endswith("_type"):
-            is_quoted = isinstance(value, str) and kind in ("int_type", "float_type")
-            hint = "; in YAML write a number without quotes, 1.0e-5 rather than 1e-5" if is_quoted else ""
-            return InputError(f"{start} {expected}, not a {type(value).__name__}{hint}")
-        return InputError(f"{start} {expected if in_list else _range(field)}")
 
 
 def bounds(field: FieldInfo) -> tuple[float, float]:
@@ -231,10 +226,9 @@ class RunConfig(Settings):
         from mixkit.losses import objective
 
         text = text or self.objective
-        definition, given = parse_objective(text)
-        names = {c.name for c in definition.coefficients if c.in_loss} - given.keys()
-        values = {name: value for name, value in self.coefficients(text).items() if name in names}
-        return objective(text.removesuffix("-backspace"), **values)
+        values, (definition, _) = self.coefficients(text), parse_objective(text)
+        in_loss = {c.name: values[c.name] for c in definition.coefficients if c.in_loss}
+        return objective(text.removesuffix("-backspace"), **in_loss)
 
     def make_sampler(self) -> Any:
         """How the run samples tokens."""

@@ -67,9 +67,6 @@ def evaluate(
 def _predictions(held: HeldOut) -> dict[str, Estimate]:
     """Metrics of the model's predictions of held-out texts, each a ratio of sums over texts."""
 
-    def ratio(numerator: np.ndarray) -> Estimate:
-        return bootstrap(np.column_stack([numerator, held.tokens]), lambda t: t[..., 0] / t[..., 1])
-
     def at_best_temperature(statistic: Callable[[Any, Any], Any]) -> Estimate:
         totals = np.column_stack([held.nll_at, held.tokens])
         temperature, _ = best_temperature(totals.sum(0)[:-1], totals.sum(0)[-1])
@@ -80,11 +77,11 @@ def _predictions(held: HeldOut) -> dict[str, Estimate]:
         return estimate if estimate.low is not None else replace(estimate, why=undefined)
 
     return {
-        "perplexity": _perplexity(held.nll, held.tokens),
+        "perplexity": _ratio(held.nll, held.tokens, np.exp),
         "best_temperature": at_best_temperature(lambda temperature, nats: temperature),
         "refined_perplexity": at_best_temperature(lambda temperature, nats: np.exp(nats)),
-        "mean_reciprocal_rank": ratio(held.reciprocal_rank),
-        **{f"recall_at_{n}": ratio(hits) for n, hits in zip(RECALL_AT, held.recall.T, strict=True)},
+        "mean_reciprocal_rank": _ratio(held.reciprocal_rank, held.tokens),
+        **{f"recall_at_{n}": _ratio(hits, held.tokens) for n, hits in zip(RECALL_AT, held.recall.T, strict=True)},
     }
 
 
@@ -134,7 +131,7 @@ def evaluate_samples(
         return Evaluation(metrics | absent, human | absent, reader.name)
     facts = {"reader": reader.name, "texts": size}
     pairs = [(people[:size], features) for features in np.split(written, len(sets))]
-    metrics |= _feature_metrics(pairs, KMEANS_SEEDS, over="sets", **facts)
+    metrics |= _feature_metrics(pairs, "sets", **facts)
     if len(others) < size:
         why = f"human against human needs {size} more human texts; the corpus has {len(others)}"
         human |= dict.fromkeys((*MAUVE_NAMES, *NEIGHBOUR_NAMES), Metric(why=why, over="halvings"))
@@ -142,7 +139,7 @@ def evaluate_samples(
         random = np.random.default_rng(0)
         orders = [random.permutation(len(people)) for _ in range(CEILING_SPLITS)]
         halvings = [(people[order[:size]], people[order[size : 2 * size]]) for order in orders]
-        human |= _feature_metrics(halvings, KMEANS_SEEDS[:1], over="halvings", **facts)
+        human |= _feature_metrics(halvings, "halvings", **facts)
     return Evaluation(metrics, human, reader.name)
 
 
@@ -160,7 +157,7 @@ def evaluate_with_models(config: RunConfig, prompts: Sequence[Prompt], sets: Set
             defined = ~np.isnan(cosines)
             return bootstrap(cosines[defined]), np.nan_to_num(cosines), defined
         nll, tokens = judge_perplexity(texts, reader, judged=config.model, prompts=beginnings)
-        return _perplexity(nll, tokens), nll, tokens
+        return _ratio(nll, tokens, np.exp), nll, tokens
 
     evaluation = Evaluation({}, {})
     for metric, parameter in (("coherence", "coherence_reader"), ("judge_perplexity", "judge")):
@@ -182,12 +179,10 @@ def evaluate_with_models(config: RunConfig, prompts: Sequence[Prompt], sets: Set
     return evaluation
 
 
-def _feature_metrics(
-    pairs: Sequence[tuple[np.ndarray, np.ndarray]], seeds: Sequence[int], *, over: str, **facts: Any
-) -> dict[str, Metric]:
+def _feature_metrics(pairs: Sequence[tuple[np.ndarray, np.ndarray]], over: str, **facts: Any) -> dict[str, Metric]:
     """MAUVE and k-NN metrics of pairs of (human, other) features: means, with the spread over pairs as the interval."""
     metrics: dict[str, Metric] = {}
-    mauve = partial(mauve_of_features, kmeans_seeds=seeds)
+    mauve = partial(mauve_of_features, kmeans_seeds=KMEANS_SEEDS if over == "sets" else KMEANS_SEEDS[:1])
     for names, metric in ((MAUVE_NAMES, mauve), (NEIGHBOUR_NAMES, precision_recall_of_features)):
         try:
             results = [metric(*pair) for pair in pairs]
@@ -217,9 +212,9 @@ def _mean_over_sets(scores: Sequence[dict[str, Estimate]], **facts: Any) -> dict
     return metrics
 
 
-def _perplexity(nats: Any, tokens: Any) -> Estimate:
-    """exp(sum of nats / sum of tokens) over texts, with its bootstrap interval over texts. nats, tokens: (N,)."""
-    return bootstrap(np.column_stack([nats, tokens]), lambda t: np.exp(t[..., 0] / t[..., 1]))
+def _ratio(values: Any, tokens: Any, function: Callable[[Any], Any] = lambda ratio: ratio) -> Estimate:
+    """function(sum of values / sum of tokens) over texts, with its bootstrap interval. values, tokens: (N,)."""
+    return bootstrap(np.column_stack([values, tokens]), lambda t: function(t[..., 0] / t[..., 1]))
 
 
 def _joined(prompts: Sequence[Prompt], *sets: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from mixkit._common import CLONE, InputError, unknown, write_atomically
 from mixkit.losses.definitions import OBJECTIVES, parse_objective
 from mixkit.studies.config import RunConfig, Settings, SweepConfig
-from mixkit.studies.store import LOCAL, Role, RunStore, check_folder_name, run_name, with_paths
+from mixkit.studies.store import LOCAL, Role, RunStore, check_folder_name, finished_runs, run_name, with_paths
 
 STUDIES = CLONE / "data" / "studies"
 SWEEP_FILE = "sweep.yaml"  # in the folder of a sweep: its study file
@@ -90,18 +90,18 @@ def load_study(file: str | Path, overrides: Mapping[str, Any] | None = None, *, 
 
 def load_sweep(config: SweepConfig) -> Study:
     """The study of a sweep. Nothing is written. Raises InputError as load_study does."""
-    return expand(StudyFile.check(sweep_content(config)), {}, config.study)
+    return expand(sweep_file(config), {}, config.study)
 
 
 def write_sweep(config: SweepConfig, store: RunStore | None = None) -> Path:
     """Write the sweep's study file, runs/<study>/sweep.yaml, for `python -m mixkit study`."""
     path = (store or RunStore()).root / load_sweep(config).name / SWEEP_FILE
-    write_atomically(path, yaml.safe_dump(sweep_content(config), sort_keys=False))
+    write_atomically(path, yaml.safe_dump(sweep_file(config).model_dump(), sort_keys=False))
     return path
 
 
-def sweep_content(config: SweepConfig) -> dict[str, Any]:
-    """The content of a sweep's study file. Settings that the sweep does not have are the base study's.
+def sweep_file(config: SweepConfig) -> StudyFile:
+    """The study file of a sweep. Settings that the sweep does not have are the base study's.
 
     Coefficients such as TaiLr's w_min come from the first entry of the base study's grid with the same objective.
     """
@@ -114,14 +114,14 @@ def sweep_content(config: SweepConfig) -> dict[str, Any]:
         grid.append({**_without(entry, replaced), "objective": name, **config.model_dump(include=swept)})
     grid += [{"objective": name} for name in config.other_objectives]
     labels = ", ".join(parse_objective(entry["objective"])[0].label for entry in grid)
-    return {
+    content: dict[str, Any] = {
         "about": f"{labels}; other settings as in {Path(config.base_study).stem}.",
         "parameters": {**base_study.parameters, **replaced},
         "base": None if base_study.base is None else _without(base_study.base, replaced),
         "grid": grid,
         "seeds": list(range(config.seeds)),
-        "decoding": base_study.decoding,
     }
+    return base_study.model_copy(update=content)
 
 
 def write_study(study: Study, store: RunStore) -> None:
@@ -140,9 +140,11 @@ def read_study(name: str, store: RunStore | None = None) -> Study:
     try:
         return TypeAdapter(Study).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        known = sorted(other.parent.name for other in root.glob("*/study.yaml"))
-        if known:
-            raise unknown("study under runs/", name, known) from None
+        if found := finished_runs(name, RunStore(root)):  # notebook 3 writes no plan
+            return Study(name, "Runs of notebook 3.", [PlannedRun(run.name, "grid", run.config, None) for run in found])
+        plans, runs = root.glob("*/study.yaml"), root.glob("*/*/run.json")
+        if known := {path.parent.name for path in plans} | {path.parents[1].name for path in runs}:
+            raise unknown("study under runs/", name, sorted(known)) from None
         how = "`make study` (on Colab `!python -m mixkit study quick`) makes one"
         raise InputError(f"no study under {root} yet; {how}") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValidationError):
@@ -169,10 +171,9 @@ def expand(file: StudyFile, overrides: Mapping[str, Any], name: str) -> Study:
     for seed in file.seeds:
         replaced, start, depends_on = dict(overrides), {"seed": seed}, None
         if file.base is not None:
-            base = {"name": "base", **start, **file.base, **_without(replaced, ["objective"])}
-            depends_on = add("base", None, base).name
-            reader = file.parameters.get("reader", RunConfig.model_fields["reader"].default)
-            start |= {"model": f"run:{depends_on}", "reader": _reader(reader, f"run:{depends_on}")}
+            base = add("base", None, {"name": "base", **start, **file.base, **_without(replaced, ["objective"])})
+            depends_on, model = base.name, f"run:{base.name}"
+            start |= {"model": model, "reader": _reader(base.config.reader, model)}
             replaced.pop("model", None)
         trained = [add("grid", depends_on, start | point | replaced) for point in _points(file.grid)]
         mle = next((run for run in trained if run.config.objective == "mle"), None)
@@ -184,9 +185,9 @@ def expand(file: StudyFile, overrides: Mapping[str, Any], name: str) -> Study:
     return Study(name, file.about, list(runs.values()))
 
 
-def _reader(names: Any, start: str) -> str:
+def _reader(names: str, start: str) -> str:
     """The names of readers with the name `start` replaced by a model, so that the whole study has one reader."""
-    return "|".join(start if name == "start" else name for name in str(names).split("|"))
+    return "|".join(start if name == "start" else name for name in names.split("|"))
 
 
 def _points(grid: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -56,9 +56,8 @@ def execute(folder: Path, notebook: Path = NOTEBOOK, gpu: str | None = None) -> 
             run.fail(f"{what} has changed since the study was planned")
             return FINISHED
         os.environ["MIXKIT_NOTEBOOK"] = notebook_hash(notebook)
-        with PlainLog(open(folder / "log.txt", "ab"), encoding="utf-8", errors="replace") as log:
+        with PlainLog(open(folder / "log.txt", "ab"), encoding="utf-8", errors="replace", line_buffering=True) as log:
             log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}, {lock_owner(folder)}\n")
-            log.flush()
             gpu_folder = Path(tempfile.gettempdir()) / f"mixkit-{os.getuid()}-gpu-{gpu}"
             with lock(gpu_folder, timeout=math.inf) if gpu else nullcontext():
                 error = _run_notebook(notebook, parameters, folder, log, descriptor)
@@ -134,8 +133,7 @@ def _run_notebook(notebook: Path, parameters: dict[str, Any], folder: Path, log:
     kernel = {"kernel_name": "python3", "kernel_manager_class": LockedKernel, "extra_arguments": arguments}
     output = {"stdout_file": log, "stderr_file": log, "progress_bar": False}
     # papermill formats the paths with the parameters
-    paths = (notebook, folder / "notebook.ipynb")
-    source, target = (str(path).replace("{", "{{").replace("}", "}}") for path in paths)
+    source, target = (str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, folder / "notebook.ipynb"))
     try:
         papermill.execute_notebook(source, target, parameters, cwd=str(CLONE), start_timeout=600, **kernel, **output)
     except papermill.PapermillExecutionError as error:

@@ -104,15 +104,12 @@ def with_paths(setting: str, value: str, replace: Callable[[Path], object]) -> s
     for i, name in enumerate(names):
         hub, rest = ("hub:", name[4:]) if name.startswith("hub:") else ("", name)
         path, *configuration = rest.split(":") if hub else [rest]
-        if path and os.path.exists(path) and not (os.sep not in path and _is_built_in(path)):
-            names[i] = ":".join([f"{hub}{replace(Path(path))}", *configuration])
+        if os.path.exists(path):
+            from mixkit.models.loading import NAMES  # seconds
+
+            if path not in (*BUILT_IN, *HUB, *NAMES, "minilm", "start"):
+                names[i] = ":".join([f"{hub}{replace(Path(path))}", *configuration])
     return "|".join(names)
-
-
-def _is_built_in(name: str) -> bool:
-    from mixkit.models.loading import NAMES  # seconds
-
-    return name in (*BUILT_IN, *HUB, *NAMES, "minilm", "start")
 
 
 def _content(path: Path) -> str:
@@ -132,11 +129,9 @@ def _file_hash(path: Path, size: int, modified: int) -> str:
 
 def notebook_hash(notebook: Path) -> str:
     """First eight hexadecimal digits of the SHA-256 of a notebook's code cells, without the parameters cell."""
-    code: list[str] = []
     try:
-        for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
-            if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", ()):
-                code.append("".join(cell["source"]))
+        cells = [cell for cell in json.loads(notebook.read_bytes())["cells"] if cell["cell_type"] == "code"]
+        code = ["".join(cell["source"]) for cell in cells if "parameters" not in cell["metadata"].get("tags", ())]
     except (OSError, ValueError, LookupError, TypeError) as error:
         what = f"is not a notebook ({type(error).__name__})"
         raise InputError(f"{notebook} {what}; get the kit's own file again") from None
@@ -231,3 +226,10 @@ class RunStore:
             return [Sample.model_validate_json(line) for line in lines]
         except ValidationError:
             raise InputError(f"{path} is damaged; delete {path.parent} and run the study again") from None
+
+
+def finished_runs(study: str, store: RunStore | None = None) -> list[RunRecord]:
+    """The finished runs in the study's folder, the earliest first. The study needs no plan."""
+    store = store or RunStore()
+    found = [store.read(study, path.parent.name) for path in (store.root / study).glob("*/run.json")]
+    return sorted((run for run in found if run and run.status == "done"), key=lambda run: run.began)

@@ -46,8 +46,8 @@ def run_study(
     store = store or RunStore()
     before = {run.name: store.read(study.name, run.name) for run in study.runs}
     failures = [record for record in before.values() if record and record.status == "failed"]
-    again = [record.name for record in failures] if retry else []
-    open_runs = [run for run in study.runs if before[run.name] is None or run.name in again]
+    again = failures if retry else []
+    open_runs = [run for run in study.runs if before[run.name] in (None, *again)]
     if open_runs:
         workers = make_executor(executor, max_workers, notebook, address)
         for note in preflight(open_runs, store):
@@ -58,10 +58,9 @@ def run_study(
             made = f"{others[other]} earlier runs of this study were made by {other}"
             log(f"note: the code of {notebook.name} is {now}; {made}")
         write_study(study, store)
-        for name in again:
-            record = store.read(study.name, name)
-            if record and record.status == "failed":  # unless another sweep has begun it meanwhile
-                (store.folder(study.name, name) / "run.json").unlink(missing_ok=True)
+        for record in again:
+            if store.read(study.name, record.name) == record:  # unless another sweep has begun it meanwhile
+                (store.folder(study.name, record.name) / "run.json").unlink(missing_ok=True)
         schedule(study, store, workers, lambda line: log(plain(line)))
     for record in [] if retry else failures:
         log(plain(f"{record.name} failed before: {record.error}; --retry runs it again"))

@@ -9,4 +9,4 @@ if TYPE_CHECKING:
     from mixkit.texts.corpora import load_corpus as load_corpus
     from mixkit.texts.story_grammar import Grammar as Grammar
 
-__getattr__, __all__ = lazy_imports(__file__)
+__getattr__, __all__ = lazy_imports(__name__)

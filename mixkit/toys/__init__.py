@@ -13,4 +13,4 @@ if TYPE_CHECKING:
     from mixkit.toys.bigram import reverse_cross_entropy as reverse_cross_entropy
     from mixkit.toys.bigram import reverse_kl as reverse_kl
 
-__getattr__, __all__ = lazy_imports(__file__)
+__getattr__, __all__ = lazy_imports(__name__)
