@@ -27,6 +27,11 @@ class TokenScores:
             raise ValueError(f"{shapes} differ in shape; pass one entry per position in each")
 
     @property
+    def logprob(self) -> Float[Tensor, "*B"]:
+        """log q = z[y] - logsumexp(z), at most 0."""
+        return self.logit - self.log_partition
+
+    @property
     def nll(self) -> Float[Tensor, "*B"]:
         """-log q = logsumexp(z) - z[y], at least 0."""
         return self.log_partition - self.logit
@@ -34,7 +39,7 @@ class TokenScores:
     @property
     def prob(self) -> Float[Tensor, "*B"]:
         """q = exp(z[y] - logsumexp(z)), in [0, 1]."""
-        return (-self.nll).exp()
+        return self.logprob.exp()
 
     @classmethod
     def from_logits(
