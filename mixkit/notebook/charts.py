@@ -118,9 +118,9 @@ def frontier(frame: pd.DataFrame, quality: str = "mauve", diversity: str = "dive
         add(names, name=name, line={"color": color, "dash": dash}, mode="lines", hoverinfo="skip")
     front = pareto_front(frame, quality, diversity) if quality != diversity else []
     add(front, name="no run is better on both axes", marker=RING, mode="markers", hoverinfo="skip")
-    texts = {run: _text(x) for run, (x, _) in points.items()}
-    greedy = [run for run, (x, _) in points.items() if x.temperature == 0]
-    sides = _label_sides({run: (x.value, y.value) for run, (x, y) in points.items() if run not in greedy}, texts)
+    greedy = [x for x, _ in points.values() if x.temperature == 0]
+    others = {run: point for run, point in points.items() if point[0].temperature != 0}
+    sides = _label_sides(others)
     groups: dict[tuple[str, ...], list[str]] = {}
     for run, (x, _) in sorted(points.items(), key=lambda item: list(SIZES).index(item[1][0].role)):
         groups.setdefault((x.role, *_style(x)), []).append(run)
@@ -129,8 +129,8 @@ def frontier(frame: pd.DataFrame, quality: str = "mauve", diversity: str = "dive
             names,
             name=name,
             mode="markers+text",
-            text=[texts[run] if sides.get(run) else "" for run in names],
-            textposition=[sides.get(run) or "top right" for run in names],
+            text=[_text(points[run][0]) if run in sides else "" for run in names],
+            textposition=[sides.get(run, "top right") for run in names],
             textfont={"size": 11},
             marker={"symbol": symbol, "size": SIZES[role], "color": color, "line": {"width": 1.5, "color": color}},
             error_x=error_bars([points[run][0] for run in names], color),
@@ -140,9 +140,9 @@ def frontier(frame: pd.DataFrame, quality: str = "mauve", diversity: str = "dive
             hoverinfo="text",
         )
     _join_legend(figure)
-    if greedy and sides:  # far away from the others, which would overprint: double-click to see it
-        x = [points[run][0].value for run in sides]
-        note = f"greedy: {points[greedy[0]][0].value:.2g}"
+    if greedy and others:  # far away from the others, which would overprint: double-click to see it
+        x = [x.value for x, _ in others.values()]
+        note = f"greedy: {greedy[0].value:.2g}"
         figure.add_annotation(text=note, x=0, y=0, xref="paper", yref="paper", showarrow=False, xanchor="left")
         figure.update_xaxes(range=[1.1 * min(x) - 0.1 * max(x), 1.1 * max(x) - 0.1 * min(x)])
     if human := rows.get((HUMAN, diversity)):
@@ -309,14 +309,19 @@ def _join_legend(figure: go.Figure) -> go.Figure:
     return figure
 
 
-def _label_sides(points: Mapping[str, tuple[float, float]], texts: Mapping[str, str]) -> dict[str, str]:
-    """By run, the textposition where its label covers no marker and no earlier label; "" if there is none."""
-    values = np.array(list(points.values())).reshape(-1, 2)
-    centers = values * PLOT / np.maximum(np.ptp(values, axis=0), 1e-9) if points else values
-    boxes = [(center, np.full(2, MARKER - 1.0)) for center in centers]  # centers and half sizes
-    sides = dict.fromkeys(points, "")
-    for run, center in zip(points, centers, strict=True):
-        half = np.array([LETTER * len(texts[run]), LINE]) / 2
+def _label_sides(points: Mapping[str, tuple[Any, Any]]) -> dict[str, str]:
+    """By run, the textposition where its label covers no marker and no other label; without those that have no room."""
+    if not points:
+        return {}
+    numbers = np.array([[(row.value, row.low, row.high) for row in point] for point in points.values()], dtype=float)
+    low, high = np.nanmin(numbers, axis=(0, 2)), np.nanmax(numbers, axis=(0, 2))
+    centers = dict(zip(points, (numbers[:, :, 0] - low) * PLOT / np.maximum(high - low, 1e-9), strict=True))
+    boxes = [(center, np.full(2, MARKER - 1.0)) for center in centers.values()]  # centers and half sizes
+    if HUMAN in points:  # below its line, the left 150 pixels are "human against human"
+        boxes.append((centers[HUMAN] * (0, 1) - (0, LINE / 2), np.array([150, LINE / 2])))
+    sides: dict[str, str] = {}
+    for run, center in centers.items():
+        half = np.array([LETTER * len(_text(points[run][0])), LINE]) / 2
         for side, direction in SIDES.items():
             label = center + np.array(direction) * (half + MARKER)
             if not any((abs(label - other) < half + other_half).all() for other, other_half in boxes):
