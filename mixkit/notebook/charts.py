@@ -1,7 +1,8 @@
 """Plotly figures of a study's results and of training curves."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from textwrap import wrap
 from typing import Any, Literal
 
@@ -61,16 +62,13 @@ SIDES = {
     **{"middle right": (1, 0), "middle left": (-1, 0), "top center": (0, 1), "bottom center": (0, -1)},
 }
 
-_order: dict[str, int] = {}  # by label, of the objectives without an entry in LOOKS
+_others = defaultdict(cycle(zip(OTHER_COLORS, OTHER_SYMBOLS, strict=True)).__next__)  # the looks not in LOOKS, by label
 
 
 def look(objective: str) -> tuple[str, str]:
     """Colour and symbol of an objective. Those without an entry in LOOKS get others as they appear."""
     name = objective.partition("(")[0]
-    if name in LOOKS:
-        return LOOKS[name]
-    place = _order.setdefault(objective_label(objective), len(_order)) % len(OTHER_COLORS)
-    return OTHER_COLORS[place], OTHER_SYMBOLS[place]
+    return LOOKS[name] if name in LOOKS else _others[objective_label(objective)]
 
 
 def measured_metrics(frame: pd.DataFrame, kind: Literal["quality", "diversity", ""] = "") -> list[str]:
@@ -240,18 +238,17 @@ def training_curves(runs: Sequence[PlannedRun], histories: Mapping[str, Sequence
     figure = go.Figure(layout={"height": 400, "margin": {"t": 100}, "uirevision": "training", **titles})
     lines = {run.name: [line for line in histories.get(run.name, ()) if "nll" in line] for run in runs}
     started = [run for run in runs if lines[run.name]]
-    before = Counter()
+    dashes = defaultdict(lambda: cycle(DASHES))  # by colour
     for run in [run for run in started if run.role != "base"] or started:
         color, label = look(run.config.objective)[0], run.config.label(run.role)
         figure.add_scatter(
             x=[line["step"] for line in lines[run.name]],
             y=[line["nll"] for line in lines[run.name]],
             mode="lines",
-            line={"color": color, "width": 1.8, "dash": DASHES[before[color] % len(DASHES)]},
+            line={"color": color, "width": 1.8, "dash": next(dashes[color])},
             name=label,
             hovertemplate=f"{label}<br>step %{{x:.0f}}: %{{y:.3f}}<extra></extra>",
         )
-        before[color] += 1
     return figure
 
 
