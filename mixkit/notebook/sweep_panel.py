@@ -65,11 +65,8 @@ class SweepForm:
                 row = [*self.inputs[name].widgets, widgets.HTML(MACROS.faint(info.description))]
                 self.rows[name] = widgets.HBox(row, layout={"flex_flow": "row wrap"})
         self.box = widgets.VBox(list(self.rows.values()))
-        self.observe(self._show_rows)
-
-    def observe(self, callback: Callable[[], object]) -> None:
-        """Call back at once, and whenever a setting changes."""
-        observe([widget for entry in self.inputs.values() for widget in entry.widgets], callback)
+        self.widgets = [widget for entry in self.inputs.values() for widget in entry.widgets]
+        observe(self.widgets, self._show_rows)
 
     def config(self) -> SweepConfig:
         """The settings in the form. Raises InputError for a wrong value."""
@@ -183,7 +180,7 @@ class SweepPanel(widgets.VBox):
         self.task: asyncio.Task | None = None
         self._shown: dict[str, object] = {}
         self._inputs: object = None  # that `preview` has found
-        self.form.observe(self.preview)
+        observe(self.form.widgets, self.preview)
         self.form.inputs["study"].widgets[0].observe(lambda change: self.wake(), "value")
         self.run.on_click(lambda button: self.begin())
         self.resume.on_click(lambda button: self.begin(resume=True))
