@@ -225,8 +225,7 @@ def training_curve(history: Sequence[Mapping[str, float]]) -> go.Figure:
     titles = {"title": "Training", "xaxis_title": "optimizer step", "yaxis_title": "nats per token"}
     figure = go.Figure(layout={"height": 380, **titles})
     for (key, name), color in zip(names.items(), ("#999999", "#56B4E9", "#D55E00"), strict=True):
-        lines = [line for line in history if key in line]
-        if lines:
+        if lines := [line for line in history if key in line]:
             points = {"x": [line["step"] for line in lines], "y": [line[key] for line in lines]}
             figure.add_scatter(**points, mode="lines+markers" if "val" in key else "lines", name=name, line_color=color)
     return figure
@@ -266,8 +265,7 @@ def search(tuning: Tuning) -> go.Figure:
 
 def error_bars(estimates: Sequence[Any], color: str | None = None) -> dict[str, Any]:
     """The intervals of Estimates or of frame_rows. color: a hollow marker would give them its own."""
-    numbers = [(estimate.value, estimate.low, estimate.high) for estimate in estimates]
-    value, low, high = np.array(numbers, dtype=float).T  # None becomes nan, which has no bar
+    value, low, high = np.array([(e.value, e.low, e.high) for e in estimates], dtype=float).T  # None is nan: no bar
     ends = {"symmetric": False, "array": high - value, "arrayminus": value - low}
     return {**ends, "color": color, "thickness": 1, "width": 3}
 

@@ -75,11 +75,9 @@ def choose_axes(frame: pd.DataFrame, quality: str, diversity: str) -> widgets.VB
     names = measured_metrics(frame) or [quality, diversity]
     titles = [(" · ".join(filter(None, (metric_label(name), definition(name).kind))), name) for name in names]
     up, right = (name if name in names else names[0] for name in (quality, diversity))
-    menus = {
-        "quality": widgets.Dropdown(options=titles, value=up, description="up"),
-        "diversity": widgets.Dropdown(options=titles, value=right, description="right"),
-    }
-    return explore(partial(frontier, frame), **menus)
+    up_menu = widgets.Dropdown(options=titles, value=up, description="up")
+    right_menu = widgets.Dropdown(options=titles, value=right, description="right")
+    return explore(partial(frontier, frame), quality=up_menu, diversity=right_menu)
 
 
 def check_metrics(frame: pd.DataFrame, *names: str) -> None:
@@ -101,9 +99,8 @@ def sortable_table(frame: pd.DataFrame, name: str) -> widgets.VBox:
 
     def redraw() -> None:
         chosen = frame.loc[frame["metric"] == menu.value].set_index("run")["value"].astype(float)
-        values: Any = frame["run"].map(chosen)
-        order = values.sort_values(ascending=False, kind="stable").index
-        view.value = tables.MACROS.styled(tables.results_html(frame.loc[order]) + link)
+        ordered = frame.sort_values("run", key=lambda runs: runs.map(chosen), ascending=False, kind="stable")
+        view.value = tables.MACROS.styled(tables.results_html(ordered) + link)
 
     observe([menu], redraw)
     return widgets.VBox([menu, view])
