@@ -19,11 +19,10 @@ from pydantic import BaseModel, ValidationError
 from mixkit._common import InputError
 from mixkit.metrics.statistics import Estimate, bradley_terry, wilson_interval
 from mixkit.notebook.labels import number
-from mixkit.notebook.tables import MACROS, SampleCard, first_sets, frame_html
+from mixkit.notebook.tables import MACROS, SampleCard, Samples, first_sets, frame_html
 from mixkit.studies.records import HUMAN
-from mixkit.studies.store import RunRecord, RunStore, Sample, check_folder_name
+from mixkit.studies.store import RunRecord, RunStore, check_folder_name
 
-Samples = Mapping[str, Sequence[Sample]]  # by run name
 QUESTIONS = {"Who is a person?": "person", "Which is better?": "better"}
 MIN_SECONDS = 0.3  # the second half of a double click would answer a pair that nobody has read
 
@@ -182,10 +181,9 @@ class BlindTest(widgets.VBox):
         answer = Answer(question=self.question.value, prompt=self.pair.prompt, **facts)
         try:
             append_answer(self.folder / f"{self.rater.value}.jsonl", answer)
+            self.refresh()
         except OSError as error:
             self.view.value = MACROS.error(error)
-            return
-        self.refresh()
 
     def show_result(self) -> None:
         """Show the ranking by all raters' answers to this question."""

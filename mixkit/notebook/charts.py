@@ -1,7 +1,8 @@
 """Plotly figures of a study's results and of training curves."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from textwrap import wrap
 from typing import Any, Literal
 
@@ -61,16 +62,13 @@ SIDES = {
     **{"middle right": (1, 0), "middle left": (-1, 0), "top center": (0, 1), "bottom center": (0, -1)},
 }
 
-_order: dict[str, int] = {}  # by label, of the objectives without an entry in LOOKS
+_others = defaultdict(cycle(zip(OTHER_COLORS, OTHER_SYMBOLS, strict=True)).__next__)  # the looks not in LOOKS, by label
 
 
 def look(objective: str) -> tuple[str, str]:
     """Colour and symbol of an objective. Those without an entry in LOOKS get others as they appear."""
     name = objective.partition("(")[0]
-    if name in LOOKS:
-        return LOOKS[name]
-    place = _order.setdefault(objective_label(objective), len(_order)) % len(OTHER_COLORS)
-    return OTHER_COLORS[place], OTHER_SYMBOLS[place]
+    return LOOKS[name] if name in LOOKS else _others[objective_label(objective)]
 
 
 def measured_metrics(frame: pd.DataFrame, kind: Literal["quality", "diversity", ""] = "") -> list[str]:
@@ -118,9 +116,9 @@ def frontier(frame: pd.DataFrame, quality: str = "mauve", diversity: str = "dive
         add(names, name=name, line={"color": color, "dash": dash}, mode="lines", hoverinfo="skip")
     front = pareto_front(frame, quality, diversity) if quality != diversity else []
     add(front, name="no run is better on both axes", marker=RING, mode="markers", hoverinfo="skip")
-    texts = {run: _text(x) for run, (x, _) in points.items()}
-    greedy = [run for run, (x, _) in points.items() if x.temperature == 0]
-    sides = _label_sides({run: (x.value, y.value) for run, (x, y) in points.items() if run not in greedy}, texts)
+    greedy = [x for x, _ in points.values() if x.temperature == 0]
+    others = {run: point for run, point in points.items() if point[0].temperature != 0}
+    sides = _label_sides(others)
     groups: dict[tuple[str, ...], list[str]] = {}
     for run, (x, _) in sorted(points.items(), key=lambda item: list(SIZES).index(item[1][0].role)):
         groups.setdefault((x.role, *_style(x)), []).append(run)
@@ -129,8 +127,8 @@ def frontier(frame: pd.DataFrame, quality: str = "mauve", diversity: str = "dive
             names,
             name=name,
             mode="markers+text",
-            text=[texts[run] if sides.get(run) else "" for run in names],
-            textposition=[sides.get(run) or "top right" for run in names],
+            text=[_text(points[run][0]) if run in sides else "" for run in names],
+            textposition=[sides.get(run, "top right") for run in names],
             textfont={"size": 11},
             marker={"symbol": symbol, "size": SIZES[role], "color": color, "line": {"width": 1.5, "color": color}},
             error_x=error_bars([points[run][0] for run in names], color),
@@ -140,9 +138,9 @@ def frontier(frame: pd.DataFrame, quality: str = "mauve", diversity: str = "dive
             hoverinfo="text",
         )
     _join_legend(figure)
-    if greedy and sides:  # far away from the others, which would overprint: double-click to see it
-        x = [points[run][0].value for run in sides]
-        note = f"greedy: {points[greedy[0]][0].value:.2g}"
+    if greedy and others:  # far away from the others, which would overprint: double-click to see it
+        x = [x.value for x, _ in others.values()]
+        note = f"greedy: {greedy[0].value:.2g}"
         figure.add_annotation(text=note, x=0, y=0, xref="paper", yref="paper", showarrow=False, xanchor="left")
         figure.update_xaxes(range=[1.1 * min(x) - 0.1 * max(x), 1.1 * max(x) - 0.1 * min(x)])
     if human := rows.get((HUMAN, diversity)):
@@ -227,8 +225,7 @@ def training_curve(history: Sequence[Mapping[str, float]]) -> go.Figure:
     titles = {"title": "Training", "xaxis_title": "optimizer step", "yaxis_title": "nats per token"}
     figure = go.Figure(layout={"height": 380, **titles})
     for (key, name), color in zip(names.items(), ("#999999", "#56B4E9", "#D55E00"), strict=True):
-        lines = [line for line in history if key in line]
-        if lines:
+        if lines := [line for line in history if key in line]:
             points = {"x": [line["step"] for line in lines], "y": [line[key] for line in lines]}
             figure.add_scatter(**points, mode="lines+markers" if "val" in key else "lines", name=name, line_color=color)
     return figure
@@ -240,18 +237,17 @@ def training_curves(runs: Sequence[PlannedRun], histories: Mapping[str, Sequence
     figure = go.Figure(layout={"height": 400, "margin": {"t": 100}, "uirevision": "training", **titles})
     lines = {run.name: [line for line in histories.get(run.name, ()) if "nll" in line] for run in runs}
     started = [run for run in runs if lines[run.name]]
-    before = Counter()
+    dashes = defaultdict(lambda: cycle(DASHES))  # by colour
     for run in [run for run in started if run.role != "base"] or started:
         color, label = look(run.config.objective)[0], run.config.label(run.role)
         figure.add_scatter(
             x=[line["step"] for line in lines[run.name]],
             y=[line["nll"] for line in lines[run.name]],
             mode="lines",
-            line={"color": color, "width": 1.8, "dash": DASHES[before[color] % len(DASHES)]},
+            line={"color": color, "width": 1.8, "dash": next(dashes[color])},
             name=label,
             hovertemplate=f"{label}<br>step %{{x:.0f}}: %{{y:.3f}}<extra></extra>",
         )
-        before[color] += 1
     return figure
 
 
@@ -269,8 +265,7 @@ def search(tuning: Tuning) -> go.Figure:
 
 def error_bars(estimates: Sequence[Any], color: str | None = None) -> dict[str, Any]:
     """The intervals of Estimates or of frame_rows. color: a hollow marker would give them its own."""
-    numbers = [(estimate.value, estimate.low, estimate.high) for estimate in estimates]
-    value, low, high = np.array(numbers, dtype=float).T  # None becomes nan, which has no bar
+    value, low, high = np.array([(e.value, e.low, e.high) for e in estimates], dtype=float).T  # None is nan: no bar
     ends = {"symmetric": False, "array": high - value, "arrayminus": value - low}
     return {**ends, "color": color, "thickness": 1, "width": 3}
 
@@ -309,14 +304,19 @@ def _join_legend(figure: go.Figure) -> go.Figure:
     return figure
 
 
-def _label_sides(points: Mapping[str, tuple[float, float]], texts: Mapping[str, str]) -> dict[str, str]:
-    """By run, the textposition where its label covers no marker and no earlier label; "" if there is none."""
-    values = np.array(list(points.values())).reshape(-1, 2)
-    centers = values * PLOT / np.maximum(np.ptp(values, axis=0), 1e-9) if points else values
-    boxes = [(center, np.full(2, MARKER - 1.0)) for center in centers]  # centers and half sizes
-    sides = dict.fromkeys(points, "")
-    for run, center in zip(points, centers, strict=True):
-        half = np.array([LETTER * len(texts[run]), LINE]) / 2
+def _label_sides(points: Mapping[str, tuple[Any, Any]]) -> dict[str, str]:
+    """By run, the textposition where its label covers no marker and no other label; without those that have no room."""
+    if not points:
+        return {}
+    numbers = np.array([[(row.value, row.low, row.high) for row in point] for point in points.values()], dtype=float)
+    low, high = np.nanmin(numbers, axis=(0, 2)), np.nanmax(numbers, axis=(0, 2))
+    centers = dict(zip(points, (numbers[:, :, 0] - low) * PLOT / np.maximum(high - low, 1e-9), strict=True))
+    boxes = [(center, np.full(2, MARKER - 1.0)) for center in centers.values()]  # centers and half sizes
+    if HUMAN in points:  # below its line, the left 150 pixels are "human against human"
+        boxes.append((centers[HUMAN] * (0, 1) - (0, LINE / 2), np.array([150, LINE / 2])))
+    sides: dict[str, str] = {}
+    for run, center in centers.items():
+        half = np.array([LETTER * len(_text(points[run][0])), LINE]) / 2
         for side, direction in SIDES.items():
             label = center + np.array(direction) * (half + MARKER)
             if not any((abs(label - other) < half + other_half).all() for other, other_half in boxes):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from IPython.display import HTML
 
 
@@ -35,19 +36,21 @@ class Exercise:
         if any(value is None for value in given):
             return "Write your answer, then run this cell again."
         right = self._values(self.right)
-        first = next((i for i in range(len(right)) if not _equal(given[i], right[i])), None)
-        if first is None:
+        same = list(map(_equal, given, right))
+        if all(same):
             return "Right."
         for wrong, reply in self.replies:
             if all(map(_equal, given, self._values(wrong))):
                 return f"Not yet: {reply}."
         if not self.points:
             return f"Not yet: {answer!r} is not the answer. Look at the hint."
+        first = same.index(False)
         arguments = ", ".join(map(_short, self.points[first]))
         return f"Not yet: for {arguments} your answer gives {_short(given[first])}, not {_short(right[first])}."
 
     def _values(self, answer: Any) -> list[Any]:
-        return [answer(*point) if callable(answer) else answer for point in deepcopy(self.points) or [()]]
+        values = [answer(*point) if callable(answer) else answer for point in deepcopy(self.points) or [()]]
+        return [value.detach().cpu() if isinstance(value, torch.Tensor) else value for value in values]
 
 
 def _equal(given: Any, right: Any) -> bool:

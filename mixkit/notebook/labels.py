@@ -14,12 +14,12 @@ def objective_label(objective: str) -> str:
     return "human texts" if objective == HUMAN else parse_objective(objective)[0].label
 
 
-def number(estimate: Any, digits: int = 3) -> str:
+def number(estimate: Any) -> str:
     """An Estimate, a Metric or a row of the results frame as text: "0.912 [0.903, 0.921]"; "–" where it is absent."""
     if estimate is None or pd.isna(estimate.value):
         return "–"
-    interval = "" if pd.isna(estimate.low) else f" [{estimate.low:.{digits}g}, {estimate.high:.{digits}g}]"
-    return f"{estimate.value:.{digits}g}{interval}"
+    interval = "" if pd.isna(estimate.low) else f" [{estimate.low:.3g}, {estimate.high:.3g}]"
+    return f"{estimate.value:.3g}{interval}"
 
 
 def frame_rows(frame: pd.DataFrame) -> list[Any]:

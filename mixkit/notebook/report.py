@@ -4,7 +4,7 @@ import base64
 import gzip
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from mixkit.notebook.blind_test import draw_pairs
 from mixkit.studies.compare import compare_with_mle, conclusion, verdicts
 from mixkit.studies.plan import Study
 from mixkit.studies.records import records, results_frame
-from mixkit.studies.store import RunRecord, RunStore, Sample
+from mixkit.studies.store import RunRecord, RunStore
 
 NUM_PROMPTS = 6  # with samples on the page
 NUM_PAIRS = 40  # of its blind test
@@ -39,8 +39,8 @@ def write_report(study: Study, store: RunStore | None = None, compared: pd.DataF
     return path
 
 
-def report_html(study: Study, done: Sequence[RunRecord], samples: Mapping[str, Sequence[Sample]], compared=None) -> str:
-    """The page. done: the finished runs. samples: by run name. compared: as in write_report."""
+def report_html(study: Study, done: Sequence[RunRecord], samples: tables.Samples, compared=None) -> str:
+    """The page. done: the finished runs. compared: as in write_report."""
     frame = results_frame(done)
     compared = compare_with_mle(done, samples) if compared is None else compared
     verdict_table = verdicts(done, compared)
@@ -59,22 +59,19 @@ def report_html(study: Study, done: Sequence[RunRecord], samples: Mapping[str, S
     return tables.TEMPLATES.get_template("report.html.jinja").render(
         study=study,
         done=done,
-        corpus=Path(done[-1].config.corpus).name if done else "",
         axes={axis: [(name, definition(name).axis, name in chosen) for name in names] for axis, names in axes.items()},
         frontier=_figure(charts.frontier(frame, *chosen)),
         verdicts=tables.frame_html(verdict_table),
         conclusion=conclusion(verdict_table),
         results=tables.results_html(frame, sortable=True),
         csv=tables.results_csv(frame),
-        compared=tables.compared_html(compared, {record.name: record.label for record in done}),
-        any_compared=len(compared) > 0,
+        compared="" if compared.empty else tables.compared_html(compared, {run.name: run.label for run in done}),
         parallel=_figure(charts.parallel_coordinates(frame)),
         coefficients=[(n, _figure(charts.against_coefficient(frame, n))) for n in (*COEFFICIENT_METRICS, *own)],
         worth=_figure(charts.worth(frame)) if "best_temperature" in measured else "",
         sets=[record for record, _ in sets],
         prompts=[(sets[0][1][i].prompt[:60], tables.prompt_cards(sets, i)) for i in prompts],
-        num_blind=len(blind),
-        blind=_packed(json.dumps([pair._asdict() for pair in blind])),
+        blind=_packed(json.dumps([pair._asdict() for pair in blind])) if blind else "",
         pairs=_packed(json.dumps(pairs, cls=PlotlyJSONEncoder, separators=(",", ":"))),
         plotly=_packed(get_plotlyjs()),
     )

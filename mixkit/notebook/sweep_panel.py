@@ -19,7 +19,7 @@ from mixkit._common import CLONE, InputError
 from mixkit.losses.definitions import COEFFICIENTS, OBJECTIVES
 from mixkit.notebook.charts import default_axes, measured_metrics, training_curves
 from mixkit.notebook.tables import MACROS, results_html
-from mixkit.notebook.widgets import choose_axes, fill
+from mixkit.notebook.widgets import choose_axes, fill, observe
 from mixkit.studies.config import SweepConfig, bounds
 from mixkit.studies.executors import local_workers
 from mixkit.studies.plan import SWEEP_FILE, Study, load_sweep, read_study, write_sweep
@@ -65,13 +65,8 @@ class SweepForm:
                 row = [*self.inputs[name].widgets, widgets.HTML(MACROS.faint(info.description))]
                 self.rows[name] = widgets.HBox(row, layout={"flex_flow": "row wrap"})
         self.box = widgets.VBox(list(self.rows.values()))
-        self.observe(self._show_rows)
-        self._show_rows()
-
-    def observe(self, callback: Callable[[], object]) -> None:
-        for entry in self.inputs.values():
-            for widget in entry.widgets:
-                widget.observe(lambda change: callback(), "value")
+        self.widgets = [widget for entry in self.inputs.values() for widget in entry.widgets]
+        observe(self.widgets, self._show_rows)
 
     def config(self) -> SweepConfig:
         """The settings in the form. Raises InputError for a wrong value."""
@@ -92,7 +87,9 @@ def field_input(name: str, info: FieldInfo, value: Any) -> FieldInput:
     settings: Any = {"description": label, "layout": {"width": "360px"}, "style": {"description_width": "120px"}}
     once = {"continuous_update": False}  # each value makes a new plan, which reads every finished run
     if name == "objectives":
-        return _checkboxes(value)
+        style: Any = {"indent": False, "layout": {"width": "max-content", "margin": "2px 8px 2px 14px"}}
+        boxes = {key: widgets.Checkbox(key in value, description=o.label, **style) for key, o in OBJECTIVES.items()}
+        return FieldInput(list(boxes.values()), lambda: [key for key, box in boxes.items() if box.value])
     if name in SCALES:
         return _list_input(SCALES[name], value, settings | once)
     if get_origin(kind) is list:
@@ -107,12 +104,6 @@ def field_input(name: str, info: FieldInfo, value: Any) -> FieldInput:
         box = widgets.BoundedIntText if kind is int else widgets.BoundedFloatText
         widget = box(value, min=low, max=min(high, 1e9), **settings)
     return FieldInput([widget], lambda: widget.value)
-
-
-def _checkboxes(chosen: Sequence[str]) -> FieldInput:
-    style = {"indent": False, "layout": {"width": "max-content", "margin": "2px 8px 2px 14px"}}
-    boxes = {name: widgets.Checkbox(name in chosen, description=OBJECTIVES[name].label, **style) for name in OBJECTIVES}
-    return FieldInput(list(boxes.values()), lambda: [name for name, box in boxes.items() if box.value])
 
 
 def _list_input(scale: list[float], values: list[float], settings: dict[str, Any]) -> FieldInput:
@@ -189,7 +180,7 @@ class SweepPanel(widgets.VBox):
         self.task: asyncio.Task | None = None
         self._shown: dict[str, object] = {}
         self._inputs: object = None  # that `preview` has found
-        self.form.observe(self.preview)
+        observe(self.form.widgets, self.preview)
         self.form.inputs["study"].widgets[0].observe(lambda change: self.wake(), "value")
         self.run.on_click(lambda button: self.begin())
         self.resume.on_click(lambda button: self.begin(resume=True))
@@ -197,7 +188,6 @@ class SweepPanel(widgets.VBox):
         buttons = widgets.HBox([self.run, self.stop, self.resume])
         study = [self.error, self.progress, self.curves, self.picture, self.numbers]
         super().__init__([self.form.box, self.plan, buttons, *study])
-        self.preview()
 
     @property
     def name(self) -> str:

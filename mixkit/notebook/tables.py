@@ -32,6 +32,9 @@ TEMPLATES.filters["base64"] = lambda text: base64.b64encode(text.encode()).decod
 MACROS: Any = TEMPLATES.get_template("macros.html.jinja").module
 
 
+Samples = Mapping[str, Sequence[Sample]]  # by run name
+
+
 class SampleCard(NamedTuple):
     """A continuation of a prompt."""
 
@@ -125,13 +128,10 @@ def controls_table(frame: pd.DataFrame, metrics: Sequence[str]) -> Text:
     return frame_table(wide.rename(columns=metric_label).reset_index())
 
 
-def first_sets(
-    done: Sequence[RunRecord], samples: Mapping[str, Sequence[Sample]]
-) -> list[tuple[RunRecord, list[Sample]]]:
-    """The trained runs that have samples, each with its first sample set. samples: by run name."""
-    trained = [record for record in done if record.role != "base"]
-    sets = [(run, [sample for sample in samples.get(run.name, ()) if sample.set == 0]) for run in trained]
-    return [(run, first) for run, first in sets if first]
+def first_sets(done: Sequence[RunRecord], samples: Samples) -> list[tuple[RunRecord, list[Sample]]]:
+    """The trained runs that have samples, each with its first sample set."""
+    sets = [(run, [sample for sample in samples.get(run.name, ()) if sample.set == 0]) for run in done]
+    return [(run, first) for run, first in sets if first and run.role != "base"]
 
 
 def prompt_cards(sets: Sequence[tuple[RunRecord, Sequence[Sample]]], prompt: int) -> list[SampleCard]:

@@ -1,7 +1,7 @@
 """ipywidgets around figures, tables and samples. Without a browser they show their first state."""
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from html import escape
 from math import ceil, floor, log10
@@ -21,9 +21,9 @@ from mixkit.models.generation import Continuation, Prompt
 from mixkit.notebook import tables
 from mixkit.notebook.charts import frontier, measured_metrics
 from mixkit.notebook.labels import metric_label
-from mixkit.notebook.tables import SampleCard
+from mixkit.notebook.tables import SampleCard, Samples
 from mixkit.notebook.toy_charts import occupancies, tree_and_mask
-from mixkit.studies.store import RunRecord, Sample
+from mixkit.studies.store import RunRecord
 from mixkit.toys.mdp import World, fit, occupancy, policy_and_value, total_variation
 
 # plotly's default renderer would write its 5 MB of JavaScript into every notebook.
@@ -39,6 +39,13 @@ def fill(output: widgets.Output, *contents: go.Figure | str) -> None:
         else {"output_type": "display_data", "data": content._repr_mimebundle_(), "metadata": {}}
         for content in contents
     )
+
+
+def observe(inputs: Iterable[Any], callback: Callable[[], object]) -> None:
+    """Call back at once, and whenever the value of a widget changes."""
+    for widget in inputs:
+        widget.observe(lambda change: callback(), "value")
+    callback()
 
 
 def explore(draw: Callable[..., go.Figure | tuple[go.Figure, str]], **inputs: Any) -> widgets.VBox:
@@ -58,7 +65,7 @@ def explore(draw: Callable[..., go.Figure | tuple[go.Figure, str]], **inputs: An
     for widget in inputs.values():
         widget.style.description_width = "initial"
         widget.layout.margin = "2px 16px 2px 2px"
-    _observe(inputs.values(), redraw)
+    observe(inputs.values(), redraw)
     style = widgets.HTML(tables.MACROS.styled(""), layout={"display": "none"})
     return widgets.VBox([widgets.HBox(list(inputs.values())), style, output])
 
@@ -68,11 +75,9 @@ def choose_axes(frame: pd.DataFrame, quality: str, diversity: str) -> widgets.VB
     names = measured_metrics(frame) or [quality, diversity]
     titles = [(" · ".join(filter(None, (metric_label(name), definition(name).kind))), name) for name in names]
     up, right = (name if name in names else names[0] for name in (quality, diversity))
-    menus = {
-        "quality": widgets.Dropdown(options=titles, value=up, description="up"),
-        "diversity": widgets.Dropdown(options=titles, value=right, description="right"),
-    }
-    return explore(partial(frontier, frame), **menus)
+    up_menu = widgets.Dropdown(options=titles, value=up, description="up")
+    right_menu = widgets.Dropdown(options=titles, value=right, description="right")
+    return explore(partial(frontier, frame), quality=up_menu, diversity=right_menu)
 
 
 def check_metrics(frame: pd.DataFrame, *names: str) -> None:
@@ -94,11 +99,10 @@ def sortable_table(frame: pd.DataFrame, name: str) -> widgets.VBox:
 
     def redraw() -> None:
         chosen = frame.loc[frame["metric"] == menu.value].set_index("run")["value"].astype(float)
-        values: Any = frame["run"].map(chosen)
-        order = values.sort_values(ascending=False, kind="stable").index
-        view.value = tables.MACROS.styled(tables.results_html(frame.loc[order]) + link)
+        ordered = frame.sort_values("run", key=lambda runs: runs.map(chosen), ascending=False, kind="stable")
+        view.value = tables.MACROS.styled(tables.results_html(ordered) + link)
 
-    _observe([menu], redraw)
+    observe([menu], redraw)
     return widgets.VBox([menu, view])
 
 
@@ -119,8 +123,8 @@ def show_continuations(prompts: Sequence[str], continuations: Sequence[Continuat
     return widgets.HTML(tables.MACROS.styled(tables.MACROS.cards(cards)))
 
 
-def compare_samples(done: Sequence[RunRecord], samples: Mapping[str, Sequence[Sample]]) -> widgets.VBox:
-    """The continuations of one prompt side by side: human, and each run or the one in the menu. samples: by run."""
+def compare_samples(done: Sequence[RunRecord], samples: Samples) -> widgets.VBox:
+    """The continuations of one prompt side by side: human, and each run or the one in the menu."""
     sets = tables.first_sets(done, samples)
     if not sets:
         return widgets.VBox([widgets.HTML("<p>No run has samples.</p>")])
@@ -173,12 +177,6 @@ def match_occupancies(world: World, policy: torch.Tensor, alpha: float, discount
     return explore(draw, alpha=log_slider, discount=slider)
 
 
-def _observe(inputs: Iterable[Any], redraw: Callable[[], None]) -> None:
-    for widget in inputs:
-        widget.observe(lambda change: redraw(), "value")
-    redraw()
-
-
 def _browse(count: int, cards: Callable[[int], list[SampleCard]], *menus: widgets.ValueWidget) -> widgets.VBox:
     """A slider over `count` prompts, menus, and the cards of the chosen prompt."""
     slider: Any = widgets.IntSlider(0, 0, count - 1, description="prompt", continuous_update=False)
@@ -187,5 +185,5 @@ def _browse(count: int, cards: Callable[[int], list[SampleCard]], *menus: widget
     def redraw() -> None:
         view.value = tables.MACROS.styled(tables.MACROS.cards(cards(slider.value)))
 
-    _observe([slider, *menus], redraw)
+    observe([slider, *menus], redraw)
     return widgets.VBox([widgets.HBox([slider, *menus]), view])

@@ -78,6 +78,15 @@ def test_a_label_covers_neither_a_marker_nor_another_label():
     assert left != "top right" and right.endswith("right")
 
 
+def test_places_of_labels_take_in_the_intervals_and_the_label_of_the_human_line():
+    wide = [record(name, 0.5, y, metrics={"mauve": metric(y, 0.4)}) for name, y in (("a", 0.5), ("b", 0.52))]
+    named = frontier([*wide, record("c", 0.0, 0.5, objective="mixce")], "mauve", "diversity")
+    first, second = named["MLE"].textposition
+    assert first == "top right" != second
+    low = [record("a", 0.1, 0.8656), record("b", 0.5, 0.5, objective="mixce")]  # 25 pixels below the line, see PLOT
+    assert frontier(low, "mauve", "diversity")["MLE"].textposition == ("bottom right",)
+
+
 def test_lower_perplexity_is_better_for_the_rings():
     worse = [record("a", 0.5, 0.5), record("b", 0.6, 0.5, metrics={"perplexity": metric(12.0)})]
     assert set(frontier(worse, "perplexity", "diversity")[RING].x) == {0.5, 0.6}
