@@ -101,26 +101,19 @@ def wilson_interval(hits: int, trials: int) -> Estimate:
     return Estimate(hits / trials, interval.low, interval.high)
 
 
-def t_interval(values: Numbers, *, variance_factor: float = 0.0) -> Estimate:
-    """equals: mean(values), with mean +- t std(values, ddof=1) sqrt(variance_factor + 1 / k), t of k - 1 degrees
+def t_interval(values: Numbers, *, predict: bool = False) -> Estimate:
+    """equals: mean(values), with mean +- t std(values, ddof=1) sqrt(predict + 1 / k), t of k - 1 degrees
 
     values: (k,), one number a sample set or seed. One value has no interval. InputError on empty or non-finite values.
+    predict: cover one more value. For values that share their data, such as scores of random halves of one set of
+    texts: more do not add knowledge.
     """
     values = _finite(values, "values")
     size, mean = len(values), values.mean()
     if size == 1:
         return Estimate(mean, why="one sample set has no spread")
-    deviation = values.std(ddof=1) * math.sqrt(variance_factor + 1 / size)
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, size - 1) * deviation
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, size - 1) * (values.std(ddof=1) * math.sqrt(predict + 1 / size))
     return Estimate(mean, mean - half, mean + half)
-
-
-def prediction_interval(values: Numbers) -> Estimate:
-    """equals: t_interval(values, variance_factor=1), which covers one more value
-
-    For values that share their data, such as scores of random halves of one set of texts: more do not add knowledge.
-    """
-    return t_interval(values, variance_factor=1.0)
 
 
 @dataclass(frozen=True)
@@ -164,9 +157,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     if values.min() < 0 or values.max() > 1:
         raise InputError(f"p_values range from {values.min()} to {values.max()}; allowed: 0 to 1")
     order = np.argsort(values, kind="stable")
-    corrected = np.empty_like(values)
-    corrected[order] = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
-    return np.minimum(1, corrected).tolist()
+    corrected = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
+    return np.minimum(1, corrected)[np.argsort(order)].tolist()
 
 
 def bradley_terry(wins: Int[np.ndarray, "k k"]) -> list[Estimate]:
@@ -204,20 +196,15 @@ def bradley_terry(wins: Int[np.ndarray, "k k"]) -> list[Estimate]:
 
 
 def _sign_flip_p_value(differences: np.ndarray, replicates: int) -> float:
-    def distance(sample: np.ndarray, axis: int = -1) -> Any:
-        return np.abs(sample.mean(axis))
-
     options: dict[str, Any] = {"vectorized": True, "n_resamples": replicates, "alternative": "greater"}
+    options["statistic"] = lambda sample, axis: np.abs(sample.mean(axis))
     if 2 ** len(differences) <= replicates:
-        return float(stats.permutation_test((differences,), distance, permutation_type="samples", **options).pvalue)
+        return float(stats.permutation_test((differences,), permutation_type="samples", **options).pvalue)
     # permutation_test draws random signs too, but 8 times more slowly than the following.
     rng = np.random.default_rng(SEED)
-
-    def flip_signs(size: tuple[int, int]) -> np.ndarray:
-        return rng.choice([-1.0, 1.0], size=size) * differences
-
-    batch = max(1, BATCH_NUMBERS // len(differences))
-    return float(stats.monte_carlo_test(differences, flip_signs, distance, batch=batch, **options).pvalue)
+    options["batch"] = max(1, BATCH_NUMBERS // len(differences))
+    options["rvs"] = lambda size: rng.choice([-1.0, 1.0], size=size) * differences
+    return float(stats.monte_carlo_test(differences, **options).pvalue)
 
 
 def _finite(values: object, name: str) -> np.ndarray:

@@ -12,7 +12,7 @@ from mixkit.metrics import grammar
 from mixkit.metrics.features import Reader, choose_reader, load_reader
 from mixkit.metrics.ngram_metrics import score_texts
 from mixkit.metrics.quality import coherence, judge_perplexity, mauve_of_features, precision_recall_of_features
-from mixkit.metrics.statistics import Estimate, bootstrap, prediction_interval, t_interval
+from mixkit.metrics.statistics import Estimate, bootstrap, t_interval
 from mixkit.models.calibration import RECALL_AT, HeldOut, best_temperature, held_out
 from mixkit.models.generation import Prompt
 from mixkit.models.likelihood import encode, text_nll
@@ -196,7 +196,7 @@ def _feature_metrics(
             continue
         for name in names:
             values = [getattr(result, name) for result in results]
-            estimate = prediction_interval(values) if over == "halvings" else t_interval(values)
+            estimate = t_interval(values, predict=over == "halvings")
             if estimate.low is not None:  # Student's t does not know the metric's range
                 ends: Any = (estimate.low, estimate.high)
                 estimate = Estimate(estimate.value, *np.clip(ends, 0, np.inf if name == "density" else 1))

@@ -11,7 +11,7 @@ from mixkit.metrics import features
 from mixkit.metrics.features import Reader, choose_reader
 from mixkit.metrics.ngram_metrics import score_texts
 from mixkit.metrics.quality import SmallSampleWarning, coherence, judge_perplexity
-from mixkit.metrics.statistics import Estimate, prediction_interval, t_interval
+from mixkit.metrics.statistics import Estimate, t_interval
 from mixkit.models.generation import Prompt, sample_continuations
 from mixkit.models.likelihood import text_nll
 from mixkit.studies import evaluate as module
@@ -160,11 +160,11 @@ def test_the_prediction_interval():
 
     values = [0.3, 0.5, 0.45, 0.6]
     half = stats.t.ppf(0.975, 3) * np.std(values, ddof=1) * math.sqrt(1 + 1 / 4)
-    found = prediction_interval(values)
+    found = t_interval(values, predict=True)
     assert (found.low, found.high) == pytest.approx((np.mean(values) - half, np.mean(values) + half))
-    assert prediction_interval([0.5]).low is None and prediction_interval([0.5]).why
+    assert t_interval([0.5], predict=True) == t_interval([0.5])
     with pytest.raises(InputError, match="empty"):
-        prediction_interval([])
+        t_interval([], predict=True)
 
 
 @pytest.mark.parametrize(
