@@ -9,7 +9,7 @@ import numpy as np
 
 from mixkit._common import InputError
 from mixkit.metrics import grammar
-from mixkit.metrics.features import Reader, choose_reader, load_reader
+from mixkit.metrics.features import Reader, load_reader, reader_name
 from mixkit.metrics.ngram_metrics import score_texts
 from mixkit.metrics.quality import coherence, judge_perplexity, mauve_of_features, precision_recall_of_features
 from mixkit.metrics.statistics import Estimate, bootstrap, t_interval
@@ -43,8 +43,8 @@ def evaluate(
     """All metrics of the run `name`: of its model and its sample sets, which continue the first of the human texts."""
     sets = sets[:1] if all(texts == sets[0] for texts in sets) else sets  # greedy decoding: their spread tells nothing
     prompts, others = people[: len(sets[0])], people[len(sets[0]) :]
-    trained = Reader(f"run:{name}", model, tokenizer)
-    reader = choose_reader(config.reader, start=config.model, study=config.study, trained=trained)
+    chosen = reader_name(config.reader, config.model)  # tiny has random weights: the run reads its own texts then
+    reader = Reader(f"run:{name}", model, tokenizer) if chosen == "tiny" else load_reader(chosen, study=config.study)
     held = held_out(model, tokenizer, corpus.test, max_tokens=config.max_tokens)
     max_tokens = config.prompt_tokens + config.max_new_tokens
     metrics, human, _ = evaluate_samples(prompts, sets, others, reader, max_tokens=max_tokens)
