@@ -173,7 +173,7 @@ def check_reader(name: str) -> None:
 
 
 def reader_name(names: str, start: str) -> str:
-    """The first of `names` (separated by |) that needs no download, or the last. start: the model that `start` means."""
+    """The first of `names` (separated by |) that needs no download, or the last. start: what the name `start` means."""
     options = [start if name == "start" else name for name in names.split("|")]
     packaged = ("tiny", "minilm", "smollm2-135m")
     return next((n for n in options if n in packaged or n.startswith("run:") or loading.is_here(n)), options[-1])
