@@ -137,9 +137,8 @@ def score_texts(texts: Texts, *, budget: int | None = None) -> dict[str, Estimat
     corpus = count_ngrams(texts)
     within = cache(partial(_within_budget, corpus))
 
-    def of_totals(orders: tuple[int, ...], statistic: Callable[[np.ndarray], Any]) -> Estimate:
-        columns = [column for n in orders for column in _repeats(corpus, n)]
-        return bootstrap(np.column_stack(columns), statistic)
+    def of_totals(orders: tuple[int, ...], statistic: Callable[..., Any]) -> Estimate:
+        return bootstrap(*(column for n in orders for column in _repeats(corpus, n)), statistic=statistic)
 
     def of_corpus(metric: Callable[..., float], *order: int, budget: int | None = None, high: float = math.inf):
         whole = within(budget)
@@ -154,8 +153,8 @@ def score_texts(texts: Texts, *, budget: int | None = None) -> dict[str, Estimat
         return jackknife(value, left_out, bounds=(0.0, high))
 
     metrics: dict[str, Callable[[], Estimate]] = {
-        **{f"rep_{n}": partial(of_totals, (n,), lambda sums: 1 - sums[..., 0] / sums[..., 1]) for n in (2, 3, 4)},
-        "diversity": partial(of_totals, (2, 3, 4), lambda sums: (sums[..., ::2] / sums[..., 1::2]).prod(-1)),
+        **{f"rep_{n}": partial(of_totals, (n,), lambda distinct, total: 1 - distinct / total) for n in (2, 3, 4)},
+        "diversity": partial(of_totals, (2, 3, 4), lambda d2, t2, d3, t3, d4, t4: d2 / t2 * (d3 / t3) * (d4 / t4)),
         "pooled_diversity": lambda: bootstrap(_pooled(corpus)),
         **{f"distinct_{n}": partial(of_corpus, distinct_n, n, budget=budget, high=1.0) for n in (1, 2, 3, 4)},
         **{f"ngram_entropy_{n}": partial(of_corpus, ngram_entropy, n, budget=budget) for n in (1, 2, 3, 4)},

@@ -12,7 +12,6 @@ from scipy import optimize, special, stats
 from mixkit._common import Float, InputError, Int
 
 Numbers = Sequence[float] | Float[np.ndarray, "N ..."] | Int[np.ndarray, "N ..."]
-Statistic = Callable[[np.ndarray], Any]  # of totals
 SEED = 0  # of all resamples
 CONFIDENCE = 0.95  # of every interval
 BATCH_NUMBERS = 4_000_000  # numbers in a batch of resamples
@@ -45,22 +44,22 @@ class Estimate:
         return cls(None, why=reason)
 
 
-def bootstrap(values: Numbers, statistic: Statistic | None = None, *, replicates: int = 1000) -> Estimate:
-    """equals: statistic(values.sum(0)), with the percentiles of statistic(values[rng.integers(N, size=N)].sum(0))
+def bootstrap(*values: Numbers, statistic: Callable[..., Any] | None = None, replicates: int = 1000) -> Estimate:
+    """equals: statistic(*(v.sum() for v in values)), with the percentiles of the same on resamples of the N texts
 
-    values: (N,) or (N, k), what each of N texts adds to k totals. statistic: from totals (..., k) to (...); by default
-    the mean of values (N,). No interval for one text, nor if the statistic is undefined on a resample. Not for counts
-    of repetition, where copies of texts would count (see `jackknife`). Raises InputError on empty or non-finite values.
-    Source: Efron and Tibshirani 1993, chapter 13.
+    values: each (N,), what each text adds to a total. statistic: of as many totals; of arrays of them too, element by
+    element; by default total / N, the mean. No interval for one text, nor if the statistic is undefined on a resample.
+    Not for counts of repetition, where copies of texts would count (see `jackknife`). Raises InputError on empty or
+    non-finite values, and on shapes other than (N,). Source: Efron and Tibshirani 1993, chapter 13.
     """
-    values = _finite(values, "values")
-    if statistic is None and values.ndim != 1:
-        raise InputError(f"values has shape {values.shape}; a mean takes one value a text")
-    texts, columns = len(values), tuple(values.reshape(len(values), -1).T)
+    columns = _finite(values, "values")
+    if columns.ndim != 2:
+        raise InputError(f"values has shape {columns.shape[1:]}; give one number a text")
+    texts = columns.shape[1]
+    of_totals = statistic or (lambda total: total / texts)
 
     def of_sample(*columns: np.ndarray, axis: int = -1) -> Any:
-        totals = np.stack([column.sum(axis) for column in columns], axis=-1)
-        return totals[..., 0] / texts if statistic is None else statistic(totals)
+        return of_totals(*(column.sum(axis) for column in columns))
 
     value = float(of_sample(*columns))
     if texts == 1:

@@ -68,14 +68,16 @@ def _predictions(held: HeldOut) -> dict[str, Estimate]:
     """Metrics of the model's predictions of held-out texts, each a ratio of sums over texts."""
 
     def ratio(numerator: np.ndarray) -> Estimate:
-        return bootstrap(np.column_stack([numerator, held.tokens]), lambda t: t[..., 0] / t[..., 1])
+        return bootstrap(numerator, held.tokens, statistic=np.divide)
 
     def at_best_temperature(statistic: Callable[[Any, Any], Any]) -> Estimate:
-        totals = np.column_stack([held.nll_at, held.tokens])
-        temperature, _ = best_temperature(totals.sum(0)[:-1], totals.sum(0)[-1])
+        def of_totals(tokens: Any, *nll_at: Any) -> Any:
+            return statistic(*best_temperature(np.stack(nll_at, -1), tokens))
+
+        temperature, _ = best_temperature(held.nll_at.sum(0), held.tokens.sum(0))
         if np.isnan(temperature):
             return Estimate.absent("the nll has no minimum at a temperature between 0.56 and 5")
-        estimate = bootstrap(totals, lambda t: statistic(*best_temperature(t[..., :-1], t[..., -1])))
+        estimate = bootstrap(held.tokens, *held.nll_at.T, statistic=of_totals)
         undefined = "no interval: T* is outside 0.56 to 5 on some resamples"
         return estimate if estimate.low is not None else replace(estimate, why=undefined)
 
@@ -106,8 +108,8 @@ def _entropy_calibration(
     everything = ([prompt.human for prompt in prompts], *sets)
     scored: Any = [text_nll(model, tokenizer, list(texts), **options) for texts in everything]
     nll, tokens = zip(*scored, strict=True)
-    totals = np.column_stack([sum(nll[1:]), sum(tokens[1:]), nll[0], tokens[0]])
-    return bootstrap(totals, lambda t: t[..., 0] / t[..., 1] - t[..., 2] / t[..., 3])
+    totals = np.stack([sum(nll[1:]), sum(tokens[1:]), nll[0], tokens[0]])
+    return bootstrap(*totals, statistic=lambda own, n, human, m: own / n - human / m)
 
 
 def evaluate_samples(
@@ -219,7 +221,7 @@ def _mean_over_sets(scores: Sequence[dict[str, Estimate]], **facts: Any) -> dict
 
 def _perplexity(nats: Any, tokens: Any) -> Estimate:
     """exp(sum of nats / sum of tokens) over texts, with its bootstrap interval over texts. nats, tokens: (N,)."""
-    return bootstrap(np.column_stack([nats, tokens]), lambda t: np.exp(t[..., 0] / t[..., 1]))
+    return bootstrap(nats, tokens, statistic=lambda nats, tokens: np.exp(nats / tokens))
 
 
 def _joined(prompts: Sequence[Prompt], *sets: Sequence[str]) -> list[str]:

@@ -62,8 +62,7 @@ def damage_table(
             table[name]["coherence"] = bootstrap(coherence(prompts[:READ], version[:READ], reader))
         if judge:
             judged = judge_perplexity(version[:JUDGED], judge, judged=None, prompts=prompts[:JUDGED])
-            totals = np.column_stack(judged)
-            table[name]["judge_perplexity"] = bootstrap(totals, lambda t: np.exp(t[..., 0] / t[..., 1]))
+            table[name]["judge_perplexity"] = bootstrap(*judged, statistic=lambda nll, tokens: np.exp(nll / tokens))
     return table
 
 
