@@ -249,8 +249,7 @@ def _hub_texts(name: str, rows: Iterable[dict]) -> Iterator[str]:
     """The texts of suitable length, and "" for each row without a text."""
     column = None
     for row in rows:
-        if column is None:
-            column = next((column for column in TEXT_COLUMNS if isinstance(row.get(column, 0), str | None)), None)
+        column = column or next((field for field in TEXT_COLUMNS if isinstance(row.get(field, 0), str | None)), None)
         if column is None:
             known = ", ".join(TEXT_COLUMNS)
             raise InputError(f"corpus {name!r} has no text column; found: {', '.join(row)}; known: {known}")
