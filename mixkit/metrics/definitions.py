@@ -1,11 +1,9 @@
 """Every metric's label, axis title, direction and role in the trade-off, without importing torch or numpy."""
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 
-@dataclass(frozen=True)
-class MetricDefinition:
+class MetricDefinition(NamedTuple):
     """What is known of a metric apart from its values."""
 
     label: str  # short name for tables

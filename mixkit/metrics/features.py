@@ -70,10 +70,8 @@ class Reader:
         limit = self.limit(max_tokens)
         check_texts(texts)
         if empty := [i for i, text in enumerate(texts) if not text.strip()]:
-            what = f"{len(empty)} of {len(texts)} texts are empty (the first is number {empty[0]})"
-            raise InputError(
-                f"{what}; join each continuation to its prompt, or leave empty texts out and report how many"
-            )
+            advice = "join each continuation to its prompt, or leave empty texts out and report how many"
+            raise InputError(f"{len(empty)} of {len(texts)} texts are empty (the first is number {empty[0]}); {advice}")
         # Other texts are cut below, because a tokenizer set up for generation may truncate on the left.
         options = {"truncation": True, "max_length": limit} if self.is_encoder else {"verbose": False}
         rows = self.tokenizer(list(texts), split_special_tokens=True, **options)["input_ids"]
@@ -163,28 +161,19 @@ def load_reader(name: str, *, study: str = "", cache: Path | None = CACHE) -> Re
     return Reader(name, model.to(loading.default_device()), tokenizer, cache)  # pyright: ignore[reportArgumentType]
 
 
-def choose_reader(names: str, *, start: str, study: str, trained: Reader) -> Reader:
-    """The first of `names` (separated by |) that needs no download, or the last: gpt2-large|start.
-
-    `start` stands for the model that the run starts from; where that is `tiny`, of random weights, for `trained`.
-    """
-    name = reader_name(names, start)
-    return trained if name == "tiny" else load_reader(name, study=study)
-
-
-def check_reader(names: str, *, start: str) -> None:
-    """Raise InputError if choose_reader would find no reader. Weights are not loaded, nor a run's model looked up."""
-    name = reader_name(names, start)
+def check_reader(name: str) -> None:
+    """Raise InputError if load_reader would find no reader. Weights are not loaded, nor a run's model looked up."""
     if name == "minilm":
         _minilm_folder()
     elif not name.startswith("run:"):
         try:
             loading.check_model(name)
         except InputError as error:
-            raise InputError(f"reader {names!r}: {error}") from error
+            raise InputError(f"reader {name!r}: {error}") from error
 
 
 def reader_name(names: str, start: str) -> str:
+    """The first of `names` (separated by |) that needs no download, or the last. start: what the name `start` means."""
     options = [start if name == "start" else name for name in names.split("|")]
     packaged = ("tiny", "minilm", "smollm2-135m")
     return next((n for n in options if n in packaged or n.startswith("run:") or loading.is_here(n)), options[-1])

@@ -16,10 +16,8 @@ from mixkit.models.loading import start_token
 from mixkit.texts.story_grammar import Grammar, tales_grammar
 
 
-def score_texts(
-    texts: Sequence[str], prompts: Sequence[str] | None = None, *, grammar: Grammar | None = None
-) -> dict[str, Estimate]:
-    """Quality of whole texts, each with its prompt, under the grammar. By default the prompts are empty.
+def score_texts(texts: Sequence[str], prompts: Sequence[str], *, grammar: Grammar | None = None) -> dict[str, Estimate]:
+    """Quality of whole texts, each with its prompt, under the grammar. A prompt may be empty.
 
       valid_text_rate    share of texts with a positive probability, in [0, 1]; Wilson's interval
       valid_prefix_rate  (words after the prompt and before a text's first mistake) / (words after the prompt), in
@@ -30,7 +28,6 @@ def score_texts(
     Raises InputError without texts, with another number of prompts, and if a text does not begin with its prompt.
     """
     grammar = grammar or tales_grammar()
-    prompts = prompts if prompts is not None else [""] * len(texts)
     if not texts or len(texts) != len(prompts):
         raise InputError(f"{len(texts)} texts and {len(prompts)} prompts; as many of both are needed, at least one")
     for text, prompt in zip(texts, prompts, strict=True):
@@ -38,17 +35,16 @@ def score_texts(
             raise InputError(f"a text begins {text[:40]!r}, not with its prompt {prompt[:40]!r}; give whole texts")
     log_probs = np.array([grammar.log_prob(text) for text in texts])
     valid = log_probs > -math.inf
+    prompt_words = np.array([len(prompt.split()) for prompt in prompts])
+    right = np.array([len(grammar.longest_prefix(text).split()) for text in texts]) - prompt_words
+    written = np.array([len(text.split()) for text in texts]) - prompt_words
     scores = {
         "valid_text_rate": wilson_interval(int(valid.sum()), len(texts)),
         "valid_prefix_rate": Estimate.absent("no word was written"),
         "grammar_nll": Estimate.absent(f"none of {len(texts)} texts is valid under the grammar"),
     }
-    prompt_words = np.array([len(prompt.split()) for prompt in prompts])
-    right = np.array([len(grammar.longest_prefix(text).split()) for text in texts]) - prompt_words
-    written = np.array([len(text.split()) for text in texts]) - prompt_words
     if written.any():
-        totals = np.column_stack([np.maximum(right, 0), written])
-        scores["valid_prefix_rate"] = bootstrap(totals, lambda totals: totals[..., 0] / totals[..., 1])
+        scores["valid_prefix_rate"] = bootstrap(np.maximum(right, 0), written, statistic=np.divide)
     if valid.any():
         scores["grammar_nll"] = bootstrap(-log_probs[valid])
     return scores
@@ -110,4 +106,4 @@ def valid_next_auc(model: Any, tokenizer: Any, texts: Sequence[str], *, max_toke
             row += u / (count * (~is_valid).sum()), 1
     if not sums[:, 1].any():
         return Estimate.absent("no place in the texts has both valid and invalid next words")
-    return bootstrap(sums, lambda sums: sums[..., 0] / sums[..., 1])
+    return bootstrap(*sums.T, statistic=np.divide)

@@ -11,6 +11,10 @@ from mixkit._common import Bool, InputError, Int
 from mixkit.texts.words import split_words
 
 
+class Undefined(InputError):
+    """The texts do not define the metric. `score_texts` reports it as absent with this reason."""
+
+
 @dataclass(frozen=True, eq=False)
 class Ngrams:
     """All n-grams of one order in T tokens: V distinct n-grams, and K pairs of text and n-gram that occur."""
@@ -40,8 +44,14 @@ class NgramCounts:
             self._orders[n] = self._select(n, *self._part_of) if self._part_of else self._count(n)
         return self._orders[n]
 
-    def first_tokens(self, budget: int) -> "NgramCounts":
-        """The texts up to the first `budget` tokens of the corpus; the last of them is cut."""
+    def within(self, budget: int | None) -> "NgramCounts":
+        """The texts up to the first `budget` tokens of the corpus, the last of them cut; all texts without a budget."""
+        if budget is None:
+            return self
+        if budget < 1:
+            raise InputError(f"budget is {budget}; allowed: a number of tokens from 1")
+        if budget > len(self.tokens):
+            raise Undefined(f"the texts have {len(self.tokens)} tokens, fewer than the budget of {budget}")
         ends = np.minimum(np.cumsum(self.lengths), budget)
         num_texts = int(np.searchsorted(ends, budget)) + 1
         return NgramCounts(self.texts[:num_texts], self.tokens[:budget], np.diff(ends[:num_texts], prepend=0))

@@ -15,16 +15,11 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from mixkit._common import InputError
-from mixkit.metrics.ngram_counts import NgramCounts, Ngrams, Texts, count_ngrams
+from mixkit.metrics.ngram_counts import NgramCounts, Ngrams, Texts, Undefined, count_ngrams
 from mixkit.metrics.statistics import Estimate, bootstrap, jackknife, wilson_interval
 
 JACKKNIFE_GROUPS = 20
 ZIPF_TOKENS = 5000  # the most frequent ones
-
-
-class Undefined(InputError):
-    """The texts do not define the metric. `score_texts` reports it as absent with this reason."""
 
 
 def rep_n(texts: Texts, n: int) -> float:
@@ -135,11 +130,10 @@ def score_texts(texts: Texts, *, budget: int | None = None) -> dict[str, Estimat
     for the others, of the whole corpus, a jackknife over 20 groups of neighbours. budget: of distinct_n, ngram_entropy.
     """
     corpus = count_ngrams(texts)
-    within = cache(partial(_within_budget, corpus))
+    within = cache(corpus.within)
 
-    def of_totals(orders: tuple[int, ...], statistic: Callable[[np.ndarray], Any]) -> Estimate:
-        columns = [column for n in orders for column in _repeats(corpus, n)]
-        return bootstrap(np.column_stack(columns), statistic)
+    def of_totals(orders: tuple[int, ...], statistic: Callable[..., Any]) -> Estimate:
+        return bootstrap(*(column for n in orders for column in _repeats(corpus, n)), statistic=statistic)
 
     def of_corpus(metric: Callable[..., float], *order: int, budget: int | None = None, high: float = math.inf):
         whole = within(budget)
@@ -154,8 +148,8 @@ def score_texts(texts: Texts, *, budget: int | None = None) -> dict[str, Estimat
         return jackknife(value, left_out, bounds=(0.0, high))
 
     metrics: dict[str, Callable[[], Estimate]] = {
-        **{f"rep_{n}": partial(of_totals, (n,), lambda sums: 1 - sums[..., 0] / sums[..., 1]) for n in (2, 3, 4)},
-        "diversity": partial(of_totals, (2, 3, 4), lambda sums: (sums[..., ::2] / sums[..., 1::2]).prod(-1)),
+        **{f"rep_{n}": partial(of_totals, (n,), lambda distinct, total: 1 - distinct / total) for n in (2, 3, 4)},
+        "diversity": partial(of_totals, (2, 3, 4), lambda d2, t2, d3, t3, d4, t4: d2 / t2 * (d3 / t3) * (d4 / t4)),
         "pooled_diversity": lambda: bootstrap(_pooled(corpus)),
         **{f"distinct_{n}": partial(of_corpus, distinct_n, n, budget=budget, high=1.0) for n in (1, 2, 3, 4)},
         **{f"ngram_entropy_{n}": partial(of_corpus, ngram_entropy, n, budget=budget) for n in (1, 2, 3, 4)},
@@ -177,11 +171,9 @@ def score_texts(texts: Texts, *, budget: int | None = None) -> dict[str, Estimat
 def text_values(texts: Texts) -> dict[str, list[float | None]]:
     """rep_2 to rep_4 (Welleck et al. 2020), diversity and length of each text; None where the text is too short."""
     corpus = count_ngrams(texts)
-    values: dict[str, np.ndarray] = {}
     with np.errstate(invalid="ignore"):
-        for n in (2, 3, 4):
-            values[f"rep_{n}"] = 1 - np.divide(*_counts_by_text(corpus, n))
-    values["diversity"] = np.prod([1 - values[f"rep_{n}"] for n in (2, 3, 4)], axis=0)
+        values = {f"rep_{n}": 1 - np.divide(*_counts_by_text(corpus, n)) for n in (2, 3, 4)}
+    values["diversity"] = np.prod([1 - rep for rep in values.values()], axis=0)
     values["length"] = corpus.lengths
     return {name: [None if math.isnan(x) else float(x) for x in column] for name, column in values.items()}
 
@@ -213,19 +205,9 @@ def _pooled(corpus: NgramCounts) -> np.ndarray:
     return distinct[not_empty] / total[not_empty]
 
 
-def _within_budget(corpus: NgramCounts, budget: int | None) -> NgramCounts:
-    if budget is None:
-        return corpus
-    if budget < 1:
-        raise InputError(f"budget is {budget}; allowed: a number of tokens from 1")
-    if budget > len(corpus.tokens):
-        raise Undefined(f"the texts have {len(corpus.tokens)} tokens, fewer than the budget of {budget}")
-    return corpus.first_tokens(budget)
-
-
 def _corpus_counts(texts: Texts, n: int, budget: int | None = None) -> np.ndarray:
     """How often each n-gram occurs in the corpus, or in its first `budget` tokens."""
-    numbers = _within_budget(count_ngrams(texts), budget).ngrams(n).number
+    numbers = count_ngrams(texts).within(budget).ngrams(n).number
     counts = np.bincount(numbers[numbers >= 0])
     if not len(counts):
         raise Undefined(f"no text has a {n}-gram" + (f" within the first {budget} tokens" if budget else ""))

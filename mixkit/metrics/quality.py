@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 
 from mixkit._common import Float, InputError, Int
 from mixkit.metrics.features import Reader, check_texts
-from mixkit.models.likelihood import check_head, text_nll
+from mixkit.models.likelihood import text_nll
 from mixkit.models.loading import autocast
 
 KMEANS_SEEDS = (25, 26, 27, 28, 29)  # the first is mauve-text's default
@@ -77,11 +76,8 @@ def mauve_of_features(
 
     # faiss wants 39 points a cluster and MAUVE's rule gives it 20. A bound of 1 only silences faiss's advice on stderr.
     quiet_kmeans = partial(faiss.Kmeans, min_points_per_centroid=1)
-    settings: dict[str, Any] = {"num_buckets": max(2, round(texts / 10)), "mauve_scaling_factor": 5}
-    results: list[Any] = []
     with mock.patch.object(faiss, "Kmeans", quiet_kmeans), threadpool_limits(torch.get_num_threads()):
-        for seed in kmeans_seeds:
-            results.append(compute_mauve(p_features=human, q_features=generated, seed=int(seed), **settings))
+        results = [compute_mauve(p_features=human, q_features=generated, seed=seed) for seed in kmeans_seeds]
     names = ("mauve", "mauve_star", "frontier_integral")
     return MauveResult(**{name: float(np.mean([getattr(result, name) for result in results])) for name in names})
 
@@ -184,7 +180,6 @@ def judge_perplexity(
         raise InputError(f"judge {judge.name!r} is the model that wrote the texts; allowed: any other causal LM")
     if judge.is_encoder or judge.model.get_output_embeddings() is None:
         raise InputError(f"judge {judge.name!r} gives no next-token probabilities; allowed: a causal LM with its head")
-    check_head(judge.model)  # also refuses a model that has diverged
     contexts = [""] * len(texts) if prompts is None else list(prompts)
     limit = judge.limit(max_tokens) - 1  # without the start token
     with autocast(judge.model):

@@ -12,7 +12,6 @@ from scipy import optimize, special, stats
 from mixkit._common import Float, InputError, Int
 
 Numbers = Sequence[float] | Float[np.ndarray, "N ..."] | Int[np.ndarray, "N ..."]
-Statistic = Callable[[np.ndarray], Any]  # of totals
 SEED = 0  # of all resamples
 CONFIDENCE = 0.95  # of every interval
 BATCH_NUMBERS = 4_000_000  # numbers in a batch of resamples
@@ -45,22 +44,22 @@ class Estimate:
         return cls(None, why=reason)
 
 
-def bootstrap(values: Numbers, statistic: Statistic | None = None, *, replicates: int = 1000) -> Estimate:
-    """equals: statistic(values.sum(0)), with the percentiles of statistic(values[rng.integers(N, size=N)].sum(0))
+def bootstrap(*values: Numbers, statistic: Callable[..., Any] | None = None, replicates: int = 1000) -> Estimate:
+    """equals: statistic(*(v.sum() for v in values)), with the percentiles of the same on resamples of the N texts
 
-    values: (N,) or (N, k), what each of N texts adds to k totals. statistic: from totals (..., k) to (...); by default
-    the mean of values (N,). No interval for one text, nor if the statistic is undefined on a resample. Not for counts
-    of repetition, where copies of texts would count (see `jackknife`). Raises InputError on empty or non-finite values.
-    Source: Efron and Tibshirani 1993, chapter 13.
+    values: each (N,), what each text adds to a total. statistic: of as many totals; of arrays of them too, element by
+    element; by default total / N, the mean. No interval for one text, nor if the statistic is undefined on a resample.
+    Not for counts of repetition, where copies of texts would count (see `jackknife`). Raises InputError on empty or
+    non-finite values, and on shapes other than (N,). Source: Efron and Tibshirani 1993, chapter 13.
     """
-    values = _finite(values, "values")
-    if statistic is None and values.ndim != 1:
-        raise InputError(f"values has shape {values.shape}; a mean takes one value a text")
-    texts, columns = len(values), tuple(values.reshape(len(values), -1).T)
+    columns = _finite(values, "values")
+    if columns.ndim != 2:
+        raise InputError(f"values has shape {columns.shape[1:]}; give one number a text")
+    texts = columns.shape[1]
+    of_totals = statistic or (lambda total: total / texts)
 
     def of_sample(*columns: np.ndarray, axis: int = -1) -> Any:
-        totals = np.stack([column.sum(axis) for column in columns], axis=-1)
-        return totals[..., 0] / texts if statistic is None else statistic(totals)
+        return of_totals(*(column.sum(axis) for column in columns))
 
     value = float(of_sample(*columns))
     if texts == 1:
@@ -101,26 +100,19 @@ def wilson_interval(hits: int, trials: int) -> Estimate:
     return Estimate(hits / trials, interval.low, interval.high)
 
 
-def t_interval(values: Numbers, *, variance_factor: float = 0.0) -> Estimate:
-    """equals: mean(values), with mean +- t std(values, ddof=1) sqrt(variance_factor + 1 / k), t of k - 1 degrees
+def t_interval(values: Numbers, *, predict: bool = False) -> Estimate:
+    """equals: mean(values), with mean +- t std(values, ddof=1) sqrt(predict + 1 / k), t of k - 1 degrees
 
     values: (k,), one number a sample set or seed. One value has no interval. InputError on empty or non-finite values.
+    predict: cover one more value. For values that share their data, such as scores of random halves of one set of
+    texts: more do not add knowledge.
     """
     values = _finite(values, "values")
     size, mean = len(values), values.mean()
     if size == 1:
         return Estimate(mean, why="one sample set has no spread")
-    deviation = values.std(ddof=1) * math.sqrt(variance_factor + 1 / size)
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, size - 1) * deviation
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, size - 1) * (values.std(ddof=1) * math.sqrt(predict + 1 / size))
     return Estimate(mean, mean - half, mean + half)
-
-
-def prediction_interval(values: Numbers) -> Estimate:
-    """equals: t_interval(values, variance_factor=1), which covers one more value
-
-    For values that share their data, such as scores of random halves of one set of texts: more do not add knowledge.
-    """
-    return t_interval(values, variance_factor=1.0)
 
 
 @dataclass(frozen=True)
@@ -164,9 +156,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     if values.min() < 0 or values.max() > 1:
         raise InputError(f"p_values range from {values.min()} to {values.max()}; allowed: 0 to 1")
     order = np.argsort(values, kind="stable")
-    corrected = np.empty_like(values)
-    corrected[order] = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
-    return np.minimum(1, corrected).tolist()
+    corrected = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
+    return np.minimum(1, corrected)[np.argsort(order)].tolist()
 
 
 def bradley_terry(wins: Int[np.ndarray, "k k"]) -> list[Estimate]:
@@ -204,20 +195,15 @@ def bradley_terry(wins: Int[np.ndarray, "k k"]) -> list[Estimate]:
 
 
 def _sign_flip_p_value(differences: np.ndarray, replicates: int) -> float:
-    def distance(sample: np.ndarray, axis: int = -1) -> Any:
-        return np.abs(sample.mean(axis))
-
     options: dict[str, Any] = {"vectorized": True, "n_resamples": replicates, "alternative": "greater"}
+    options["statistic"] = lambda sample, axis: np.abs(sample.mean(axis))
     if 2 ** len(differences) <= replicates:
-        return float(stats.permutation_test((differences,), distance, permutation_type="samples", **options).pvalue)
+        return float(stats.permutation_test((differences,), permutation_type="samples", **options).pvalue)
     # permutation_test draws random signs too, but 8 times more slowly than the following.
     rng = np.random.default_rng(SEED)
-
-    def flip_signs(size: tuple[int, int]) -> np.ndarray:
-        return rng.choice([-1.0, 1.0], size=size) * differences
-
-    batch = max(1, BATCH_NUMBERS // len(differences))
-    return float(stats.monte_carlo_test(differences, flip_signs, distance, batch=batch, **options).pvalue)
+    options["batch"] = max(1, BATCH_NUMBERS // len(differences))
+    options["rvs"] = lambda size: rng.choice([-1.0, 1.0], size=size) * differences
+    return float(stats.monte_carlo_test(differences, **options).pvalue)
 
 
 def _finite(values: object, name: str) -> np.ndarray:

@@ -9,10 +9,10 @@ import numpy as np
 
 from mixkit._common import InputError
 from mixkit.metrics import grammar
-from mixkit.metrics.features import Reader, choose_reader, load_reader
+from mixkit.metrics.features import Reader, load_reader, reader_name
 from mixkit.metrics.ngram_metrics import score_texts
 from mixkit.metrics.quality import coherence, judge_perplexity, mauve_of_features, precision_recall_of_features
-from mixkit.metrics.statistics import Estimate, bootstrap, prediction_interval, t_interval
+from mixkit.metrics.statistics import Estimate, bootstrap, t_interval
 from mixkit.models.calibration import RECALL_AT, HeldOut, best_temperature, held_out
 from mixkit.models.generation import Prompt
 from mixkit.models.likelihood import encode, text_nll
@@ -43,8 +43,8 @@ def evaluate(
     """All metrics of the run `name`: of its model and its sample sets, which continue the first of the human texts."""
     sets = sets[:1] if all(texts == sets[0] for texts in sets) else sets  # greedy decoding: their spread tells nothing
     prompts, others = people[: len(sets[0])], people[len(sets[0]) :]
-    trained = Reader(f"run:{name}", model, tokenizer)
-    reader = choose_reader(config.reader, start=config.model, study=config.study, trained=trained)
+    chosen = reader_name(config.reader, config.model)  # tiny has random weights: the run reads its own texts then
+    reader = Reader(f"run:{name}", model, tokenizer) if chosen == "tiny" else load_reader(chosen, study=config.study)
     held = held_out(model, tokenizer, corpus.test, max_tokens=config.max_tokens)
     max_tokens = config.prompt_tokens + config.max_new_tokens
     metrics, human, _ = evaluate_samples(prompts, sets, others, reader, max_tokens=max_tokens)
@@ -68,11 +68,13 @@ def _predictions(held: HeldOut) -> dict[str, Estimate]:
     """Metrics of the model's predictions of held-out texts, each a ratio of sums over texts."""
 
     def at_best_temperature(statistic: Callable[[Any, Any], Any]) -> Estimate:
-        totals = np.column_stack([held.nll_at, held.tokens])
-        temperature, _ = best_temperature(totals.sum(0)[:-1], totals.sum(0)[-1])
+        def of_totals(tokens: Any, *nll_at: Any) -> Any:
+            return statistic(*best_temperature(np.stack(nll_at, -1), tokens))
+
+        temperature, _ = best_temperature(held.nll_at.sum(0), held.tokens.sum(0))
         if np.isnan(temperature):
             return Estimate.absent("the nll has no minimum at a temperature between 0.56 and 5")
-        estimate = bootstrap(totals, lambda t: statistic(*best_temperature(t[..., :-1], t[..., -1])))
+        estimate = bootstrap(held.tokens, *held.nll_at.T, statistic=of_totals)
         undefined = "no interval: T* is outside 0.56 to 5 on some resamples"
         return estimate if estimate.low is not None else replace(estimate, why=undefined)
 
@@ -103,8 +105,8 @@ def _entropy_calibration(
     everything = ([prompt.human for prompt in prompts], *sets)
     scored: Any = [text_nll(model, tokenizer, list(texts), **options) for texts in everything]
     nll, tokens = zip(*scored, strict=True)
-    totals = np.column_stack([sum(nll[1:]), sum(tokens[1:]), nll[0], tokens[0]])
-    return bootstrap(totals, lambda t: t[..., 0] / t[..., 1] - t[..., 2] / t[..., 3])
+    totals = np.stack([sum(nll[1:]), sum(tokens[1:]), nll[0], tokens[0]])
+    return bootstrap(*totals, statistic=lambda own, n, human, m: own / n - human / m)
 
 
 def evaluate_samples(
@@ -191,7 +193,7 @@ def _feature_metrics(pairs: Sequence[tuple[np.ndarray, np.ndarray]], over: str, 
             continue
         for name in names:
             values = [getattr(result, name) for result in results]
-            estimate = prediction_interval(values) if over == "halvings" else t_interval(values)
+            estimate = t_interval(values, predict=over == "halvings")
             if estimate.low is not None:  # Student's t does not know the metric's range
                 ends: Any = (estimate.low, estimate.high)
                 estimate = Estimate(estimate.value, *np.clip(ends, 0, np.inf if name == "density" else 1))
@@ -214,7 +216,7 @@ def _mean_over_sets(scores: Sequence[dict[str, Estimate]], **facts: Any) -> dict
 
 def _ratio(values: Any, tokens: Any, function: Callable[[Any], Any] = lambda ratio: ratio) -> Estimate:
     """function(sum of values / sum of tokens) over texts, with its bootstrap interval. values, tokens: (N,)."""
-    return bootstrap(np.column_stack([values, tokens]), lambda t: function(t[..., 0] / t[..., 1]))
+    return bootstrap(values, tokens, statistic=lambda values, tokens: function(values / tokens))
 
 
 def _joined(prompts: Sequence[Prompt], *sets: Sequence[str]) -> list[str]:

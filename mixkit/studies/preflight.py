@@ -132,7 +132,7 @@ def check_runs(
             problems.append(f"note: prompts is {config.prompts}, but only {counts[key]} {longer}")
         name = reader_name(config.reader, config.model)
         for encoder in filter(None, (config.coherence_reader, name if name == "minilm" else "")):
-            problems.check(check_reader, encoder, start="")
+            problems.check(check_reader, encoder)
         reader = load("reader", name, config.study)
         context = MINILM_TOKENS if name == "minilm" else reader.context if reader else length
         if length > context:

@@ -4,12 +4,12 @@ import gzip
 import hashlib
 import itertools
 import json
-import math
 import os
 import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,23 +114,18 @@ def _sample_tales(limits: dict[str, int], noise: float) -> Splits:
 
 
 def _noise_rate(name: str) -> float:
-    _, colon, argument = name.partition(":")
-    try:
-        rate = float(argument) if colon else NOISE
-    except ValueError:
-        rate = math.nan
-    if not 0 <= rate <= 1:
-        raise InputError(f"corpus {name!r}: {argument!r} is no share of damaged texts; write tales-noisy:RATE, 0 to 1")
-    return rate
+    argument = name.partition(":")[2] if ":" in name else NOISE
+    with suppress(ValueError):
+        if 0 <= float(argument) <= 1:
+            return float(argument)
+    raise InputError(f"corpus {name!r}: {argument!r} is no share of damaged texts; write tales-noisy:RATE, 0 to 1")
 
 
 def _read_middlemarch(limits: dict[str, int]) -> Splits:
     """Each chapter belongs to one split, so that no text continues a text of another split."""
     if not NOVEL.is_file():
-        raise InputError(
-            f"corpus 'middlemarch': {NOVEL.name} is in data/corpora of mixkit's repository, not in the installed "
-            f"package; clone the repository, or use tales or {FILES}"
-        )
+        where = f"{NOVEL.name} is in data/corpora of mixkit's repository, not in the installed package"
+        raise InputError(f"corpus 'middlemarch': {where}; clone the repository, or use tales or {FILES}")
     novel = gzip.decompress(NOVEL.read_bytes()).decode("ascii").partition("\nPRELUDE\n")[2]
     chapters = [_cut_chapter(chapter) for chapter in re.split(r"\n(?:CHAPTER [IVXLC]+\.?|FINALE\.)\n", novel)]
     shuffler = random.Random(SPLIT_SEED)
@@ -149,19 +144,15 @@ def _read_middlemarch(limits: dict[str, int]) -> Splits:
 
 def _cut_chapter(chapter: str) -> list[str]:
     """The texts of a chapter, without epigraph and headings. Two blanks end a sentence in this transcription."""
-    blocks = re.split(r"\n\n+", chapter.strip("\n"))
+    blocks = itertools.dropwhile(lambda block: block.startswith(" "), re.split(r"\n\n+", chapter.strip("\n")))
     texts, words = [], []
-    for block in itertools.dropwhile(lambda block: block.startswith(" "), blocks):
-        if block.isupper():  # the heading of the next book
-            break
-        for sentence in block.replace("_", "").split("  "):
+    for block in itertools.takewhile(lambda block: not block.isupper(), blocks):  # up to the heading of the next book
+        sentences = block.replace("_", "").split("  ")
+        for i, sentence in enumerate(sentences, 1):
             words += sentence.split()
-            if len(words) >= NOVEL_WORDS:
+            if len(words) >= (NOVEL_WORDS if i < len(sentences) else MIN_WORDS):
                 texts.append(words)
                 words = []
-        if len(words) >= MIN_WORDS:
-            texts.append(words)
-            words = []
     texts[-1] += words
     return list(map(" ".join, texts))
 
@@ -218,8 +209,7 @@ def _load_hub(name: str, limits: dict[str, int]) -> tuple[Splits, str]:
     key = hashlib.sha256(json.dumps(["distinct texts", dataset, config, limits]).encode()).hexdigest()[:16]
     cached = CACHE / "corpora" / f"{key}.json"
     if not cached.is_file():
-        corpus = _stream_hub(name, dataset, config, limits)
-        write_atomically(cached, json.dumps(corpus))
+        write_atomically(cached, json.dumps(_stream_hub(name, dataset, config, limits)))
     splits, origin = json.loads(cached.read_text(encoding="utf-8"))
     return splits, origin
 
@@ -259,8 +249,7 @@ def _hub_texts(name: str, rows: Iterable[dict]) -> Iterator[str]:
     """The texts of suitable length, and "" for each row without a text."""
     column = None
     for row in rows:
-        if column is None:
-            column = next((column for column in TEXT_COLUMNS if isinstance(row.get(column, 0), str | None)), None)
+        column = column or next((field for field in TEXT_COLUMNS if isinstance(row.get(field, 0), str | None)), None)
         if column is None:
             known = ", ".join(TEXT_COLUMNS)
             raise InputError(f"corpus {name!r} has no text column; found: {', '.join(row)}; known: {known}")

@@ -23,10 +23,9 @@ def read_file(path: Path) -> list[str]:
     if os.path.isdir(path):  # Path.is_dir fails for a name that is too long
         raise InputError(f"{corpus} is a folder; a .txt, .jsonl or .csv file is needed")
     if not os.path.isfile(path):
-        siblings = [str(sibling) for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
         dataset = suffix not in SUFFIXES and re.fullmatch(r"\w[\w-]*/[\w.-]+", str(path))
         hub = f"; for a dataset of the Hugging Face hub write hub:{path}" if dataset else ""
-        near = did_you_mean(path, siblings)
+        near = did_you_mean(path, map(str, path.parent.glob("*")))
         raise InputError(f"{corpus} does not exist{near}; a .txt, .jsonl or .csv file is needed{hub}")
     if suffix not in SUFFIXES:
         raise unknown(f"file type of {corpus}:", path.suffix, SUFFIXES)
@@ -55,15 +54,13 @@ def _join_paragraphs(paragraphs: Iterable[str]) -> list[str]:
     """Join neighbours until a text has MIN_WORDS. Longer texts are cut at MAX_WORDS; a short rest is dropped."""
     texts, words = [], []
     for paragraph in paragraphs:
-        for word in split_with_blanks(f" {one_line(paragraph)}"):
-            if len(words) == MAX_WORDS:
-                texts.append("".join(words).strip())
-                words = []
-            words.append(word)
+        words += split_with_blanks(f" {one_line(paragraph)}")
+        *full, words = [words[i : i + MAX_WORDS] for i in range(0, len(words), MAX_WORDS)] or [[]]
+        texts += full
         if len(words) >= MIN_WORDS:
-            texts.append("".join(words).strip())
+            texts.append(words)
             words = []
-    return texts
+    return ["".join(words).strip() for words in texts]
 
 
 def _read_jsonl(content: str, corpus: str) -> Iterator[tuple[str, object]]:

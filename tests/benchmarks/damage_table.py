@@ -18,7 +18,7 @@ from mixkit.metrics.quality import (
     mauve_of_features,
     precision_recall_of_features,
 )
-from mixkit.metrics.statistics import Estimate, bootstrap, prediction_interval
+from mixkit.metrics.statistics import Estimate, bootstrap, t_interval
 from mixkit.texts.corpora import load_corpus
 from tests.benchmarks.damages import DAMAGES
 
@@ -62,8 +62,7 @@ def damage_table(
             table[name]["coherence"] = bootstrap(coherence(prompts[:READ], version[:READ], reader))
         if judge:
             judged = judge_perplexity(version[:JUDGED], judge, judged=None, prompts=prompts[:JUDGED])
-            totals = np.column_stack(judged)
-            table[name]["judge_perplexity"] = bootstrap(totals, lambda t: np.exp(t[..., 0] / t[..., 1]))
+            table[name]["judge_perplexity"] = bootstrap(*judged, statistic=lambda nll, tokens: np.exp(nll / tokens))
     return table
 
 
@@ -115,10 +114,10 @@ def _against(others: np.ndarray, features: np.ndarray) -> dict[str, Estimate]:
     size, random = len(features) // 2, np.random.default_rng(0)
     draws = [[side[random.permutation(len(side))[:size]] for side in (others, features)] for _ in range(SPLITS)]
     neighbours = [precision_recall_of_features(*draw) for draw in draws]
-    found = {name: prediction_interval([getattr(n, name) for n in neighbours]) for name in ("precision", "recall")}
+    found = {name: [getattr(n, name) for n in neighbours] for name in ("precision", "recall")}
     if size >= MIN_TEXTS:
-        found["mauve"] = prediction_interval([mauve_of_features(*draw, kmeans_seeds=(25,)).mauve for draw in draws])
-    return found
+        found["mauve"] = [mauve_of_features(*draw, kmeans_seeds=(25,)).mauve for draw in draws]
+    return {name: t_interval(values, predict=True) for name, values in found.items()}
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def toy():
 
 def test_scores_of_the_grammars_own_texts():
     tales = tales_grammar()
-    scores = score_texts(tales.sample(300, seed=11))
+    scores = score_texts(tales.sample(300, seed=11), [""] * 300)
     assert scores["valid_text_rate"].value == scores["valid_prefix_rate"].value == 1
     assert scores["grammar_nll"].low < tales.entropy() < scores["grammar_nll"].high
 
@@ -48,7 +48,7 @@ def test_a_prompt_that_ends_within_a_word(toy):
 
 
 def test_absent_scores_have_a_reason(toy):
-    scores = score_texts(["fox", "Pip"], grammar=toy)
+    scores = score_texts(["fox", "Pip"], ["", ""], grammar=toy)
     assert scores["valid_text_rate"].value == 0 and scores["valid_text_rate"].high > 0.5
     assert scores["grammar_nll"].value is None and "none of 2 texts" in scores["grammar_nll"].why
     assert score_texts(["Pip"], ["Pip"], grammar=toy)["valid_prefix_rate"].why == "no word was written"
@@ -71,7 +71,7 @@ def test_coverage_of_a_known_model(toy):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: score_texts([]), "0 texts"),
+        (lambda: score_texts([], []), "0 texts"),
         (lambda: score_texts(["a"], ["a", "b"]), "1 texts and 2 prompts"),
         (lambda: score_texts(["a"], ["b"]), "not with its prompt"),
         (lambda: coverage([1.0], ["Nonsense."]), "text 0 is outside"),

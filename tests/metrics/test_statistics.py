@@ -46,7 +46,7 @@ def test_bootstrap_of_a_ratio_of_totals():
     rows = np.random.default_rng(1).integers(1, 9, size=(19, 2))
     picks = np.random.default_rng(0).integers(19, size=(300, 19))
     expected = np.quantile([rows[p, 0].sum() / rows[p, 1].sum() for p in picks], [0.025, 0.975])
-    result = statistics.bootstrap(rows, lambda s: s[..., 0] / s[..., 1], replicates=300)
+    result = statistics.bootstrap(*rows.T, statistic=np.divide, replicates=300)
     assert result.value == pytest.approx(rows[:, 0].sum() / rows[:, 1].sum(), **EXACT)
     assert (result.low, result.high) == pytest.approx(expected, **EXACT)
 
@@ -61,7 +61,7 @@ def test_bootstrap_does_not_depend_on_its_chunks():
 
 def test_a_missing_interval_has_a_reason():
     assert statistics.bootstrap([2.0]) == Estimate(2.0, why="one text has no interval")
-    rare = statistics.bootstrap(np.array([[1, 1], [0, 0]]), lambda s: s[..., 0] / s[..., 1])
+    rare = statistics.bootstrap([1.0, 0.0], [1.0, 0.0], statistic=np.divide)
     assert rare.value == 1 and rare.low is None and "undefined" in rare.why
     assert statistics.jackknife(1.0, [2.0]).why == "one text has no interval"
     assert "undefined" in statistics.jackknife(1.0, [2.0, math.nan]).why

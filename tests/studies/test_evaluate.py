@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 from mixkit._common import InputError
-from mixkit.metrics import features
-from mixkit.metrics.features import Reader, choose_reader
+from mixkit.metrics.features import Reader, reader_name
 from mixkit.metrics.ngram_metrics import score_texts
 from mixkit.metrics.quality import SmallSampleWarning, coherence, judge_perplexity
-from mixkit.metrics.statistics import Estimate, prediction_interval, t_interval
+from mixkit.metrics.statistics import Estimate, t_interval
 from mixkit.models.generation import Prompt, sample_continuations
 from mixkit.models.likelihood import text_nll
 from mixkit.studies import evaluate as module
@@ -160,11 +159,11 @@ def test_the_prediction_interval():
 
     values = [0.3, 0.5, 0.45, 0.6]
     half = stats.t.ppf(0.975, 3) * np.std(values, ddof=1) * math.sqrt(1 + 1 / 4)
-    found = prediction_interval(values)
+    found = t_interval(values, predict=True)
     assert (found.low, found.high) == pytest.approx((np.mean(values) - half, np.mean(values) + half))
-    assert prediction_interval([0.5]).low is None and prediction_interval([0.5]).why
+    assert t_interval([0.5], predict=True) == t_interval([0.5])
     with pytest.raises(InputError, match="empty"):
-        prediction_interval([])
+        t_interval([], predict=True)
 
 
 @pytest.mark.parametrize(
@@ -176,18 +175,22 @@ def test_the_prediction_interval():
         ("start|gpt2-large", "smollm2-135m", (), "smollm2-135m"),
         ("minilm", "tiny", (), "minilm"),
         ("gpt2-large|minilm|start", "gpt2", (), "minilm"),
+        ("gpt2-large|start", "tiny", (), "tiny"),
     ],
 )
 def test_the_first_reader_that_needs_no_download_is_chosen(monkeypatch, names, start, here, chosen):
     monkeypatch.setattr("mixkit.models.loading.is_here", lambda name: name in here)
-    monkeypatch.setattr(features, "load_reader", lambda name, *, study: (name, study))
-    assert choose_reader(names, start=start, study="s", trained=None) == (chosen, "s")
+    assert reader_name(names, start) == chosen
 
 
-def test_a_run_from_the_random_start_is_its_own_reader(monkeypatch):
-    monkeypatch.setattr("mixkit.models.loading.is_here", lambda name: False)
-    trained = object()
-    assert choose_reader("gpt2-large|start", start="tiny", study="s", trained=trained) is trained
+def test_the_reader_is_loaded_for_the_study(monkeypatch):
+    def load_reader(name, *, study):
+        raise InputError(f"{name} for {study}")
+
+    monkeypatch.setattr(module, "load_reader", load_reader)
+    config = RunConfig.check({"reader": "minilm", "study": "own"})
+    with pytest.raises(InputError, match="minilm for own"):
+        evaluate("name", config, None, None, None, [], [[]])
 
 
 @pytest.mark.slow
