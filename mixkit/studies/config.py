@@ -144,6 +144,7 @@ class RunConfig(Settings):
     precision: Literal["auto", "bf16", "float32"] = Field(
         "auto", description="auto (bf16 where a GPU has it), bf16 or float32"
     )
+    torch_compile: bool = Field(False, description="compile the model: minutes at the start, then faster steps")
     prompts: int = Field(250, ge=1, description="number of prompts, cut from test texts")
     prompt_tokens: int = Field(10, ge=1, description="length of a prompt in tokens")
     max_new_tokens: int = Field(100, ge=1, description="largest length of a continuation in tokens")
@@ -185,8 +186,8 @@ class RunConfig(Settings):
     def canonical(self) -> dict[str, Any]:
         """All settings that can change the outcome of the run: without those of other objectives."""
         unused = COEFFICIENTS.keys() - self.coefficients().keys() - self.decode_coefficients().keys()
-        no_decoder = set() if self.decode_as else {"decode_as"}
-        return self.model_dump(exclude=unused | no_decoder | NOT_IN_HASH)
+        off = {name for name in ("decode_as", "torch_compile") if not getattr(self, name)}
+        return self.model_dump(exclude=unused | off | NOT_IN_HASH)
 
     def unusual(self) -> dict[str, str]:
         """The decoding parameters and the seed that are not the default, such as {"top-p": "0.9", "seed": "2"}."""

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -294,6 +295,17 @@ def test_bf16_trains_to_nearly_the_same_loss(toy, tmp_path):
     _, half = train(toy, tmp_path / "half", dtype=torch.float32, max_steps=3, batch_size=8, precision="bf16")
     losses = [[line["loss"] for line in d.history if "loss" in line] for d in (full, half)]
     assert losses[0] == pytest.approx(losses[1], rel=2e-2) and losses[0] != losses[1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on a CPU needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_a_compiled_model_trains_alike(toy, tmp_path):
+    _, eager = train(toy, tmp_path / "eager", dtype=torch.float32, max_steps=3, batch_size=8)
+    model, done = train(toy, tmp_path / "compiled", dtype=torch.float32, max_steps=3, batch_size=8, torch_compile=True)
+    losses = [[line["nll"] for line in d.history if "nll" in line] for d in (eager, done)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert type(model) is type(toy[0]) and torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
 
 
 @pytest.mark.slow
