@@ -207,7 +207,10 @@ def _sign_flip_p_value(differences: np.ndarray, replicates: int) -> float:
 
 
 def _finite(values: object, name: str) -> np.ndarray:
-    array = np.asarray(values, dtype=float)
+    try:
+        array = np.asarray(values, dtype=float)
+    except (TypeError, ValueError) as error:  # a metric of a notebook returns a word
+        raise InputError(f"{name} must be numbers: {error}") from None
     if array.size == 0:
         raise InputError(f"{name} is empty; at least one number is needed")
     if not np.isfinite(array).all():
