@@ -58,24 +58,22 @@ def sample_actions(
     with inference(model), autocast(model):
         num_rows = min(len(prompts), batch_size or default_rows(model, capacity))
         rows = _Rows(model, num_rows, capacity, backspace_id, end_id, max_new_tokens)
-        in_row: list[int | None] = [None] * num_rows  # the prompt of each row
-        while in_row:
-            free = [row for row, prompt in enumerate(in_row) if prompt is None][: len(waiting)]
+        in_row: dict[int, int] = {}  # the prompt of each active row
+        while waiting or in_row:
+            free = [row for row in range(num_rows) if row not in in_row][: len(waiting)]
             new = [waiting.pop() for _ in free]
-            for row, prompt in zip(free, new, strict=True):
-                in_row[row] = prompt
+            in_row |= zip(free, new, strict=True)
             if free:
                 rows.start(free, [prompts[i] for i in new], [keys[i] for i in new])
             for _ in range(steps):
                 rows.step(logits_processor or LogitsProcessorList())
             for row, row_actions in rows.finished().items():
-                if (prompt := in_row[row]) is not None:
-                    actions[prompt], in_row[row] = row_actions, None
+                if row in in_row:
+                    actions[in_row.pop(row)] = row_actions
                     on_finished(1)
-            remaining = [row for row, prompt in enumerate(in_row) if prompt is not None]
-            if not waiting and 2 * len(remaining) <= len(in_row):  # a stopped row costs as much as an active one
-                rows.keep(remaining)
-                in_row = [in_row[row] for row in remaining]
+            if not waiting and 2 * len(in_row) <= num_rows:  # a stopped row costs as much as an active one
+                rows.keep(list(in_row))
+                num_rows, in_row = len(in_row), dict(enumerate(in_row.values()))
     return actions
 
 
@@ -152,8 +150,8 @@ class _Rows:
         row, block = self._upload(rows), self._upload(packed)
         length, tokens = block[:, 2], block[:, 3:]
         self.state["tokens"][row, :longest] = tokens
-        new = {"keys": block[:, :2].int(), "start": length, "depth": length - 1, "active": length > 0}
-        for name, value in (new | {"count": torch.zeros_like(length).int()}).items():
+        new = {"keys": block[:, :2].int(), "start": length, "depth": length - 1, "count": 0, "active": True}
+        for name, value in new.items():
             self.state[name][row] = value
         if longest > 1:
             depths = torch.arange(longest - 1, device=row.device).expand(len(rows), -1)
@@ -227,8 +225,8 @@ class RewindableCache(Cache):
         row = torch.arange(len(key_states), device=key_states.device) if self.rows is None else self.rows
         for slots, states in zip(self.slots[layer_idx], new, strict=True):
             slots[row[:, None], :, self.depths] = states.transpose(1, 2)  # (B, K, heads, D)
-        used = [slots[:, :, : self.width] for slots in self.slots[layer_idx]]
-        return used if self.rows is None else [slots[row] for slots in used]
+        keys, values = (slots[:, :, : self.width] for slots in self.slots[layer_idx])
+        return (keys, values) if self.rows is None else (keys[row], values[row])
 
     def keep(self, rows: Int[Tensor, " B"]) -> None:
         """Drop all other rows."""
