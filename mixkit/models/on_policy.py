@@ -14,13 +14,7 @@ from mixkit._common import Bool, Float
 from mixkit.losses.definitions import COEFFICIENTS
 from mixkit.losses.sequence_match import MLEWeightSchedule, SequenceMatch
 from mixkit.losses.token_weighted import MLE
-from mixkit.models.backspace import (
-    BACKSPACE,
-    PrefixTree,
-    add_correction_noise,
-    prefix_tree,
-    score_actions,
-)
+from mixkit.models.backspace import BACKSPACE, PrefixTree, add_correction_noise, prefix_tree, score_actions
 from mixkit.models.likelihood import collate_groups
 from mixkit.models.loading import start_token
 from mixkit.models.sampling import sample_actions
@@ -115,8 +109,7 @@ class ReplayBuffer(TrainerCallback, ExportableState):
         ids = {"backspace_id": self.backspace_id, "end_id": self.end_id}
         settings: dict[str, Any] = {"max_new_tokens": self.max_tokens, "seed": derive_seed(self.seed, step)}
         prompts = [[self.start_id]] * self.settings.refill_texts
-        new_texts = sample_actions(model, prompts, **ids, **settings)
-        new_texts = [[self.start_id, *actions] for actions in new_texts]
+        new_texts = [[self.start_id, *actions] for actions in sample_actions(model, prompts, **ids, **settings)]
         self.texts = [*self.texts, *new_texts][-self.settings.buffer_texts :]
         self.refill_step = step
 
