@@ -191,7 +191,7 @@ def _generate(model, prompts, *, max_new_tokens: int, end_id: int, logits_proces
     return actions
 
 
-def _decode(model, tokenizer, prompt: list[int], actions: list[int]) -> Continuation:
+def _decode(model, tokenizer, prompt: list[int], actions: Sequence[int]) -> Continuation:
     if tokenizer.eos_token_id in actions:
         actions = actions[: actions.index(tokenizer.eos_token_id)]
     backspace_id = getattr(model.config, "backspace_token_id", None)

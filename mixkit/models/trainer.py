@@ -7,7 +7,6 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,7 @@ from mixkit.models.backspace import add_backspace
 from mixkit.models.head import lm_head
 from mixkit.models.likelihood import batch_nll, collate_groups, encode, group_hidden
 from mixkit.models.loading import has_bf16, memory_advice, silence_libraries
-from mixkit.models.on_policy import (
-    Backtracking,
-    BacktrackingLoss,
-    CorrectionNoiseDataset,
-    ReplayBuffer,
-    collate_actions,
-)
+from mixkit.models.on_policy import Backtracking, BacktrackingLoss, CorrectionNoiseDataset, ReplayBuffer
 from mixkit.models.support import check_model_support
 
 LOGGED = ("step", "epoch", "loss", "nll", "tokens_per_second", "learning_rate", "eval_nll")
@@ -114,7 +107,7 @@ def finetune(
         replay = ReplayBuffer(backtracking, tokenizer, max_tokens=max_tokens, seed=seed)
         loss = BacktrackingLoss(objective, replay, steps)
         noisy = CorrectionNoiseDataset(train, backtracking.noise_rate, tokenizer, seed=seed)
-        data |= {"train_dataset": noisy, "data_collator": partial(collate_actions, backspace_id=replay.backspace_id)}
+        data |= {"train_dataset": noisy, "data_collator": noisy.collate}
         callbacks += [noisy, replay]
 
     checkpoint, last = _last_checkpoint(folder / "checkpoints")
