@@ -176,18 +176,17 @@ def segments(actions: Sequence[int], backspace_id: int | None) -> list[tuple[lis
 
     Raises InputError where a <backspace> has no token to delete.
     """
-    tokens, remains, stack = [], [], []
+    written, stack = [], []  # pairs [token, whether it remains]
     for position, action in enumerate(actions):
         if action != backspace_id:
-            stack.append(len(tokens))
-            tokens.append(action)
-            remains.append(True)
+            stack.append([action, True])
+            written.append(stack[-1])
         elif stack:
-            remains[stack.pop()] = False
+            stack.pop()[1] = False
         else:
             raise InputError(f"<backspace> at position {position} has no token to delete")
-    runs = groupby(zip(tokens, remains, strict=True), key=lambda pair: pair[1])
-    return [([token for token, _ in run], remain) for remain, run in runs]
+    runs = groupby(written, key=lambda pair: pair[1])
+    return [([token for token, _ in run], remains) for remains, run in runs]
 
 
 def known_backspace(model, tokenizer) -> int | None:

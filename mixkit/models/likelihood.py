@@ -25,10 +25,8 @@ def tokenize(tokenizer, texts: list[str]) -> list[list[int]]:
 def encode(tokenizer, texts: list[str], max_tokens: int) -> list[list[int]]:
     """equals: [start] + tokens[:max_tokens] + [end], where a text of more than max_tokens tokens has no end."""
     start, end = start_token(tokenizer), tokenizer.eos_token_id
-    rows = []
-    for ids in tokenize(tokenizer, texts):
-        rows.append([start, *ids, end] if len(ids) <= max_tokens else [start, *ids[:max_tokens]])
-    return rows
+    whole = ([start, *ids, end] for ids in tokenize(tokenizer, texts))
+    return [row if len(row) <= max_tokens + ENDS else row[: 1 + max_tokens] for row in whole]
 
 
 def collate_groups(rows: Sequence[list[int]], context_lengths: Sequence[int] | None = None) -> dict[str, Any]:
