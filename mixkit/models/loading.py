@@ -4,7 +4,6 @@ import importlib.util
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -72,8 +71,9 @@ def check_model(name: str, *, study: str = "", runs: Path = RUNS) -> str | Path:
             message = f"no finished run of that name saved a model{did_you_mean(name, saved)}"
             raise InputError(f"model {name!r}: {message}; saved: {', '.join(saved) or 'none'}")
         return folder
-    if name not in NAMES and "/" not in name and (near := get_close_matches(name, NAMES, n=1, cutoff=0.7)):
-        raise InputError(f"unknown model {name!r} (did you mean {near[0]!r}?); allowed: {ALLOWED}")
+    known = name in NAMES or "/" in name or Path(name).is_dir()
+    if not known and (near := did_you_mean(name, NAMES)):
+        raise InputError(f"unknown model {name!r}{near}; allowed: {ALLOWED}")
     if name == "tiny":
         return name
     try:
