@@ -127,7 +127,7 @@ def start_token(tokenizer) -> int:
 
 def check_positions(model, name: str, value: int, other_tokens: int) -> None:
     """Raise InputError unless `value` tokens and `other_tokens` fit the model's positions. name: the setting's name."""
-    limit = getattr(model.config, "max_position_embeddings", None)
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if limit is not None and value + other_tokens > limit:
         room = f"the model's {limit} positions have room for {max(0, limit - other_tokens)}"
         raise InputError(f"{name} is {value}; beside {other_tokens} other tokens {room}")
