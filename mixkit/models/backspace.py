@@ -93,10 +93,9 @@ def score_actions(model, tree: PrefixTree) -> tuple[TokenScores, Float[Tensor, "
     mask = attention_mask(model, tree.ancestors(), tree.depths[:, :, None] - tree.depths[:, None])
     inputs = {"input_ids": tree.tokens, "attention_mask": mask, "position_ids": tree.depths}
     output = model(**inputs, output_hidden_states=True, logits_to_keep=1, use_cache=False)
-    before_action = tree.actions.roll(-1, 1)  # the start token is no action, so the last column is False
     rows, times = tree.scored
     hidden = output.hidden_states[-1][rows, tree.states[rows, times]]  # (P, D)
-    targets = torch.where(before_action, tree.ids.roll(-1, 1), 0)[rows, times]
+    targets = tree.ids.roll(-1, 1)[rows, times]  # after a text's last action any token: its score is not read
     flat = token_scores(hidden, targets=targets, **vars(lm_head(model)))
     empty = flat.logit.new_zeros(tree.ids.shape)
     logit, log_partition = (empty.index_put((rows, times), x) for x in (flat.logit, flat.log_partition))
@@ -122,13 +121,16 @@ def check_tree_attention(model, max_tokens: int = 60) -> None:
     last = range(ids.shape[1] - 6, ids.shape[1])
     prefixes = [apply_backspaces(ids[0, :t].tolist(), backspace_id)[0] for t in last]
     rows = [torch.tensor([prefix], device=model.device) for prefix in prefixes]
-    cache = RewindableCache(model.config.get_text_config().num_hidden_layers, max(map(len, prefixes)))
+    depths = [torch.arange(len(prefix), device=model.device)[None] for prefix in prefixes]
+    cache = RewindableCache(max(map(len, prefixes)))
     try:
         with inference(model):
             scores, _ = score_actions(model, prefix_tree(ids, backspace_id))
             logits = torch.cat([model(row, use_cache=False).logits[:, -1] for row in rows])
-            cached = torch.cat(cache.follow(model, rows))
-    except (TypeError, ValueError, RuntimeError, LookupError, AttributeError, NotImplementedError) as error:
+            cache.forward(model, rows[0], depths[0], len(prefixes[0]))
+            ends = zip(rows, depths, strict=True)  # each row adds or deletes one token of the one before
+            cached = torch.cat([cache.forward(model, x[:, -1:], at[:, -1:], x.shape[1]) for x, at in ends])
+    except (TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError) as error:
         raise refusal from error
     expected = TokenScores.from_logits(logits, ids[0, last])
     errors = [scores.logit[0, last] - expected.logit, scores.log_partition[0, last] - expected.log_partition]
@@ -165,9 +167,8 @@ def add_correction_noise(
 
 def apply_backspaces(actions: Sequence[int], backspace_id: int | None) -> tuple[list[int], int]:
     """The token ids that an action sequence leaves, and the number of tokens that it deleted. Errors as `segments`."""
-    runs = segments(actions, backspace_id)
-    tokens = list(chain.from_iterable(ids for ids, remain in runs if remain))
-    return tokens, sum(len(ids) for ids, _ in runs) - len(tokens)
+    remaining = (ids for ids, remain in segments(actions, backspace_id) if remain)
+    return list(chain.from_iterable(remaining)), actions.count(backspace_id)
 
 
 def segments(actions: Sequence[int], backspace_id: int | None) -> list[tuple[list[int], bool]]:
@@ -175,18 +176,17 @@ def segments(actions: Sequence[int], backspace_id: int | None) -> list[tuple[lis
 
     Raises InputError where a <backspace> has no token to delete.
     """
-    tokens, remains, stack = [], [], []
+    written, stack = [], []  # pairs [token, whether it remains]
     for position, action in enumerate(actions):
         if action != backspace_id:
-            stack.append(len(tokens))
-            tokens.append(action)
-            remains.append(True)
+            stack.append([action, True])
+            written.append(stack[-1])
         elif stack:
-            remains[stack.pop()] = False
+            stack.pop()[1] = False
         else:
             raise InputError(f"<backspace> at position {position} has no token to delete")
-    runs = groupby(zip(tokens, remains, strict=True), key=lambda pair: pair[1])
-    return [([token for token, _ in run], remain) for remain, run in runs]
+    runs = groupby(written, key=lambda pair: pair[1])
+    return [([token for token, _ in run], remains) for remains, run in runs]
 
 
 def known_backspace(model, tokenizer) -> int | None:

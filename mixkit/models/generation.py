@@ -18,7 +18,7 @@ from transformers.generation.logits_process import LogitsProcessor, LogitsProces
 from mixkit._common import Float, InputError, Int
 from mixkit.losses.fixed_points import decode, inverse_of
 from mixkit.losses.token_weighted import TokenWeighted
-from mixkit.models.backspace import apply_backspaces, check_tree_attention, segments
+from mixkit.models.backspace import check_tree_attention, segments
 from mixkit.models.likelihood import tokenize
 from mixkit.models.loading import check_positions, memory_advice, start_token
 from mixkit.models.sampling import sample_actions
@@ -191,14 +191,14 @@ def _generate(model, prompts, *, max_new_tokens: int, end_id: int, logits_proces
     return actions
 
 
-def _decode(model, tokenizer, prompt: list[int], actions: list[int]) -> Continuation:
+def _decode(model, tokenizer, prompt: list[int], actions: Sequence[int]) -> Continuation:
     if tokenizer.eos_token_id in actions:
         actions = actions[: actions.index(tokenizer.eos_token_id)]
     backspace_id = getattr(model.config, "backspace_token_id", None)
     context = prompt[1:] if prompt[0] == start_token(tokenizer) else prompt
-    tokens, num_deleted = apply_backspaces(actions, backspace_id)
     written, runs = list(context), []
     for ids, remains in segments(actions, backspace_id):
         runs.append((text_after(tokenizer, written, ids), remains))
         written += ids if remains else []
-    return Continuation(text_after(tokenizer, context, tokens), num_deleted, tuple(runs))
+    text = text_after(tokenizer, context, written[len(context) :])
+    return Continuation(text, actions.count(backspace_id), tuple(runs))

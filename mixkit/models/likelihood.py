@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from mixkit._common import Float, InputError, Int
 from mixkit.losses.lm_head import token_scores
@@ -24,53 +25,42 @@ def tokenize(tokenizer, texts: list[str]) -> list[list[int]]:
 def encode(tokenizer, texts: list[str], max_tokens: int) -> list[list[int]]:
     """equals: [start] + tokens[:max_tokens] + [end], where a text of more than max_tokens tokens has no end."""
     start, end = start_token(tokenizer), tokenizer.eos_token_id
-    rows = []
-    for ids in tokenize(tokenizer, texts):
-        rows.append([start, *ids, end] if len(ids) <= max_tokens else [start, *ids[:max_tokens]])
-    return rows
+    whole = ([start, *ids, end] for ids in tokenize(tokenizer, texts))
+    return [row if len(row) <= max_tokens + ENDS else row[: 1 + max_tokens] for row in whole]
 
 
 def collate_groups(rows: Sequence[list[int]], context_lengths: Sequence[int] | None = None) -> dict[str, Any]:
     """A batch of N targets with little padding: rows of like length form a group, which has a forward pass of its own.
 
-    input_ids (B, T): the rows without their last tokens, the longest first, padded on the right with 0.
-    groups: (first row, end row, tokens) of each. positions (N,): where the state that predicts a target is among the
-    states of all groups. targets (N,): tokens after the context. rows (N,): the number of the target's row in `rows`.
+    input_ids (B, T): the rows, the longest first, padded on the right with 0. groups: (first row, end row, tokens) of
+    each. positions (N,): where the state that predicts a target is among the states of all groups. targets (N,): tokens
+    after the context. rows (N,): the number of the target's row in `rows`.
     context_lengths: tokens of each row that are no targets; by default 1, the start token.
     num_targets, num_actions: N. Groups and not one packed row: attention needs no mask then, which is its fast path on
     a CPU and on a GPU, and states do not depend on other rows.
     """
     contexts = [1] * len(rows) if context_lengths is None else context_lengths
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
-    widths = [max(1, len(rows[i]) - 1) for i in order]
-    input_ids = torch.zeros(len(rows), widths[0], dtype=torch.long)
-    groups, positions, targets, numbers, before = [], [], [], [], 0
-    for first, end in length_groups(widths, GROUP_COSTS[default_device().type]):
-        groups.append((first, end, widths[first]))
-        for at in range(first, end):
-            row, context = torch.as_tensor(rows[order[at]]), contexts[order[at]]
-            input_ids[at, : len(row) - 1] = row[:-1]
-            targets.append(row[context:])
-            positions.append(torch.arange(before + context - 1, before + len(row) - 1))
-            numbers.append(torch.full_like(targets[-1], order[at]))
-            before += widths[first]
-    flat = {"positions": torch.cat(positions), "targets": torch.cat(targets), "rows": torch.cat(numbers)}
-    counts = dict.fromkeys(("num_targets", "num_actions"), len(flat["targets"]))
-    return {"input_ids": input_ids, "groups": groups} | flat | counts
+    input_ids = pad_sequence([torch.tensor(rows[i]) for i in order], batch_first=True)
+    widths = [max(1, len(rows[i]) - 1) for i in order]  # the last token predicts nothing
+    groups = [(first, end, widths[first]) for first, end in length_groups(widths, GROUP_COSTS[default_device().type])]
+    states = torch.tensor([width for first, end, width in groups for _ in range(first, end)])  # of each row
+    column = torch.arange(input_ids.shape[1])
+    context, length = torch.tensor([(contexts[i], len(rows[i])) for i in order]).T[..., None]  # (B, 1) each
+    row, column = ((context <= column) & (column < length)).nonzero(as_tuple=True)
+    flat = {"positions": (states.cumsum(0) - states)[row] + column - 1, "targets": input_ids[row, column]}
+    counts = dict.fromkeys(("num_targets", "num_actions"), len(row))
+    return {"input_ids": input_ids, "groups": groups, "rows": torch.tensor(order)[row]} | flat | counts
 
 
 def length_groups(lengths: Sequence[int], cost: int) -> list[tuple[int, int]]:
     """(first, end) of the groups of rows, the longest first, for which the sum of rows * longest + cost is least."""
-    least, starts = [0], [0]
+    least, groups = [0], [[]]  # for the first 0, 1, ... rows
     for end in range(1, len(lengths) + 1):
         total, first = min((least[i] + (end - i) * lengths[i] + cost, i) for i in range(end))
         least.append(total)
-        starts.append(first)
-    groups, end = [], len(lengths)
-    while end:
-        groups.insert(0, (starts[end], end))
-        end = starts[end]
-    return groups
+        groups.append([*groups[first], (first, end)])
+    return groups[-1]
 
 
 def group_hidden(model, batch: Mapping[str, Any]) -> Float[Tensor, "N D"]:

@@ -4,7 +4,6 @@ import importlib.util
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -72,8 +71,9 @@ def check_model(name: str, *, study: str = "", runs: Path = RUNS) -> str | Path:
             message = f"no finished run of that name saved a model{did_you_mean(name, saved)}"
             raise InputError(f"model {name!r}: {message}; saved: {', '.join(saved) or 'none'}")
         return folder
-    if name not in NAMES and "/" not in name and (near := get_close_matches(name, NAMES, n=1, cutoff=0.7)):
-        raise InputError(f"unknown model {name!r} (did you mean {near[0]!r}?); allowed: {ALLOWED}")
+    known = name in NAMES or "/" in name or Path(name).is_dir()
+    if not known and (near := did_you_mean(name, NAMES)):
+        raise InputError(f"unknown model {name!r}{near}; allowed: {ALLOWED}")
     if name == "tiny":
         return name
     try:
@@ -127,7 +127,7 @@ def start_token(tokenizer) -> int:
 
 def check_positions(model, name: str, value: int, other_tokens: int) -> None:
     """Raise InputError unless `value` tokens and `other_tokens` fit the model's positions. name: the setting's name."""
-    limit = getattr(model.config, "max_position_embeddings", None)
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if limit is not None and value + other_tokens > limit:
         room = f"the model's {limit} positions have room for {max(0, limit - other_tokens)}"
         raise InputError(f"{name} is {value}; beside {other_tokens} other tokens {room}")

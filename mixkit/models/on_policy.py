@@ -14,13 +14,7 @@ from mixkit._common import Bool, Float
 from mixkit.losses.definitions import COEFFICIENTS
 from mixkit.losses.sequence_match import MLEWeightSchedule, SequenceMatch
 from mixkit.losses.token_weighted import MLE
-from mixkit.models.backspace import (
-    BACKSPACE,
-    PrefixTree,
-    add_correction_noise,
-    prefix_tree,
-    score_actions,
-)
+from mixkit.models.backspace import BACKSPACE, PrefixTree, add_correction_noise, prefix_tree, score_actions
 from mixkit.models.likelihood import collate_groups
 from mixkit.models.loading import start_token
 from mixkit.models.sampling import sample_actions
@@ -78,19 +72,18 @@ class CorrectionNoiseDataset(torch.utils.data.Dataset, TrainerCallback):
         actions, labels = add_correction_noise(row[1:], self.rate, generator=generator, **ids)
         return i, torch.cat([row[:1], actions]), torch.cat([labels.new_zeros(1), labels])
 
+    def collate(self, items) -> dict[str, Any]:
+        """A batch of B items, padded to T positions. Plain rows, of an evaluation: as `collate_groups`.
 
-def collate_actions(items, backspace_id: int) -> dict[str, Any]:
-    """A batch of B items of CorrectionNoiseDataset, padded to T positions. Plain rows: as `collate_groups`.
-
-    tree: the fields of the prefix tree. learned (B, T): False where nothing is learned: at padding, at the start token
-    and at wrong tokens. num_targets, num_actions: learned ones and all. rows: the numbers of the texts.
-    """
-    if isinstance(items[0], list):
-        return collate_groups(items)
-    rows, actions, labels = zip(*items, strict=True)
-    tree, learned = prefix_tree(actions, backspace_id), pad_sequence(list(labels), batch_first=True)
-    counts = {"num_targets": int(learned.sum()), "num_actions": int(tree.actions.sum())}
-    return counts | {"tree": vars(tree), "learned": learned, "rows": list(rows)}
+        tree: the fields of the prefix tree. learned (B, T): False where nothing is learned: at padding, at the start
+        token and at wrong tokens. num_targets, num_actions: learned ones and all. rows: the numbers of the texts.
+        """
+        if isinstance(items[0], list):
+            return collate_groups(items)
+        rows, actions, labels = zip(*items, strict=True)
+        tree, learned = prefix_tree(actions, self.backspace_id), pad_sequence(list(labels), batch_first=True)
+        counts = {"num_targets": int(learned.sum()), "num_actions": int(tree.actions.sum())}
+        return counts | {"tree": vars(tree), "learned": learned, "rows": list(rows)}
 
 
 class ReplayBuffer(TrainerCallback, ExportableState):
@@ -104,28 +97,23 @@ class ReplayBuffer(TrainerCallback, ExportableState):
         self.start_id, self.end_id = start_token(tokenizer), tokenizer.eos_token_id
         self.backspace_id: int = tokenizer.convert_tokens_to_ids(BACKSPACE)
         self.texts: list[list[int]] = []  # actions after the start token, which is the first id
-        self.refill_step = -1  # of the last refill
-
-    def is_due(self, step: int) -> bool:
-        """Whether the buffer is empty or the last refill was `refill_every` or more steps ago."""
-        return not self.texts or step >= self.refill_step + self.settings.refill_every
+        self.next_refill = 0  # optimizer step
 
     def refill(self, model, step: int) -> None:
         model = getattr(model, "module", model)  # under DistributedDataParallel
-        ids = {"backspace_id": self.backspace_id, "end_id": self.end_id}
-        settings: dict[str, Any] = {"max_new_tokens": self.max_tokens, "seed": derive_seed(self.seed, step)}
+        limits = {"backspace_id": self.backspace_id, "end_id": self.end_id, "max_new_tokens": self.max_tokens}
         prompts = [[self.start_id]] * self.settings.refill_texts
-        new_texts = sample_actions(model, prompts, **ids, **settings)
-        new_texts = [[self.start_id, *actions] for actions in new_texts]
+        found = sample_actions(model, prompts, **limits, seed=derive_seed(self.seed, step))
+        new_texts = [[self.start_id, *actions] for actions in found]
         self.texts = [*self.texts, *new_texts][-self.settings.buffer_texts :]
-        self.refill_step = step
+        self.next_refill = step + self.settings.refill_every
 
     def sample(self, step: int, rows: list[int]) -> list[list[int]]:
         """One text for each data row. The choice depends on step and row number alone, not on the batches."""
         return [self.texts[derive_seed(self.seed, step, row) % len(self.texts)] for row in rows]
 
     def state(self) -> dict[str, dict[str, Any]]:
-        return {"args": {}, "attributes": {"refill_step": self.refill_step, "texts": self.texts}}
+        return {"args": {}, "attributes": {"next_refill": self.next_refill, "texts": self.texts}}
 
 
 class BacktrackingLoss:
@@ -145,16 +133,16 @@ class BacktrackingLoss:
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """(loss, nll of the labelled actions) at optimizer step `step`; the nll is detached.
 
-        batch: from collate_actions. tokens, discounted: of the global batch, the number of labelled actions and the sum
-        of SequenceMatch's `steps`.
-        The model samples are as many as the data texts. Each side is one forward pass with its own padding.
+        batch: from CorrectionNoiseDataset.collate. tokens, discounted: of the global batch, the number of labelled
+        actions and the sum of SequenceMatch's `steps`. The model samples are as many as the data texts. Each side is
+        one forward pass with its own padding.
         """
         share, learned, data = self.share(step), batch["learned"], PrefixTree(**batch["tree"])
         data_scores, data_next = score_actions(model, data)
         nll = torch.where(learned, data_scores.nll, 0).sum() / tokens
         if isinstance(self.objective, MLE) or share == 1:
             return nll, nll.detach()
-        if self.replay.is_due(step):
+        if step >= self.replay.next_refill:
             if not nll.isfinite():  # a diverged model cannot be sampled
                 return nll, nll.detach()
             self.replay.refill(model, step)

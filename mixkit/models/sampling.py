@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache
 from transformers.generation.logits_process import LogitsProcessorList
 
 from mixkit._common import Float, InputError, Int
@@ -58,24 +58,22 @@ def sample_actions(
     with inference(model), autocast(model):
         num_rows = min(len(prompts), batch_size or default_rows(model, capacity))
         rows = _Rows(model, num_rows, capacity, backspace_id, end_id, max_new_tokens)
-        in_row: list[int | None] = [None] * num_rows  # the prompt of each row
-        while in_row:
-            free = [row for row, prompt in enumerate(in_row) if prompt is None][: len(waiting)]
+        in_row: dict[int, int] = {}  # the prompt of each active row
+        while waiting or in_row:
+            free = [row for row in range(num_rows) if row not in in_row][: len(waiting)]
             new = [waiting.pop() for _ in free]
-            for row, prompt in zip(free, new, strict=True):
-                in_row[row] = prompt
+            in_row |= zip(free, new, strict=True)
             if free:
                 rows.start(free, [prompts[i] for i in new], [keys[i] for i in new])
             for _ in range(steps):
                 rows.step(logits_processor or LogitsProcessorList())
             for row, row_actions in rows.finished().items():
-                if (prompt := in_row[row]) is not None:
-                    actions[prompt], in_row[row] = row_actions, None
+                if row in in_row:
+                    actions[in_row.pop(row)] = row_actions
                     on_finished(1)
-            remaining = [row for row, prompt in enumerate(in_row) if prompt is not None]
-            if not waiting and 2 * len(remaining) <= len(in_row):  # a stopped row costs as much as an active one
-                rows.keep(remaining)
-                in_row = [in_row[row] for row in remaining]
+            if not waiting and 2 * len(in_row) <= num_rows:  # a stopped row costs as much as an active one
+                rows.keep(list(in_row))
+                num_rows, in_row = len(in_row), dict(enumerate(in_row.values()))
     return actions
 
 
@@ -131,7 +129,7 @@ class _Rows:
         self.end_id = -1 if end_id is None else end_id
         self.max_actions = new_tokens if backspace_id is None else 2 * new_tokens
         self.capacity = -(-capacity // WIDTH) * WIDTH
-        self.cache = RewindableCache(model.config.get_text_config().num_hidden_layers, self.capacity)
+        self.cache = RewindableCache(self.capacity)
         self.width = 0  # above the largest depth
         empty = torch.zeros(rows, 1, dtype=torch.int32, device=model.device)
         self.state = {
@@ -152,8 +150,8 @@ class _Rows:
         row, block = self._upload(rows), self._upload(packed)
         length, tokens = block[:, 2], block[:, 3:]
         self.state["tokens"][row, :longest] = tokens
-        new = {"keys": block[:, :2].int(), "start": length, "depth": length - 1, "active": length > 0}
-        for name, value in (new | {"count": torch.zeros_like(length).int()}).items():
+        new = {"keys": block[:, :2].int(), "start": length, "depth": length - 1, "count": 0, "active": True}
+        for name, value in new.items():
             self.state[name][row] = value
         if longest > 1:
             depths = torch.arange(longest - 1, device=row.device).expand(len(rows), -1)
@@ -189,7 +187,7 @@ class _Rows:
         """Drop all other rows."""
         row = self._upload(rows)
         self.state = {name: value[row] for name, value in self.state.items()}
-        self.cache.batch_select_indices(row)
+        self.cache.keep(row)
 
     def _upload(self, values: list) -> Tensor:
         on_host = torch.tensor(values, dtype=torch.long)
@@ -200,8 +198,10 @@ class _Rows:
 class RewindableCache(Cache):
     """A key-value cache with one slot for each depth. A row that went back overwrites its slots, without a copy."""
 
-    def __init__(self, layers: int, capacity: int):
-        super().__init__(layers=[RewindableLayer(self, capacity) for _ in range(layers)])
+    def __init__(self, capacity: int):
+        super().__init__(layers=[])
+        self.capacity = capacity
+        self.slots: dict[int, list[Tensor]] = {}  # keys and values (B, heads, capacity, D) of each layer
 
     def forward(
         self, model, tokens: Ids, depths: Ids, width: int, rows: Int[Tensor, " B"] | None = None
@@ -217,35 +217,17 @@ class RewindableCache(Cache):
         logits = model(**inputs, past_key_values=self, use_cache=True, logits_to_keep=1).logits[:, -1]
         return logits if logits.dtype == torch.float64 else logits.float()
 
-    def follow(self, model, prefixes: Sequence[Tensor]) -> list[Tensor]:
-        """The logits (B, V) after each prefix (B, T). Each adds or deletes one token of the one before."""
-        depths = torch.arange(max(prefix.shape[1] for prefix in prefixes), device=prefixes[0].device)[None]
-        start = prefixes[0].shape[1] - 1
-        self.forward(model, prefixes[0][:, :start], depths[:, :start], start)
-        ends = [prefix.shape[1] for prefix in prefixes]
-        return [self.forward(model, p[:, -1:], depths[:, n - 1 : n], n) for p, n in zip(prefixes, ends, strict=True)]
+    def update(self, key_states, value_states, layer_idx, *args, **kwargs):
+        """Write at the current rows and depths. Returns the slots in use of these rows."""
+        new = key_states, value_states
+        if layer_idx not in self.slots:
+            self.slots[layer_idx] = [x.new_zeros(*x.shape[:2], self.capacity, x.shape[-1]) for x in new]
+        row = torch.arange(len(key_states), device=key_states.device) if self.rows is None else self.rows
+        for slots, states in zip(self.slots[layer_idx], new, strict=True):
+            slots[row[:, None], :, self.depths] = states.transpose(1, 2)  # (B, K, heads, D)
+        keys, values = (slots[:, :, : self.width] for slots in self.slots[layer_idx])
+        return (keys, values) if self.rows is None else (keys[row], values[row])
 
-
-class RewindableLayer(DynamicLayer):
-    """The keys and values (B, heads, capacity, D) of one layer of a RewindableCache."""
-
-    def __init__(self, cache: RewindableCache, capacity: int):
-        super().__init__()
-        self.cache, self.capacity = cache, capacity
-
-    def lazy_initialization(self, key_states, value_states):
-        self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
-        batch, heads = key_states.shape[:2]
-        self.keys: Tensor = key_states.new_zeros(batch, heads, self.capacity, key_states.shape[-1])
-        self.values: Tensor = value_states.new_zeros(batch, heads, self.capacity, value_states.shape[-1])
-
-    def update(self, key_states, value_states, *args, **kwargs):
-        """Write at the cache's current rows and depths. Returns the slots in use of these rows."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        some = self.cache.rows
-        rows = (torch.arange(len(key_states), device=key_states.device) if some is None else some)[:, None]
-        self.keys[rows, :, self.cache.depths] = key_states.transpose(1, 2)  # (B, K, H, D)
-        self.values[rows, :, self.cache.depths] = value_states.transpose(1, 2)
-        keys, values = self.keys[:, :, : self.cache.width], self.values[:, :, : self.cache.width]
-        return (keys, values) if some is None else (keys[some], values[some])
+    def keep(self, rows: Int[Tensor, " B"]) -> None:
+        """Drop all other rows."""
+        self.slots = {layer: [slots[rows] for slots in pair] for layer, pair in self.slots.items()}

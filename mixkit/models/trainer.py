@@ -7,7 +7,6 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,7 @@ from mixkit.models.backspace import add_backspace
 from mixkit.models.head import lm_head
 from mixkit.models.likelihood import batch_nll, collate_groups, encode, group_hidden
 from mixkit.models.loading import has_bf16, memory_advice, silence_libraries
-from mixkit.models.on_policy import (
-    Backtracking,
-    BacktrackingLoss,
-    CorrectionNoiseDataset,
-    ReplayBuffer,
-    collate_actions,
-)
+from mixkit.models.on_policy import Backtracking, BacktrackingLoss, CorrectionNoiseDataset, ReplayBuffer
 from mixkit.models.support import check_model_support
 
 LOGGED = ("step", "epoch", "loss", "nll", "tokens_per_second", "learning_rate", "eval_nll")
@@ -116,7 +109,7 @@ def finetune(
         replay = ReplayBuffer(backtracking, tokenizer, max_tokens=max_tokens, seed=seed)
         loss = BacktrackingLoss(objective, replay, steps)
         noisy = CorrectionNoiseDataset(train, backtracking.noise_rate, tokenizer, seed=seed)
-        data |= {"train_dataset": noisy, "data_collator": partial(collate_actions, backspace_id=replay.backspace_id)}
+        data |= {"train_dataset": noisy, "data_collator": noisy.collate}
         callbacks += [noisy, replay]
 
     checkpoint, last = _last_checkpoint(folder / "checkpoints")
@@ -195,15 +188,13 @@ class ObjectiveTrainer(Trainer):
                 counts = {"tokens": num_items_in_batch, "discounted": self._discounted}
                 loss, nll = self.backtracking(model, inputs, self.state.global_step, **counts)
         scale = self.accelerator.num_processes  # gradients are averaged over the devices; the denominator is global
-        if self.state.global_step == self._first_step:
-            self._first_nll = self._first_nll + nll * scale
+        if self._first_step in (-1, self.state.global_step):
+            self._first_step, self._first_nll = self.state.global_step, self._first_nll + nll * scale
         self._nll_sum = self._nll_sum + nll * scale  # on the device: no step waits for it
         self.tokens += scale * inputs["num_actions"]
         return loss * scale
 
     def training_step(self, *args, **kwargs):
-        if self._first_step < 0:
-            self._first_step = self.state.global_step
         if self._began is None:
             self._began = time.perf_counter(), self.state.global_step, self.tokens
         return super().training_step(*args, **kwargs)
@@ -222,21 +213,19 @@ class ObjectiveTrainer(Trainer):
             logs["tokens_per_second"] = (self.tokens - tokens) / seconds
             self.seconds += seconds
             self._nll_sum, self._began = 0.0, None
-        limit = float(self._first_nll) + 2 * math.log(len(lm_head(self.model).head_weight))
-        limits = {"loss": sys.float_info.max, "nll": limit, "eval_nll": limit}
-        for name in limits.keys() & logs.keys():
-            self._stop_if_diverged(name, logs[name], limits[name])
+        self._stop_if_diverged(logs)
         super().log(logs, *args, **kwargs)
 
-    def _stop_if_diverged(self, name: str, value: float, limit: float) -> None:
-        if abs(value) <= limit:
-            return
-        checkpoint, _ = _last_checkpoint(Path(str(self.args.output_dir)))
-        raise InputError(
-            f"training on {self.objective} diverged after step {self.state.global_step}: {name} is {value:.6g}; "
-            f"learning_rate is {self.args.learning_rate:g}, choose a lower one; "
-            f"last good checkpoint: {checkpoint or 'none'}"
-        )
+    def _stop_if_diverged(self, logs: dict[str, float]) -> None:
+        limit = float(self._first_nll) + 2 * math.log(len(lm_head(self.model).head_weight))
+        for name, largest in {"loss": sys.float_info.max, "nll": limit, "eval_nll": limit}.items():
+            if name in logs and not abs(logs[name]) <= largest:
+                checkpoint, _ = _last_checkpoint(Path(str(self.args.output_dir)))
+                raise InputError(
+                    f"training on {self.objective} diverged after step {self.state.global_step}: "
+                    f"{name} is {logs[name]:.6g}; learning_rate is {self.args.learning_rate:g}, choose a lower one; "
+                    f"last good checkpoint: {checkpoint or 'none'}"
+                )
 
 
 class TrainingLog(TrainerCallback):
@@ -258,9 +247,8 @@ class TrainingLog(TrainerCallback):
 
     def on_log(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            write_atomically(
-                self.path, "".join(json.dumps(record, allow_nan=False) + "\n" for record in history(state))
-            )
+            lines = [json.dumps(record, allow_nan=False) + "\n" for record in history(state)]
+            write_atomically(self.path, "".join(lines))
 
     def on_train_end(self, args, state, control, **kwargs):
         self.bar.close()
@@ -268,11 +256,8 @@ class TrainingLog(TrainerCallback):
 
 def history(state: TrainerState) -> list[dict[str, float]]:
     """Records {step, epoch, loss, nll, tokens_per_second, learning_rate} and {step, epoch, validation_nll}."""
-    records = []
-    for line in state.log_history:
-        if "loss" in line or "eval_nll" in line:
-            records.append({k.replace("eval_nll", "validation_nll"): v for k, v in line.items() if k in LOGGED})
-    return records
+    lines = [line for line in state.log_history if "loss" in line or "eval_nll" in line]
+    return [{k.replace("eval_nll", "validation_nll"): v for k, v in line.items() if k in LOGGED} for line in lines]
 
 
 def _last_checkpoint(folder: Path) -> tuple[str, TrainerState] | tuple[None, None]:

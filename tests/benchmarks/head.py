@@ -20,13 +20,7 @@ from mixkit import MLE, MixCE, SequenceMatch, TokenScores, objective, token_scor
 from mixkit.models.backspace import add_backspace
 from mixkit.models.likelihood import collate_groups, encode, group_hidden
 from mixkit.models.loading import FUSED_GELU, load_model
-from mixkit.models.on_policy import (
-    Backtracking,
-    BacktrackingLoss,
-    CorrectionNoiseDataset,
-    ReplayBuffer,
-    collate_actions,
-)
+from mixkit.models.on_policy import Backtracking, BacktrackingLoss, CorrectionNoiseDataset, ReplayBuffer
 from mixkit.models.sampling import sample_actions
 from mixkit.texts.corpora import load_corpus
 from tests.benchmarks.gpu import OBJECTIVES, model_loss
@@ -99,7 +93,7 @@ def steps(rounds: int = 8, texts: int = 8, max_tokens: int = 160) -> list[tuple[
     seconds: dict[str, list[float]] = {"MLE": [], **{way: [] for way in losses}}
     for first in range(0, texts * rounds, texts):
         plain = collate_groups(data.rows[first : first + texts])
-        batch = collate_actions([data[i] for i in range(first, first + texts)], replay.backspace_id)
+        batch = data.collate([data[i] for i in range(first, first + texts)])
         began = time.perf_counter()
         hidden, weight = group_hidden(model, plain), model.get_output_embeddings().weight
         weighted_cross_entropy(hidden, weight, plain["targets"], MLE()).backward()
@@ -153,10 +147,10 @@ def _practice(texts: int, max_tokens: int):
     add_backspace(model, tokenizer)
     rows = encode(tokenizer, words[:texts], max_tokens)
     data = CorrectionNoiseDataset(rows, 0.03, tokenizer)
-    asked = Backtracking(mle_warmup=0, mle_decay=0, refill_every=2**31)
+    asked = Backtracking(mle_warmup=0, mle_decay=0)
     replay = ReplayBuffer(asked, tokenizer, max_tokens=max_tokens)
     # the data's texts stand for the model's own, of their length: a random start would write on to the cut
-    replay.texts, replay.refill_step = rows, 0
+    replay.texts, replay.next_refill = rows, 2  # the steps are 1
     return model, tokenizer, data, replay
 
 

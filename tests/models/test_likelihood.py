@@ -49,7 +49,7 @@ def test_groups_have_the_loss_and_gradients_of_the_padded_batch(toy, monkeypatch
 def test_contexts_are_no_targets(monkeypatch):
     monkeypatch.setitem(GROUP_COSTS, default_device().type, 0)
     batch = collate_groups([[9, 1, 2], [9, 3, 4, 5, 6], [9]], context_lengths=[2, 3, 1])
-    assert batch["input_ids"].tolist() == [[9, 3, 4, 5], [9, 1, 0, 0], [0, 0, 0, 0]]
+    assert batch["input_ids"].tolist() == [[9, 3, 4, 5, 6], [9, 1, 2, 0, 0], [9, 0, 0, 0, 0]]
     assert batch["groups"] == [(0, 1, 4), (1, 2, 2), (2, 3, 1)]
     assert batch["targets"].tolist() == [5, 6, 2] and batch["rows"].tolist() == [1, 1, 0]
     assert batch["positions"].tolist() == [2, 3, 5]

@@ -139,3 +139,10 @@ def test_a_folder_does_not_shadow_a_built_in_name(toy, tmp_path, monkeypatch, na
     assert asked == (["gpt2"] if name == "gpt2" else [])
     assert name == "gpt2" or built_in.num_parameters() > 1e6
     assert load_model(f"./{name}")[0].num_parameters() == model.num_parameters() and asked == asked[:1]
+
+
+def test_a_folder_may_resemble_a_built_in_name(toy, tmp_path, monkeypatch):
+    for part in toy[:2]:
+        part.save_pretrained(tmp_path / "tinny")
+    monkeypatch.chdir(tmp_path)
+    assert load_model("tinny")[0].num_parameters() == toy[0].num_parameters()

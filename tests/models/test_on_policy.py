@@ -16,7 +16,7 @@ from mixkit.models.backspace import (
     score_actions,
 )
 from mixkit.models.likelihood import encode, text_nll
-from mixkit.models.on_policy import Backtracking, CorrectionNoiseDataset, ReplayBuffer, collate_actions
+from mixkit.models.on_policy import Backtracking, CorrectionNoiseDataset, ReplayBuffer
 from mixkit.models.trainer import finetune
 from tests.support import padded
 
@@ -72,7 +72,7 @@ def test_wrong_tokens_are_drawn_from_all_ordinary_tokens(toy):
 
 def test_a_batch_has_labels_except_at_wrong_tokens(toy):
     rows, data, backspace_id = noisy_dataset(toy)
-    batch = collate_actions([data[i] for i in (3, 5)], backspace_id)
+    batch = data.collate([data[i] for i in (3, 5)])
     for at, i in enumerate((3, 5)):
         length = 1 + int(batch["tree"]["actions"][at].sum())
         actions = batch["tree"]["ids"][at, :length].tolist()
@@ -82,7 +82,8 @@ def test_a_batch_has_labels_except_at_wrong_tokens(toy):
         assert [t for t in range(length) if not learned[t]] == [0, *wrong]
         assert not any(learned[length:])
     assert batch["num_targets"] == batch["learned"].sum()
-    plain = collate_actions([noisy_dataset(toy, 0)[1][i] for i in range(8)], backspace_id)
+    _, clean, _ = noisy_dataset(toy, 0)
+    plain = clean.collate([clean[i] for i in range(8)])
     ids, mask = padded(rows)
     assert torch.equal(plain["tree"]["ids"], ids) and torch.equal(plain["learned"][:, 1:], mask[:, 1:])
 
@@ -95,7 +96,7 @@ def test_one_step_is_the_gradient_of_the_mix(toy, tmp_path):
     reference, tokens, texts = copy.deepcopy(toy)
     reference, backspace_id = reference.double(), add_backspace(reference, tokens)
     data = CorrectionNoiseDataset(encode(tokens, texts[:16], 160), 0.2, tokens, seed=0)
-    batch = collate_actions([data[i] for i in range(16)], backspace_id)
+    batch = data.collate([data[i] for i in range(16)])
     replay = ReplayBuffer(settings, tokens, max_tokens=160)
     replay.refill(reference, 0)
     samples = [torch.tensor(text) for text in replay.sample(0, batch["rows"])]
@@ -132,7 +133,8 @@ def test_mle_with_backspace_is_mle_over_the_actions(toy, tmp_path):
     model, tokenizer, texts = copy.deepcopy(toy)
     model, backspace_id = model.double(), add_backspace(model, tokenizer)
     rows = encode(tokenizer, texts[:16], 24)
-    batch = collate_actions([CorrectionNoiseDataset(rows, 0.2, tokenizer)[i] for i in range(16)], backspace_id)
+    data = CorrectionNoiseDataset(rows, 0.2, tokenizer)
+    batch = data.collate([data[i] for i in range(16)])
     nats = []
     for actions, learned in zip(batch["tree"]["ids"].tolist(), batch["learned"].tolist(), strict=True):
         for t in (t for t, is_learned in enumerate(learned) if is_learned):
@@ -160,12 +162,12 @@ def test_the_buffer_drops_its_oldest_and_is_saved(toy):
     replay.refill(model, 4)
     first = list(replay.texts)
     assert len(first) == 4
-    assert [replay.is_due(step) for step in (5, 6)] == [False, True]
+    assert replay.next_refill == 6
     replay.refill(model, 6)
     assert len(replay.texts) == 6 and replay.texts[:2] == first[2:]
     loaded = ReplayBuffer(SETTINGS, tokenizer, max_tokens=5)
     vars(loaded).update(json.loads(json.dumps(replay.state()))["attributes"])
-    assert loaded.texts == replay.texts and loaded.refill_step == 6
+    assert loaded.texts == replay.texts and loaded.next_refill == 8
     texts = replay.sample(7, [0, 1, 2, 3])
     assert loaded.sample(7, [2]) == [texts[2]]
     assert texts != replay.sample(8, [0, 1, 2, 3])
