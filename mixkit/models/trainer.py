@@ -16,7 +16,7 @@ from transformers.trainer import Trainer
 from transformers.trainer_callback import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainerState
 from transformers.training_args import TrainingArguments
 
-from mixkit._common import InputError, write_atomically
+from mixkit._common import InputError, unknown, write_atomically
 from mixkit.losses.lm_head import weighted_cross_entropy_and_nll
 from mixkit.losses.sequence_match import SequenceMatch
 from mixkit.losses.token_weighted import MLE
@@ -85,8 +85,8 @@ def finetune(
     and tokenizer. Validation texts have no correction noise.
     One GPU is used; for several start the program with torchrun or accelerate launch.
     Raises InputError for a model that `check_model_support` refuses, for an objective that does not fit backtracking,
-    where memory runs out, and where the training diverges: at nan and inf, and at an nll of 2 log V above the first
-    step's (log V is that of a uniform guess).
+    for another precision, where memory runs out, and where the training diverges: at nan and inf, and at an nll of
+    2 log V above the first step's (log V is that of a uniform guess).
     """
     silence_libraries()
     if isinstance(objective, SequenceMatch) and backtracking is None:
@@ -122,8 +122,10 @@ def finetune(
             max_steps = last.global_step
 
     gpu = torch.cuda.is_available()
-    bf16 = precision == "bf16" or (precision == "auto" and has_bf16())
-    device = {"bf16": bf16, "torch_compile": torch_compile, "use_cpu": not gpu, "optim": "adamw_torch_fused"}
+    allowed = {"auto": has_bf16(), "bf16": True, "float32": False}
+    if precision not in allowed:
+        raise unknown("precision", precision, allowed)
+    device = {"bf16": allowed[precision], "torch_compile": torch_compile, "use_cpu": not gpu, "optim": "adamw_torch_fused"}
     loading = {"dataloader_pin_memory": gpu, "dataloader_num_workers": 2 * gpu}
     device |= {**loading, "accelerator_config": {"non_blocking": gpu}}
     length = {"num_train_epochs": epochs, "max_steps": max_steps, "gradient_accumulation_steps": accumulation}

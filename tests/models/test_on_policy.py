@@ -202,6 +202,8 @@ def test_refused_settings(toy, tmp_path):
         train(toy, tmp_path, settings=None, max_steps=1)
     with pytest.raises(ValueError, match="does not use <backspace>"):
         train(toy, tmp_path, MixCE(0.5), max_steps=1)
+    with pytest.raises(ValueError, match="unknown precision 'fp16'"):
+        train(toy, tmp_path, max_steps=1, precision="fp16")
     for bad, message in (
         ({"noise_rate": 0.6}, r"noise_rate is 0.6; it must be a number in \[0, 0.5\]"),
         ({"mle_minimum": -1}, r"mle_minimum is -1; it must be a number in \[0, 1\]"),
