@@ -122,10 +122,10 @@ def finetune(
             max_steps = last.global_step
 
     gpu = torch.cuda.is_available()
-    allowed = {"auto": has_bf16(), "bf16": True, "float32": False}
-    if precision not in allowed:
-        raise unknown("precision", precision, allowed)
-    device = {"bf16": allowed[precision], "torch_compile": torch_compile, "use_cpu": not gpu, "optim": "adamw_torch_fused"}
+    bf16 = {"auto": has_bf16(), "bf16": True, "float32": False}
+    if precision not in bf16:
+        raise unknown("precision", precision, bf16)
+    device = {"bf16": bf16[precision], "torch_compile": torch_compile, "use_cpu": not gpu, "optim": "adamw_torch_fused"}
     loading = {"dataloader_pin_memory": gpu, "dataloader_num_workers": 2 * gpu}
     device |= {**loading, "accelerator_config": {"non_blocking": gpu}}
     length = {"num_train_epochs": epochs, "max_steps": max_steps, "gradient_accumulation_steps": accumulation}
