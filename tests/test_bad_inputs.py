@@ -230,7 +230,7 @@ def test_commands(folder, tmp_path, monkeypatch, capsys, command):
     monkeypatch.setattr("mixkit.studies.sweep.schedule", lambda *_: None)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     for module in ("sweep", "plan"):
-        monkeypatch.setattr(f"mixkit.studies.{module}.RunStore", lambda: RunStore(tmp_path / "runs"))
+        monkeypatch.setattr(f"mixkit.studies.{module}.RunStore", lambda root=tmp_path / "runs": RunStore(root))
     assert main(command.format(tmp=folder).split()) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("mixkit: ") and captured.err.count("\n") == 1 and captured.out == ""

@@ -156,7 +156,7 @@ def test_holm():
     [
         (lambda: statistics.bootstrap([]), "^values is empty"),
         (lambda: statistics.bootstrap([1.0, math.nan]), "^values contains nan"),
-        (lambda: statistics.bootstrap(["bog", "owl"]), "^values must be numbers: .*'bog'"),
+        (lambda: statistics._finite(["bog", "owl"], "values"), "^values must be numbers: .*'bog'"),
         (lambda: statistics.bootstrap(np.ones((1, 2))), r"shape \(1, 2\)"),
         (lambda: statistics.t_interval([]), "^values is empty"),
         (lambda: statistics.t_interval([1.0, math.inf]), "^values contains nan or inf"),
