@@ -54,8 +54,9 @@ def main(arguments: Sequence[str] | None = None, **options: Any) -> int:
             stream.reconfigure(errors="replace", line_buffering=True)
     try:
         settings = parser.parse_args(arguments)
-        for stopping in (signal.SIGINT, signal.SIGTERM):  # a parent process, such as a kernel, may ignore them
-            signal.signal(stopping, signal.default_int_handler)
+        if settings.command in ("study", "tune"):
+            for stopping in (signal.SIGINT, signal.SIGTERM):  # a parent process, such as a kernel, may ignore them
+                signal.signal(stopping, signal.default_int_handler)
         if settings.command == "study":
             return _study(settings, options)
         if settings.command == "tune":

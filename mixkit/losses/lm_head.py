@@ -82,7 +82,7 @@ def weighted_cross_entropy_and_nll(
 
     One pass over the chunks. chunk_size is that of `token_scores`.
     """
-    if not isinstance(objective, TokenWeighted):
+    if isinstance(objective, type) or not callable(getattr(objective, "losses", None)):
         raise ValueError(f"objective is {objective!r}; it must be token-weighted: MLE(), MixCE(eta), TaiLr(gamma)")
     inputs = _inputs(hidden, head_weight, bias, targets, chunk_size, scale, soft_cap, mask)
     if denominator is None:

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from mixkit._common import Bool, Int
 from mixkit.losses.lm_head import compute_dtype
+from mixkit.models.loading import unwrapped
 
 
 def layer_types(model) -> set[str]:
@@ -23,7 +24,7 @@ def attention_mask(model, visible: Bool[Tensor, "B Q K"], distance: Int[Tensor, 
 
     visible: True where the key is the query itself or before it. distance: number of tokens from key to query.
     """
-    model = getattr(model, "module", model)  # under DistributedDataParallel
+    model = unwrapped(model)
     window, seen, dtype = window_of(model), {"full_attention": visible}, compute_dtype(model)
     if window is not None:
         seen["sliding_attention"] = visible & (distance < window)

@@ -167,8 +167,9 @@ def add_correction_noise(
 
 def apply_backspaces(actions: Sequence[int], backspace_id: int | None) -> tuple[list[int], int]:
     """The token ids that an action sequence leaves, and the number of tokens that it deleted. Errors as `segments`."""
-    remaining = (ids for ids, remain in segments(actions, backspace_id) if remain)
-    return list(chain.from_iterable(remaining)), actions.count(backspace_id)
+    runs = segments(actions, backspace_id)
+    tokens = list(chain.from_iterable(ids for ids, remain in runs if remain))
+    return tokens, sum(len(ids) for ids, _ in runs) - len(tokens)
 
 
 def segments(actions: Sequence[int], backspace_id: int | None) -> list[tuple[list[int], bool]]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mixkit._common import Float, InputError, Int, summary
-from mixkit.models.loading import inference
+from mixkit.models.loading import inference, unwrapped
 
 PROBES = (0.0, 2.0**-20, -1.0, 1.0, 7.0, -50.0, 300.0, 1e18)  # put in place of the output of the embedding
 _MEASURED: WeakKeyDictionary = WeakKeyDictionary()  # (scale, soft_cap) of each model
@@ -33,11 +33,11 @@ class Head:
 
 
 def lm_head(model) -> Head:
-    """The head of a model, with its present weights. The model may be inside DistributedDataParallel.
+    """The head of a model, with its present weights. The model may be compiled and inside DistributedDataParallel.
 
     Scale and soft cap are measured at the first call. Raises InputError as `check_head` does.
     """
-    model = getattr(model, "module", model)
+    model = unwrapped(model)
     if model not in _MEASURED:
         check_head(model)
     embedding = model.get_output_embeddings()

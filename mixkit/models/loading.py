@@ -144,6 +144,12 @@ def memory_advice(advice: str) -> Iterator[None]:
         raise InputError(f"out of memory; {advice} ({summary(error, 200)})") from error
 
 
+def unwrapped(model):
+    """The model itself, of one that torch.compile or DistributedDataParallel has wrapped."""
+    model = getattr(model, "_orig_mod", model)
+    return getattr(model, "module", model)
+
+
 @contextmanager
 def inference(model) -> Iterator[None]:
     """Evaluation mode without gradients; then the model returns to its mode."""

@@ -16,7 +16,7 @@ from mixkit.losses.sequence_match import MLEWeightSchedule, SequenceMatch
 from mixkit.losses.token_weighted import MLE
 from mixkit.models.backspace import BACKSPACE, PrefixTree, add_correction_noise, prefix_tree, score_actions
 from mixkit.models.likelihood import collate_groups
-from mixkit.models.loading import start_token
+from mixkit.models.loading import start_token, unwrapped
 from mixkit.models.sampling import sample_actions
 
 DEFAULTS: dict[str, Any] = {name: coefficient.default for name, coefficient in COEFFICIENTS.items()}
@@ -100,10 +100,9 @@ class ReplayBuffer(TrainerCallback, ExportableState):
         self.next_refill = 0  # optimizer step
 
     def refill(self, model, step: int) -> None:
-        model = getattr(model, "module", model)  # under DistributedDataParallel
         limits = {"backspace_id": self.backspace_id, "end_id": self.end_id, "max_new_tokens": self.max_tokens}
         prompts = [[self.start_id]] * self.settings.refill_texts
-        found = sample_actions(model, prompts, **limits, seed=derive_seed(self.seed, step))
+        found = sample_actions(unwrapped(model), prompts, **limits, seed=derive_seed(self.seed, step))
         new_texts = [[self.start_id, *actions] for actions in found]
         self.texts = [*self.texts, *new_texts][-self.settings.buffer_texts :]
         self.next_refill = step + self.settings.refill_every

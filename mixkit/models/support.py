@@ -1,19 +1,29 @@
 """What a model and its tokenizer must be able to do, checked before anything trains."""
 
+import os
+import shutil
+import sys
+
 from mixkit._common import InputError
 from mixkit.models.backspace import check_tree_attention, known_backspace
 from mixkit.models.head import check_head
 from mixkit.models.likelihood import ENDS
-from mixkit.models.loading import check_positions, start_token
+from mixkit.models.loading import check_positions, default_device, start_token
 
 
-def check_model_support(model, tokenizer, *, backtracking: bool, max_tokens: int, new_tokens: int = 0) -> None:
+def check_model_support(
+    model, tokenizer, *, backtracking: bool, max_tokens: int, new_tokens: int = 0, torch_compile: bool = False
+) -> None:
     """Raise InputError for what would fail after the start: training, likelihoods or sampling.
 
     Checked are the end token, token ids and positions, the head (`check_head`) and, with backtracking or where the
-    model has <backspace> already, that token and the attention (`check_tree_attention`).
+    model has <backspace> already, that token and the attention (`check_tree_attention`). torch_compile: on a CPU it
+    needs a C++ compiler.
     max_tokens: of a text. new_tokens: of a prompt and its continuation. Neither counts start and end token.
     """
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if torch_compile and default_device().type == "cpu" and shutil.which(compiler) is None:
+        raise InputError(f"torch_compile needs a C++ compiler, and there is no {compiler}; install it, or set False")
     if tokenizer.eos_token_id is None:
         raise InputError("the tokenizer has no end-of-sequence token; choose a model whose tokenizer has one")
     ordinary = set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)

@@ -85,7 +85,7 @@ def finetune(
     and tokenizer. Validation texts have no correction noise.
     One GPU is used; for several start the program with torchrun or accelerate launch.
     Raises InputError for a model that `check_model_support` refuses, for an objective that does not fit backtracking,
-    for another precision, where memory runs out, and where the training diverges: at nan and inf, and at an nll of
+    for an unknown precision, where memory runs out, and where the training diverges: at nan and inf, and at an nll of
     2 log V above the first step's (log V is that of a uniform guess).
     """
     silence_libraries()
@@ -93,7 +93,11 @@ def finetune(
         raise InputError("SequenceMatch needs backtracking: its noise rate, schedule and buffer; pass Backtracking()")
     if backtracking is not None and not isinstance(objective, MLE | SequenceMatch):
         raise InputError(f"{objective} does not use <backspace>; backtracking is for SequenceMatch and MLE")
-    check_model_support(model, tokenizer, backtracking=backtracking is not None, max_tokens=max_tokens)
+    bf16 = {"auto": has_bf16(), "bf16": True, "float32": False}
+    if precision not in bf16:
+        raise unknown("precision", precision, bf16)
+    needs = {"backtracking": backtracking is not None, "torch_compile": torch_compile}
+    check_model_support(model, tokenizer, **needs, max_tokens=max_tokens)
     folder = Path(folder)
     train, validation = (encode(tokenizer, texts, max_tokens) for texts in (train_texts, validation_texts))
     processes = int(os.environ.get("WORLD_SIZE", 1))  # of torchrun; torch.distributed is not initialized yet
@@ -122,9 +126,6 @@ def finetune(
             max_steps = last.global_step
 
     gpu = torch.cuda.is_available()
-    bf16 = {"auto": has_bf16(), "bf16": True, "float32": False}
-    if precision not in bf16:
-        raise unknown("precision", precision, bf16)
     device = {"bf16": bf16[precision], "torch_compile": torch_compile, "use_cpu": not gpu, "optim": "adamw_torch_fused"}
     loading = {"dataloader_pin_memory": gpu, "dataloader_num_workers": 2 * gpu}
     device |= {**loading, "accelerator_config": {"non_blocking": gpu}}

@@ -62,13 +62,16 @@ SIDES = {
     **{"middle right": (1, 0), "middle left": (-1, 0), "top center": (0, 1), "bottom center": (0, -1)},
 }
 
-_others = defaultdict(cycle(zip(OTHER_COLORS, OTHER_SYMBOLS, strict=True)).__next__)  # the looks not in LOOKS, by label
+_order: dict[str, int] = {}  # by label, of the objectives without an entry in LOOKS
 
 
 def look(objective: str) -> tuple[str, str]:
     """Colour and symbol of an objective. Those without an entry in LOOKS get others as they appear."""
     name = objective.partition("(")[0]
-    return LOOKS[name] if name in LOOKS else _others[objective_label(objective)]
+    if name in LOOKS:
+        return LOOKS[name]
+    place = _order.setdefault(objective_label(objective), len(_order)) % len(OTHER_COLORS)
+    return OTHER_COLORS[place], OTHER_SYMBOLS[place]
 
 
 def measured_metrics(frame: pd.DataFrame, kind: Literal["quality", "diversity", ""] = "") -> list[str]:

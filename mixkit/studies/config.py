@@ -184,7 +184,7 @@ class RunConfig(Settings):
         return self.coefficients(self.decode_as) if self.decode_as else {}
 
     def canonical(self) -> dict[str, Any]:
-        """All settings that can change the outcome of the run: without those of other objectives."""
+        """All settings that can change the outcome of the run: without those that are not used."""
         unused = COEFFICIENTS.keys() - self.coefficients().keys() - self.decode_coefficients().keys()
         off = {name for name in ("decode_as", "torch_compile") if not getattr(self, name)}
         return self.model_dump(exclude=unused | off | NOT_IN_HASH)

@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from mixkit._common import CLONE, InputError, unknown, write_atomically
 from mixkit.losses.definitions import OBJECTIVES, parse_objective
 from mixkit.studies.config import RunConfig, Settings, SweepConfig
-from mixkit.studies.store import LOCAL, Role, RunStore, check_folder_name, finished_runs, run_name, with_paths
+from mixkit.studies.store import LOCAL, Role, RunStore, check_folder_name, run_name, with_paths
 
 STUDIES = CLONE / "data" / "studies"
 SWEEP_FILE = "sweep.yaml"  # in the folder of a sweep: its study file
@@ -140,11 +140,14 @@ def read_study(name: str, store: RunStore | None = None) -> Study:
     try:
         return TypeAdapter(Study).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        if found := finished_runs(name, RunStore(root)):  # notebook 3 writes no plan
-            return Study(name, "Runs of notebook 3.", [PlannedRun(run.name, "grid", run.config, None) for run in found])
+        if found := RunStore(root).records(name):  # notebook 3 writes no plan
+            roles: list[Role] = ["grid" if run.config.epochs else "decoding" for run in found]
+            runs = [PlannedRun(run.name, role, run.config, None) for run, role in zip(found, roles, strict=True)]
+            return Study(name, "Single runs of notebook 3, whose settings may differ.", runs)
         plans, runs = root.glob("*/study.yaml"), root.glob("*/*/run.json")
-        if known := {path.parent.name for path in plans} | {path.parents[1].name for path in runs}:
-            raise unknown("study under runs/", name, sorted(known)) from None
+        known = {path.parent.name for path in plans} | {path.parents[1].name for path in runs}
+        if known := sorted(known - {name}):
+            raise unknown("study under runs/", name, known) from None
         how = "`make study` (on Colab `!python -m mixkit study quick`) makes one"
         raise InputError(f"no study under {root} yet; {how}") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValidationError):

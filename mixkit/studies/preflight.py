@@ -118,8 +118,8 @@ def check_runs(
     counts: dict[tuple[int, ...], int] = {}  # the texts of a study are cut once, not once per run
     for config, texts in runs:
         length = config.prompt_tokens + config.max_new_tokens
-        needs = {"backtracking": config.make_backtracking() is not None, "max_tokens": config.max_tokens}
-        problems.check(check_support, model, tokenizer, **needs, new_tokens=length)
+        needs = {"backtracking": config.make_backtracking() is not None, "torch_compile": config.torch_compile}
+        problems.check(check_support, model, tokenizer, **needs, max_tokens=config.max_tokens, new_tokens=length)
         human = [*texts.test, *texts.validation] if texts.clean_validation else texts.test
         sizes = {"prompt_tokens": config.prompt_tokens, "max_new_tokens": config.max_new_tokens}
         key = (id(texts), config.prompts, *sizes.values())

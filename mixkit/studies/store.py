@@ -104,12 +104,15 @@ def with_paths(setting: str, value: str, replace: Callable[[Path], object]) -> s
     for i, name in enumerate(names):
         hub, rest = ("hub:", name[4:]) if name.startswith("hub:") else ("", name)
         path, *configuration = rest.split(":") if hub else [rest]
-        if os.path.exists(path):
-            from mixkit.models.loading import NAMES  # seconds
-
-            if path not in (*BUILT_IN, *HUB, *NAMES, "minilm", "start"):
-                names[i] = ":".join([f"{hub}{replace(Path(path))}", *configuration])
+        if os.path.exists(path) and (os.sep in path or not _is_built_in(path)):
+            names[i] = ":".join([f"{hub}{replace(Path(path))}", *configuration])
     return "|".join(names)
+
+
+def _is_built_in(name: str) -> bool:
+    from mixkit.models.loading import NAMES  # seconds
+
+    return name in (*BUILT_IN, *HUB, *NAMES, "minilm", "start")
 
 
 def _content(path: Path) -> str:
@@ -218,6 +221,11 @@ class RunStore:
             return None
         return record if record.name == name else None
 
+    def records(self, study: str) -> list[RunRecord]:
+        """The records in the study's folder, the earliest first. The study needs no plan."""
+        found = [self.read(study, path.parent.name) for path in (self.root / study).glob("*/run.json")]
+        return sorted(filter(None, found), key=lambda run: run.began)
+
     def samples(self, study: str, name: str) -> list[Sample]:
         """The run's continuations, also shipped ones; empty if there are none. Raises InputError for a damaged file."""
         path = self.for_reading(study).folder(study, name) / "samples.jsonl"
@@ -228,8 +236,6 @@ class RunStore:
             raise InputError(f"{path} is damaged; delete {path.parent} and run the study again") from None
 
 
-def finished_runs(study: str, store: RunStore | None = None) -> list[RunRecord]:
-    """The finished runs in the study's folder, the earliest first. The study needs no plan."""
-    store = store or RunStore()
-    found = [store.read(study, path.parent.name) for path in (store.root / study).glob("*/run.json")]
-    return sorted((run for run in found if run and run.status == "done"), key=lambda run: run.began)
+def finished_runs(study: str) -> list[RunRecord]:
+    """The finished runs in runs/<study>/, the earliest first. The study needs no plan."""
+    return [run for run in RunStore().records(study) if run.status == "done"]

@@ -50,7 +50,7 @@ def test_windows_are_by_depth_in_the_tree(kind):
     model = sliding(kind)
     row = torch.randint(1, 98, (1, 60), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        got = -score_actions(model, prefix_tree(row, 98))[0].nll[0, 1:]
+        got = score_actions(model, prefix_tree(row, 98))[0].logprob[0, 1:]
         own = model(row).logits[0, :-1].log_softmax(-1).gather(1, row[0, 1:, None])[:, 0]
     torch.testing.assert_close(got, own, rtol=0, atol=1e-5)
     check_tree_attention(model)

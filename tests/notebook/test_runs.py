@@ -49,6 +49,13 @@ def test_runs_without_a_plan_have_a_report(store, capsys):
     assert "Focal(focusing=2.0)" in printed and "2 of 2 runs are done" in printed and "\n2 done" in printed
     with pytest.raises(ValueError, match=r"unknown study under runs/ 'owm' \(did you mean 'own'\?\)"):
         read_study("owm")
+    store.begin(config.model_copy(update={"epochs": 0.0, "temperature": 0.7})).fail("broken")
+    assert [run.role for run in read_study("own").runs] == ["grid", "grid", "decoding"]
+    assert main(["report", "own"]) == 1
+    (store.root / "damaged" / "run").mkdir(parents=True)
+    (store.root / "damaged" / "run" / "run.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"unknown study under runs/ 'damaged'; allowed: own$"):
+        read_study("damaged")
 
 
 def test_the_first_run_reads_all_that_start_at_random(store):

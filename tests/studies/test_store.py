@@ -1,6 +1,8 @@
 """Settings, names and hashes of runs, and run folders that are never half-written."""
 
 import os
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -220,6 +222,13 @@ def test_a_local_folder_counts_by_its_content(tmp_path, setting):
     assert hashed("one") != before
     (tmp_path / "two" / "part" / "model.safetensors").rename(tmp_path / "two" / "model.safetensors")
     assert hashed("two") not in (before, hashed("one"))
+
+
+def test_a_local_path_needs_no_torch(tmp_path):
+    code = "import sys; from mixkit.studies.store import with_paths; "
+    code += f"print(with_paths('corpus', {str(tmp_path)!r}, lambda path: 'X'), 'torch' in sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.split() == ["X", "False"]
 
 
 def test_a_folder_does_not_shadow_a_built_in_name(tmp_path, monkeypatch):
