@@ -47,6 +47,11 @@ def test_an_entry_of_the_grid_has_its_own_seed(tmp_path):
     assert seeds == [("base", 0, None), ("grid", 0, base), ("grid", 7, base), ("decoding", 0, mle)]
 
 
+def test_the_base_runs_reader_is_the_studys(tmp_path):
+    study = load_study(write(tmp_path, {**STUDY, "base": {"objective": "mle", "reader": "minilm"}}))
+    assert {run.config.reader for run in study.runs} == {"minilm"}
+
+
 def test_another_base_changes_the_names_of_its_descendants(tmp_path):
     one = load_study(write(tmp_path, STUDY))
     other = load_study(write(tmp_path, {**STUDY, "base": {"objective": "mle", "epochs": 2.0}}))
