@@ -16,14 +16,13 @@ def check_model_support(
 ) -> None:
     """Raise InputError for what would fail after the start: training, likelihoods or sampling.
 
-    Checked are the end token, token ids and positions, the head (`check_head`) and, with backtracking or where the
-    model has <backspace> already, that token and the attention (`check_tree_attention`). torch_compile: on a CPU it
-    needs a C++ compiler.
+    Checked are the end token, token ids and positions, the head (`check_head`), a C++ compiler for torch_compile on a
+    CPU and, with backtracking or <backspace> in the model, that token and the attention (`check_tree_attention`).
     max_tokens: of a text. new_tokens: of a prompt and its continuation. Neither counts start and end token.
     """
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     if torch_compile and default_device().type == "cpu" and shutil.which(compiler) is None:
-        raise InputError(f"torch_compile needs a C++ compiler, and there is no {compiler}; install it, or set False")
+        raise InputError(f"torch_compile needs a C++ compiler; there is no {compiler}: install one, or leave it off")
     if tokenizer.eos_token_id is None:
         raise InputError("the tokenizer has no end-of-sequence token; choose a model whose tokenizer has one")
     ordinary = set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)

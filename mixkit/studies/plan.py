@@ -141,8 +141,7 @@ def read_study(name: str, store: RunStore | None = None) -> Study:
         return TypeAdapter(Study).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         if found := RunStore(root).records(name):  # notebook 3 writes no plan
-            roles: list[Role] = ["grid" if run.config.epochs else "decoding" for run in found]
-            runs = [PlannedRun(run.name, role, run.config, None) for run, role in zip(found, roles, strict=True)]
+            runs = [PlannedRun(x.name, "grid" if x.config.epochs else "decoding", x.config, None) for x in found]
             return Study(name, "Single runs of notebook 3, whose settings may differ.", runs)
         plans, runs = root.glob("*/study.yaml"), root.glob("*/*/run.json")
         known = {path.parent.name for path in plans} | {path.parents[1].name for path in runs}

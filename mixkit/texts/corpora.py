@@ -147,12 +147,14 @@ def _cut_chapter(chapter: str) -> list[str]:
     blocks = itertools.dropwhile(lambda block: block.startswith(" "), re.split(r"\n\n+", chapter.strip("\n")))
     texts, words = [], []
     for block in itertools.takewhile(lambda block: not block.isupper(), blocks):  # up to the heading of the next book
-        sentences = block.replace("_", "").split("  ")
-        for i, sentence in enumerate(sentences, 1):
+        for sentence in block.replace("_", "").split("  "):
             words += sentence.split()
-            if len(words) >= (NOVEL_WORDS if i < len(sentences) else MIN_WORDS):
+            if len(words) >= NOVEL_WORDS:
                 texts.append(words)
                 words = []
+        if len(words) >= MIN_WORDS:
+            texts.append(words)
+            words = []
     texts[-1] += words
     return list(map(" ".join, texts))
 

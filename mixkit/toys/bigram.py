@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -64,9 +64,9 @@ class MarkovChain:
         """
         if not isinstance(seed, int):
             return cls(torch.stack([cls.random(vocab, zeros, s).probs for s in seed]))
-        if not 2 <= vocab <= 5000 or not 0 <= zeros <= 1 or not 0 <= seed < 2**32:
-            allowed = "they must be in [2, 5000], [0, 1] and [0, 2**32 - 1]"
-            raise InputError(f"vocab is {vocab}, zeros is {zeros}, seed is {seed}; {allowed}")
+        replace(ETA, name="zeros").check(zeros)
+        if not 2 <= vocab <= 5000 or not 0 <= seed < 2**32:
+            raise InputError(f"vocab is {vocab}, seed is {seed}; they must be in [2, 5000] and [0, 2**32 - 1]")
         generator = np.random.RandomState(seed)
         matrix = generator.dirichlet(np.full(vocab, 0.5), size=vocab)[:-1]  # nothing follows the end
         matrix[:, :-1][generator.random_sample((vocab - 1, vocab - 1)) < zeros] = 0
@@ -284,7 +284,7 @@ def fit(
         best_probs = torch.where(better[..., None, None], logits[..., 1:].softmax(-1), best_probs)
         if (epoch - best_epoch >= patience).all():
             break
-    learned, last = (MarkovChain(x) for x in (best_probs, _logits(parameters).detach().double()[..., 1:].softmax(-1)))
+    learned, last = MarkovChain(best_probs), MarkovChain(_logits(parameters).detach().double()[..., 1:].softmax(-1))
     return Fitted(objectives, tuple(seeds), chain, learned, last, best_epoch, time.perf_counter() - began)
 
 
