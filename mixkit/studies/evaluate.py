@@ -71,8 +71,7 @@ def _predictions(held: HeldOut) -> dict[str, Estimate]:
         def of_totals(tokens: Any, *nll_at: Any) -> Any:
             return statistic(*best_temperature(np.stack(nll_at, -1), tokens))
 
-        temperature, _ = best_temperature(held.nll_at.sum(0), held.tokens.sum(0))
-        if np.isnan(temperature):
+        if np.isnan(best_temperature(held.nll_at.sum(0), held.tokens.sum(0))[0]):
             return Estimate.absent("the nll has no minimum at a temperature between 0.56 and 5")
         estimate = bootstrap(held.tokens, *held.nll_at.T, statistic=of_totals)
         undefined = "no interval: T* is outside 0.56 to 5 on some resamples"

@@ -31,7 +31,9 @@ OUT_OF_MEMORY = "out of memory: halve batch_size and double accumulation, or low
 
 def prepare(folder: Path, config: RunConfig) -> None:
     """Write FOLDER/parameters.yaml: all settings, so that no edit of notebook 3's parameters cell counts."""
-    write_atomically(folder / "parameters.yaml", yaml.safe_dump(config.model_dump()))
+    with lock(folder) as descriptor:  # whoever has it takes a file that is being written for one left behind
+        if descriptor is not None:
+            write_atomically(folder / "parameters.yaml", yaml.safe_dump(config.model_dump()))
 
 
 def execute(folder: Path, notebook: Path = NOTEBOOK, gpu: str | None = None) -> int:
@@ -47,13 +49,12 @@ def execute(folder: Path, notebook: Path = NOTEBOOK, gpu: str | None = None) -> 
             return LOCKED
         if store.read(study, name) is not None:
             return FINISHED
-        for left_behind in folder.glob(".*"):  # by write_atomically, in a process that was killed
+        for left_behind in folder.glob(".*.*.*"):  # by write_atomically, in a process that was killed
             left_behind.unlink()
         parameters = yaml.safe_load((folder / "parameters.yaml").read_text(encoding="utf-8"))
         run = Run(folder, RunConfig.check(parameters))
         if run_name(run.config) != name:
-            what = "the content of a local file or folder (corpus, model ...)"
-            run.fail(f"{what} has changed since the study was planned")
+            run.fail("the content of a local file or folder (corpus, model ...) has changed since the study began")
             return FINISHED
         os.environ["MIXKIT_NOTEBOOK"] = notebook_hash(notebook)
         with PlainLog(open(folder / "log.txt", "ab"), encoding="utf-8", errors="replace", line_buffering=True) as log:

@@ -108,7 +108,7 @@ def test_the_parameters_cell_is_no_code(tmp_path):
 
 @pytest.mark.slow
 def test_a_foreign_kernel_braces_and_files_left_behind(tmp_path, monkeypatch):
-    """One run: another "python3" comes first, the path has braces, and a killed writer left a file."""
+    """Another "python3" comes first, the path has braces, a killed writer left a file, and JupyterLab a folder."""
     kernel = tmp_path / "jupyter" / "kernels" / "python3"
     kernel.mkdir(parents=True)
     (kernel / "kernel.json").write_text(json.dumps(FOREIGN))
@@ -120,10 +120,11 @@ def test_a_foreign_kernel_braces_and_files_left_behind(tmp_path, monkeypatch):
     folder = clone / "runs" / "s" / run_name(config)
     prepare(folder, config)
     (folder / ".run.json.host.1").write_text("{")
+    (folder / ".ipynb_checkpoints").mkdir()
     assert execute(folder, notebook) == FINISHED
     record = RunStore(clone / "runs").read("s", folder.name)
     assert (record.status, record.versions["notebook"]) == ("done", notebook_hash(notebook))
-    assert not list(folder.glob(".*"))
+    assert [path.name for path in folder.glob(".*")] == [".ipynb_checkpoints"]
 
 
 @pytest.mark.parametrize("error", ["OutOfMemoryError: CUDA out of memory.", "RuntimeError: can't allocate memory"])

@@ -197,6 +197,17 @@ def test_two_sweeps_on_one_folder_execute_each_run_once(tmp_path, notebook):
     assert {state.status for state in states(study, store)} == {"done"}
 
 
+def test_a_sweep_writes_the_parameters_under_the_lock(tmp_path, monkeypatch):
+    """The worker of another sweep deletes what it takes for left behind, while it has the lock."""
+    owners = []
+    monkeypatch.setattr("mixkit.studies.run.write_atomically", lambda path, _: owners.append(lock_owner(path.parent)))
+    folder = prepared(tmp_path)
+    assert process_of(owners[0]) == os.getpid()
+    with lock(folder):
+        prepare(folder, RunConfig.check({"study": "s"}))
+    assert len(owners) == 1
+
+
 @pytest.mark.slow
 def test_a_run_that_is_killed_three_times_has_failed(tmp_path, notebook):
     _, study, store = study_of(tmp_path)
