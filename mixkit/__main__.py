@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None, **options: Any) -> int:
     file = Parser(add_help=False)
     add = file.add_argument
     add("file", help="a name from data/studies (quick, gpt2, ...) or the path of a .yaml file")
-    add("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="replace settings of every run")
+    add("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="replace settings; after the file")
     study = commands.add_parser("study", parents=[file], help="run a study; finished runs are not run again")
     add = study.add_argument
     add("--name", default="", help="folder under runs/; default: the file's name and the values set")
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None, **options: Any) -> int:
     add("--address", default="", help="of the Ray cluster to join; default: one is started here")
     what = "search for the coefficient with which the model is as sharp as people"
     tuning = commands.add_parser("tune", parents=[file], help=what)
-    tuning.add_argument("--objective", default="mixce", help="mixce, tailr or mle")
+    tuning.add_argument("--objective", default="mixce", help="mixce (the default), tailr or mle")
     for command, what in (("status", "how far a study's runs are"), ("report", "print a table, write report.html")):
         commands.add_parser(command, help=what).add_argument("name", help="folder under runs/")
     for stream in (sys.stdout, sys.stderr):
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None, **options: Any) -> int:
     except InputError as error:
         problem = str(error)
     except OSError as error:  # a full disk, a folder of another user
-        problem = f"{error.filename or 'a file'}: {error.strerror or error}; mend it, the same command continues"
+        problem = f"{error.filename or 'a file'}: {error.strerror or error}; fix this; the same command continues"
     for line in problem.splitlines():
         print(f"mixkit: {plain(line)}", file=sys.stderr)
     return 2

@@ -23,7 +23,7 @@ from mixkit.notebook.tables import MACROS, SampleCard, Samples, first_sets, fram
 from mixkit.studies.records import HUMAN
 from mixkit.studies.store import RunRecord, RunStore, check_folder_name
 
-QUESTIONS = {"Who is a person?": "person", "Which is better?": "better"}
+QUESTIONS = {"Which did a person write?": "person", "Which is better?": "better"}
 MIN_SECONDS = 0.3  # the second half of a double click would answer a pair that nobody has read
 
 

@@ -213,14 +213,14 @@ def conclusion(table: pd.DataFrame) -> str:
     if set(table["verdict"]) <= {NO_CURVE}:
         return "The study has no decoding baselines, so its runs are not compared with MLE at other temperatures."
     above = table["run"][table["verdict"] == "above the curve"].tolist()
-    outside = table["verdict"].tolist().count("outside the curve")
+    outside = int(table["verdict"].isin(["outside the curve", NO_CURVE]).sum())
     if outside == len(table):
-        return "All runs are outside the range of MLE's decoding curve, or have no value, so they cannot be compared."
+        return "All runs are outside the range of MLE's decoding curve, or have no curve or value: none is compared."
     sentence = f"None of {len(table)} runs is above MLE's decoding curve: no objective is shown to beat decoding"
     if above:
         sentence = f"{len(above)} of {len(table)} runs are above MLE's decoding curve: {', '.join(above)}"
     if outside:
-        sentence += f"; {outside} of them cannot be compared, as they are outside its range or have no value"
+        sentence += f"; {outside} of them cannot be compared: no curve, outside its range, or no value"
     paired = table[table["decoder"] != ""]
     if len(paired):
         better = paired["run"][paired["decoder"] == "better"].tolist()

@@ -147,8 +147,8 @@ def read_study(name: str, store: RunStore | None = None) -> Study:
         known = {path.parent.name for path in plans} | {path.parents[1].name for path in runs}
         if known := sorted(known - {name}):
             raise unknown("study under runs/", name, known) from None
-        how = "`make study` (on Colab `!python -m mixkit study quick`) makes one"
-        raise InputError(f"no study under {root} yet; {how}") from None
+        how = "`make study` (on Colab `!python -m mixkit study quick`) makes `quick`"
+        raise InputError(f"no study under {root} yet, and the kit ships no {name!r}; {how}") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValidationError):
         hint = f"run the study again under another name, or delete {path.parent}"
         raise InputError(f"{path} was written by an earlier mixkit; {hint}") from None

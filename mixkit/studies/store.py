@@ -144,7 +144,7 @@ def notebook_hash(notebook: Path) -> str:
 def check_folder_name(parameter: str, name: str) -> None:
     """Raise InputError unless `name` can be the name of a folder."""
     if not re.fullmatch(r"\w[\w.-]*", name) or len(name.encode()) > 100:
-        allowed = "at most 100 letters, digits, '.', '_' and '-', and none of '.' and '-' first"
+        allowed = "at most 100 letters, digits, '.', '_' and '-', and must not start with '.' or '-'"
         raise InputError(f"{parameter} is {name!r}; it names a folder and must have {allowed}")
 
 

@@ -140,7 +140,7 @@ def schedule(study: Study, store: RunStore, executor: Executor, log: Callable[[s
             time.sleep(TICK)
         if hopeless() and (left := len(study.runs) - len(is_done)):
             why = f"the last {MAX_FAILURES} runs failed for the same reason"
-            log(f"stopped: {why}; {left} runs were not started; mend it, then run the study again with --retry")
+            log(f"stopped: {why}; {left} runs were not started; fix this, then run the study again with --retry")
     finally:
         for _, worker in active.values():
             worker.stop()

@@ -194,7 +194,7 @@ def test_verdicts_follow_the_numbers():
     ]
     assert conclusion(table).startswith(
         "1 of 3 runs are above MLE's decoding curve: MixCE η=0.2; "
-        "1 of them cannot be compared, as they are outside its range or have no value; "
+        "1 of them cannot be compared: no curve, outside its range, or no value; "
         "1 of 1 are better than MLE decoded as their objective: MixCE η=0.2; 2 of 2 were trained once"
     )
     assert "no objective is shown to beat decoding" in conclusion(table[1:2])
@@ -204,7 +204,8 @@ def test_verdicts_follow_the_numbers():
     alone = verdicts([at("good", 0.5, 0.95, 0.01), CURVE[2]], compared)
     assert alone["verdict"].tolist() == ["no curve"] and "no decoding baselines" in conclusion(alone)
     assert verdicts([], compared).empty and "no other objective than MLE" in conclusion(verdicts([], compared))
-    assert "1 of them cannot be compared" in conclusion(table)
+    one_without = table.assign(verdict=["above the curve", "no curve", "outside the curve"])
+    assert "; 2 of them cannot be compared: no curve" in conclusion(one_without)
     assert conclusion(table[2:]).startswith("All runs are outside the range")
 
 

@@ -61,7 +61,7 @@ def test_three_failures_for_one_reason_stop_the_sweep(study, tmp_path):
     assert [record and record.status for record in records] == ["failed"] * 3 + [None] * 2
     assert lines[-1] == (
         "stopped: the last 3 runs failed for the same reason; 2 runs were not started; "
-        "mend it, then run the study again with --retry"
+        "fix this, then run the study again with --retry"
     )
 
 
