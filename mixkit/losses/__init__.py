@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from mixkit.losses.rivals import Focal as Focal
     from mixkit.losses.rivals import Power as Power
     from mixkit.losses.rivals import Threshold as Threshold
-    from mixkit.losses.sequence_match import MLEWeightSchedule as MLEWeightSchedule
     from mixkit.losses.sequence_match import SequenceMatch as SequenceMatch
     from mixkit.losses.token_weighted import MLE as MLE
     from mixkit.losses.token_weighted import MixCE as MixCE

@@ -1,4 +1,4 @@
-"""The SequenceMatch objective, its divergences, and the schedule of its mixture with MLE."""
+"""The SequenceMatch objective and its divergences."""
 
 import math
 from dataclasses import dataclass
@@ -136,22 +136,3 @@ class SequenceMatch:
             torch.cat([logit - g * next_value, absorbing], -1),
             torch.cat([value - g * next_value, absorbing], -1),
         )
-
-
-@dataclass(frozen=True)
-class MLEWeightSchedule:
-    """The weight of MLE in the loss: 1 for `warmup` steps, then linear for `decay` steps, then `minimum`.
-
-    The loss is weight * MLE + (1 - weight) * SequenceMatch, in nats per token. warmup, decay >= 0; minimum in [0, 1].
-    """
-
-    warmup: int
-    decay: int
-    minimum: float = 0.0
-
-    def __call__(self, step: int) -> float:
-        """The weight at optimizer step `step`, counted from 0. In [minimum, 1]."""
-        if step < self.warmup:
-            return 1.0
-        progress = min(1.0, (step - self.warmup) / self.decay) if self.decay else 1.0
-        return 1 - progress * (1 - self.minimum)

@@ -12,7 +12,7 @@ from transformers.trainer_callback import ExportableState, TrainerCallback
 
 from mixkit._common import Bool, Float
 from mixkit.losses.definitions import COEFFICIENTS
-from mixkit.losses.sequence_match import MLEWeightSchedule, SequenceMatch
+from mixkit.losses.sequence_match import SequenceMatch
 from mixkit.losses.token_weighted import MLE
 from mixkit.models.backspace import BACKSPACE, PrefixTree, add_correction_noise, prefix_tree, score_actions
 from mixkit.models.likelihood import collate_groups
@@ -122,10 +122,13 @@ class BacktrackingLoss:
     """
 
     def __init__(self, objective: MLE | SequenceMatch, replay: ReplayBuffer, steps: int):
-        self.objective, self.replay = objective, replay
-        settings = replay.settings
-        warmup, decay = round(settings.mle_warmup * steps), round(settings.mle_decay * steps)
-        self.share = MLEWeightSchedule(warmup, decay, settings.mle_minimum)
+        self.objective, self.replay, self.steps = objective, replay, steps
+
+    def share(self, step: int) -> float:
+        """The weight of MLE at optimizer step `step`: 1 at first, then it falls in a straight line to its minimum."""
+        settings = self.replay.settings
+        warmup, decay = round(settings.mle_warmup * self.steps), round(settings.mle_decay * self.steps)
+        return float(np.interp(step, (warmup, warmup + decay), (1, settings.mle_minimum)))
 
     def __call__(
         self, model, batch: Mapping[str, Any], step: int, *, tokens, discounted

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from mixkit.notebook.charts import measured_metrics as measured_metrics
     from mixkit.notebook.charts import parallel_coordinates as parallel_coordinates
     from mixkit.notebook.charts import training_curve as training_curve
-    from mixkit.notebook.charts import worth as worth
     from mixkit.notebook.labels import metric_label as metric_label
     from mixkit.notebook.labels import number as number
     from mixkit.notebook.report import write_report as write_report

@@ -156,13 +156,13 @@ def frontier(frame: pd.DataFrame, quality: str = "mauve", diversity: str = "dive
     return figure
 
 
-def against_coefficient(frame: pd.DataFrame, metric: str, title: str = "") -> go.Figure:
+def against_coefficient(frame: pd.DataFrame, metric: str) -> go.Figure:
     """A metric against the coefficient of each objective, such as MixCE's eta. Dotted lines: MLE.
 
     Each seed has its own curve. An objective without coefficients is one point. frame: results(study).
     """
     rows = frame.loc[(frame["metric"] == metric) & (frame["role"] == "grid") & frame["value"].notna()]
-    title = title or f"{metric_label(metric)} against the coefficient"
+    title = f"{metric_label(metric)} against the coefficient"
     axis = "<br>".join(wrap(definition(metric).axis, 32))
     figure = go.Figure(layout={"height": 400, "title": title, "yaxis_title": axis})
     others = rows.loc[rows["objective"] != "mle"].sort_values("coefficient", kind="stable")
@@ -187,11 +187,6 @@ def against_coefficient(frame: pd.DataFrame, metric: str, title: str = "") -> go
     for i, value in enumerate(values):  # of each seed; the highest line has the label of all
         figure.add_hline(value, line={"color": COLORS["mle"], "dash": "dot"}, annotation=note if i == 0 else None)
     return _join_legend(figure)
-
-
-def worth(frame: pd.DataFrame) -> go.Figure:
-    """equals: against_coefficient(frame, "best_temperature"), titled: T* is the best temperature for held-out texts."""
-    return against_coefficient(frame, "best_temperature", "What a coefficient is worth as a temperature, T*")
 
 
 def parallel_coordinates(frame: pd.DataFrame) -> go.Figure:

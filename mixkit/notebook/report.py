@@ -26,7 +26,7 @@ from mixkit.studies.store import RunRecord, RunStore
 
 NUM_PROMPTS = 6  # with samples on the page
 NUM_PAIRS = 40  # of its blind test
-COEFFICIENT_METRICS = ("perplexity", "mauve", "diversity")
+COEFFICIENT_METRICS = ("best_temperature", "perplexity", "mauve", "diversity")
 
 
 def write_report(study: Study, store: RunStore | None = None, compared: pd.DataFrame | None = None) -> Path:
@@ -51,6 +51,7 @@ def report_html(study: Study, done: Sequence[RunRecord], samples: tables.Samples
     prompts = sorted(random.Random(0).sample(range(count), min(NUM_PROMPTS, count)))
     quality, diversity, measured = (charts.measured_metrics(frame, kind) for kind in ("quality", "diversity", ""))
     own = [name for name in measured if name not in METRICS]
+    by_coefficient = [name for name in (*COEFFICIENT_METRICS, *own) if name in measured]
     axes = {"up": quality + own, "right": diversity + own}
     pairs = {}
     for up, right in product(*axes.values()):
@@ -67,8 +68,7 @@ def report_html(study: Study, done: Sequence[RunRecord], samples: tables.Samples
         csv=tables.results_csv(frame),
         compared="" if compared.empty else tables.compared_html(compared, {run.name: run.label for run in done}),
         parallel=_figure(charts.parallel_coordinates(frame)),
-        coefficients=[(n, _figure(charts.against_coefficient(frame, n))) for n in (*COEFFICIENT_METRICS, *own)],
-        worth=_figure(charts.worth(frame)) if "best_temperature" in measured else "",
+        coefficients=[(n, _figure(charts.against_coefficient(frame, n))) for n in by_coefficient],
         sets=[record for record, _ in sets],
         prompts=[(sets[0][1][i].prompt[:60], tables.prompt_cards(sets, i)) for i in prompts],
         blind=_packed(json.dumps([pair._asdict() for pair in blind])) if blind else "",

@@ -98,19 +98,21 @@ def check_runs(
     store: RunStore,
 ) -> None:
     """Add the problems of runs whose models descend from one. start: its name."""
-    from mixkit.metrics.features import MINILM_TOKENS, Reader, check_reader, reader_name
+    from mixkit.metrics.features import MINILM_TOKENS, Reader, reader_name
     from mixkit.models.generation import cut_prompts
     from mixkit.models.head import check_head
-    from mixkit.models.loading import load_model
+    from mixkit.models.loading import check_model, load_model
     from mixkit.models.support import check_model_support
 
     @cache
     def load(parameter: str, name: str, study: str) -> Reader | None:
-        """The reader or judge; None if it is the runs' own model, and if it has a problem."""
-        if name in ("tiny", "minilm", start) or (name.startswith("run:") and "/" not in name):
+        """The reader or judge; None if it is the runs' own model, for minilm, and if it has a problem."""
+        if name in ("", "tiny", start) or (name.startswith("run:") and "/" not in name):
             return None
         try:
-            return Reader(name, *load_model(name, study=study, runs=store.root), None)
+            if name != "minilm":
+                return Reader(name, *load_model(name, study=study, runs=store.root), None)
+            check_model(name)
         except InputError as error:
             problems.append(f"{parameter} {name!r}: {error}")
 
@@ -131,8 +133,7 @@ def check_runs(
         elif counts[key] < config.prompts:
             problems.append(f"note: prompts is {config.prompts}, but only {counts[key]} {longer}")
         name = reader_name(config.reader, config.model)
-        for encoder in filter(None, (config.coherence_reader, name if name == "minilm" else "")):
-            problems.check(check_reader, encoder)
+        load("coherence_reader", config.coherence_reader, config.study)
         reader = load("reader", name, config.study)
         context = MINILM_TOKENS if name == "minilm" else reader.context if reader else length
         if length > context:

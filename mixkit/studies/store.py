@@ -45,7 +45,7 @@ class Sample(BaseModel):
     """One line of samples.jsonl: a prompt, its human continuation, and the continuation that the model generated.
 
     set: number of the sample set. num_deleted: tokens that the model deleted with <backspace>. segments: everything
-    that the model wrote, in order, as (text, whether it is still there at the end). decoding: the sampler's parameters.
+    that the model wrote, in order, as (text, whether it is still there at the end).
     """
 
     set: int
@@ -54,8 +54,6 @@ class Sample(BaseModel):
     generated: str
     num_deleted: int = 0
     segments: list[tuple[str, bool]] = []
-    decoding: dict[str, Any] = {}
-    seed: int = 0
 
 
 class RunRecord(BaseModel):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mixkit import MLE, SequenceMatch, TokenScores
-from mixkit.losses.sequence_match import DIVERGENCES, MAX_SLOPE, MLEWeightSchedule
+from mixkit.losses.sequence_match import DIVERGENCES, MAX_SLOPE
 from mixkit.toys.mdp import (
     build_world,
     expected_objective,
@@ -340,10 +340,3 @@ def test_shapes_that_do_not_fit():
         SequenceMatch()(scores, following[:, 1:], scores, following)
     with pytest.raises(ValueError, match="at least one data text and one text sampled"):
         SequenceMatch()(scores, following, TokenScores(torch.zeros(0, 3), torch.zeros(0, 3)), torch.zeros(0, 3))
-
-
-def test_mle_weight_schedule():
-    weight = MLEWeightSchedule(warmup=10, decay=20, minimum=0.25)
-    assert [weight(step) for step in (0, 9, 10, 20, 30, 1000)] == [1, 1, 1, 0.625, 0.25, 0.25]
-    assert [MLEWeightSchedule(3, 0)(step) for step in (2, 3)] == [1, 0]
-    assert {MLEWeightSchedule(0, 0, 1.0)(step) for step in range(5)} == {1}

@@ -2,6 +2,8 @@
 
 import copy
 import json
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from mixkit.models.backspace import (
     score_actions,
 )
 from mixkit.models.likelihood import encode, text_nll
-from mixkit.models.on_policy import Backtracking, CorrectionNoiseDataset, ReplayBuffer
+from mixkit.models.on_policy import Backtracking, BacktrackingLoss, CorrectionNoiseDataset, ReplayBuffer
 from mixkit.models.trainer import finetune
 from tests.support import padded
 
@@ -24,6 +26,20 @@ SMALL = {"max_tokens": 24, "learning_rate": 1e-3, "evaluations": 1, "precision":
 SETTINGS = Backtracking(
     0.2, mle_warmup=0.25, mle_decay=0.5, mle_minimum=0.1, buffer_texts=6, refill_texts=4, refill_every=2
 )
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ((0.1, 0.2, 0.25), {0: 1, 9: 1, 10: 1, 20: 0.625, 30: 0.25, 99: 0.25}),
+        ((0.03, 0.0, 0.0), {2: 1, 3: 0}),
+        ((0.0, 0.0, 1.0), {0: 1, 50: 1}),
+    ],
+)
+def test_the_weight_of_mle_falls_in_a_straight_line(settings, expected):
+    replay: Any = SimpleNamespace(settings=Backtracking(0.1, *settings))
+    loss = BacktrackingLoss(SequenceMatch(), replay, steps=100)
+    assert {step: loss.share(step) for step in expected} == expected
 
 
 def train(toy, folder, objective=None, settings=SETTINGS, dtype=torch.float64, texts=16, **kwargs):

@@ -203,9 +203,9 @@ def test_the_worth_of_a_coefficient_is_its_best_temperature():
         record("mle", 0.5, 0.5, metrics={"best_temperature": metric(1.0)}),
         record("mixce", 0.5, 0.5, objective="mixce", eta=0.1, metrics={"best_temperature": metric(1.3, 0.1)}),
     ]
-    figure = charts.worth(results_frame(runs))
+    figure = charts.against_coefficient(results_frame(runs), "best_temperature")
     assert figure.data[0].y == (1.3,) and figure.data[0].error_y.array == pytest.approx((0.1,))
-    assert figure.layout.shapes[0].y0 == 1.0 and "temperature" in figure.layout.title.text
+    assert figure.layout.shapes[0].y0 == 1.0 and figure.layout.title.text == "T* against the coefficient"
 
 
 def test_every_chart_is_transparent_and_has_a_title():

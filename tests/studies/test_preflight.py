@@ -68,7 +68,7 @@ def test_a_study_without_problems(tmp_path, folder):
         ({"corpus": "{tmp}/short.jsonl", "prompt_tokens": 60}, "human texts are longer than prompt_tokens=60; lower"),
         ({"reader": "gpt2-larg"}, "reader 'gpt2-larg': unknown model 'gpt2-larg' (did you mean 'gpt2-large'?)"),
         ({"reader": "{short}"}, "prompt_tokens + max_new_tokens is 12; the reader '{short}' reads 8; lower"),
-        ({"coherence_reader": "minilmm"}, "reader 'minilmm': model 'minilmm' is not available"),
+        ({"coherence_reader": "minilmm"}, "coherence_reader 'minilmm': model 'minilmm' is not available"),
         ({"judge": "{model}"}, "judge is '{model}', the model that the run starts from; choose another"),
         ({"judge": "smollm3-135m"}, "judge 'smollm3-135m': unknown model 'smollm3-135m'"),
         ({"judge": "{short}", "prompt_tokens": 7}, "judge '{short}' reads 8 tokens; lower prompt_tokens"),

@@ -288,7 +288,7 @@ def test_samples_are_read_as_they_were_written(tmp_path):
     run = store.begin(CHECK({}))
     samples = [
         Sample(set=0, prompt="a\u2028b", human="", generated='<script>\n"', segments=[("x", False), ("y", True)]),
-        Sample(set=1, prompt="", human="h", generated="\x1b[31m", decoding={"top_p": 0.9}, seed=3),
+        Sample(set=1, prompt="", human="h", generated="\x1b[31m"),
     ]
     run.write_samples(samples)
     assert store.samples("scratch", run.name) == samples
