@@ -20,7 +20,7 @@ else:
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # no telemetry unless the user asks for it
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 CLONE = Path(__file__).parents[1]
-RUNS = Path(os.environ.get("MIXKIT_RUNS", CLONE / "runs")).absolute()
+RUNS = CLONE / Path(os.environ.get("MIXKIT_RUNS") or "runs").expanduser()
 SHIPPED = CLONE / "data" / "results"  # results of studies that come with the kit; nothing is written there
 CACHE = RUNS / ".cache"  # may be deleted at any time
 

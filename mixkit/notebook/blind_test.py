@@ -77,15 +77,15 @@ def draw_pairs(done: Sequence[RunRecord], samples: Samples, seed: str) -> list[P
 
 
 def read_answers(folder: Path, question: str) -> dict[str, list[Answer]]:
-    """The answers to one question, by rater. A line that a crash has cut is left out."""
-    by_rater: dict[str, list[Answer]] = {}
+    """The answers to one question, by rater, the first to each prompt. A line that a crash has cut is left out."""
+    by_rater: dict[str, dict[str, Answer]] = {}
     for path in sorted(folder.glob("*.jsonl")):
         for line in path.read_bytes().splitlines():
             with suppress(ValidationError):
                 answer = Answer.model_validate_json(line)
                 if answer.question == question:
-                    by_rater.setdefault(path.stem, []).append(answer)
-    return by_rater
+                    by_rater.setdefault(path.stem, {}).setdefault(answer.prompt, answer)
+    return {rater: list(answers.values()) for rater, answers in by_rater.items()}
 
 
 def append_answer(path: Path, answer: Answer) -> None:

@@ -213,7 +213,7 @@ class SweepPanel(widgets.VBox):
     def begin(self, *, resume: bool = False) -> None:
         """Start the sweep with the form's settings. resume: with the settings of last time, failed runs included."""
         try:
-            if not resume:
+            if not resume and find(self.name, self.store) is None:  # else `start` refuses
                 write_sweep(self.form.config(), self.store)
             start(self.name, self.store, retry=resume)
             self.running = self.running_here = True

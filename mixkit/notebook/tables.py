@@ -105,7 +105,8 @@ def compared_html(compared: pd.DataFrame, labels: Mapping[str, str]) -> Markup:
     """The result of compare_with_mle as a sortable HTML table, bold if significant. labels: by run name."""
     metrics = compared["metric"].unique().tolist()
     cells = {(row.run, row.metric): row for row in frame_rows(compared)}
-    rows = [(labels[run], [cells.get((run, metric)) for metric in metrics]) for run in compared["run"].unique()]
+    runs = [run for run in compared["run"].unique() if run in labels]
+    rows = [(labels[run], [cells.get((run, metric)) for metric in metrics]) for run in runs]
     return MACROS.compared(rows, [metric_label(metric) for metric in metrics], LEVEL)
 
 

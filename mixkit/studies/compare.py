@@ -213,7 +213,7 @@ def conclusion(table: pd.DataFrame) -> str:
     if set(table["verdict"]) <= {NO_CURVE}:
         return "The study has no decoding baselines, so its runs are not compared with MLE at other temperatures."
     above = table["run"][table["verdict"] == "above the curve"].tolist()
-    outside = int(table["verdict"].isin(["outside the curve", NO_CURVE]).sum())
+    outside = sum(verdict in ("outside the curve", NO_CURVE) for verdict in table["verdict"])
     if outside == len(table):
         return "All runs are outside the range of MLE's decoding curve, or have no curve or value: none is compared."
     sentence = f"None of {len(table)} runs is above MLE's decoding curve: no objective is shown to beat decoding"

@@ -4,6 +4,7 @@ import itertools
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -138,7 +139,8 @@ def read_study(name: str, store: RunStore | None = None) -> Study:
     root = (store or RunStore()).for_reading(name).root
     path = root / name / "study.yaml"
     try:
-        return TypeAdapter(Study).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
+        study = TypeAdapter(Study).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return replace(study, name=name)  # the folder may have been renamed or copied
     except FileNotFoundError:
         if found := RunStore(root).records(name):  # notebook 3 writes no plan
             runs = [PlannedRun(x.name, "grid" if x.config.epochs else "decoding", x.config, None) for x in found]

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal, NamedTuple
 
-from mixkit._common import plain
+from mixkit._common import InputError, plain
 from mixkit.studies.config import RunConfig
 from mixkit.studies.executors import Executor, Worker, make_executor
 from mixkit.studies.plan import PlannedRun, Study, write_study
@@ -89,6 +89,10 @@ def schedule(study: Study, store: RunStore, executor: Executor, log: Callable[[s
         if code is None:
             return
         del active[run.name]
+        if code == FINISHED and (folder / "run.json").is_file() and not store.read(study.name, run.name):
+            kills[run.name] += 1
+            if kills[run.name] == MAX_KILLS:
+                raise InputError(f"{folder / 'run.json'} is of another version of mixkit; start the study again")
         # After FINISHED a network file system may hide the record for a minute. The run is started again, and ends.
         if code in (FINISHED, LOCKED) or store.read(study.name, run.name):
             return

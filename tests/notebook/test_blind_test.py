@@ -84,6 +84,15 @@ def test_a_line_cut_by_a_crash_costs_that_line_only(tmp_path):
     assert read_answers(tmp_path, "better") == {}
 
 
+def test_two_panels_of_one_rater_count_an_answer_once(panel, tmp_path):
+    first, second = panel(), panel()
+    for _ in range(5):
+        first.buttons[0].click()
+        second.buttons[1].click()
+    (answers,) = read_answers(first.folder, "person").values()
+    assert len(answers) == 5 == len({a.prompt for a in answers})
+
+
 def test_a_panel_goes_on_where_the_last_one_ended(panel, tmp_path):
     first, asked = panel(), []
     for _ in range(5):

@@ -13,10 +13,10 @@ import pytest
 import yaml
 
 from mixkit.__main__ import main
-from mixkit._common import plain
+from mixkit._common import InputError, plain
 from mixkit.studies.config import RunConfig
-from mixkit.studies.executors import local_executor
-from mixkit.studies.plan import load_study
+from mixkit.studies.executors import Executor, Worker, local_executor
+from mixkit.studies.plan import load_study, read_study, write_study
 from mixkit.studies.run import FINISHED, KILLED, LOCKED, OUT_OF_MEMORY, execute, lock, lock_owner, prepare
 from mixkit.studies.store import RunStore, run_name
 from mixkit.studies.sweep import run_study, schedule, states, status_table, time_left
@@ -206,6 +206,40 @@ def test_a_sweep_writes_the_parameters_under_the_lock(tmp_path, monkeypatch):
     with lock(folder):
         prepare(folder, RunConfig.check({"study": "s"}))
     assert len(owners) == 1
+
+
+def test_a_record_of_another_version_ends_the_sweep(tmp_path, notebook):
+    """After a git pull the workers are of another version than the sweep."""
+    _, study, store = study_of(tmp_path)
+    folder = store.folder("own", study.runs[0].name)
+    starts = []
+
+    def start(path, slot, num_siblings):
+        starts.append(path)
+        (folder / "run.json").write_text('{"name": "a", "new": 1}')
+        return Worker(lambda: FINISHED, lambda: None)
+
+    with pytest.raises(InputError, match=r"run.json is of another version of mixkit; start the study again"):
+        schedule(study, store, Executor(1, start), lambda line: None)
+    assert len(starts) == 3
+
+
+def test_a_renamed_study_is_the_study_of_its_folder(tmp_path):
+    _, study, store = study_of(tmp_path)
+    write_study(study, store)
+    os.rename(store.root / "own", store.root / "other")
+    assert read_study("other", store).name == "other" and read_study("other", store).runs == study.runs
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("", "runs"), ("mine", "mine"), ("/abs", "/abs"), ("~/mine", "HOME/mine")]
+)
+def test_the_folder_of_studies_does_not_depend_on_where_a_command_runs(tmp_path, value, expected):
+    """The kernels of JupyterLab run in notebooks/, papermill's where it was started."""
+    environment = {**os.environ, "MIXKIT_RUNS": value, "PYTHONPATH": str(small.CLONE), "HOME": str(tmp_path)}
+    command = [sys.executable, "-c", "from mixkit._common import RUNS; print(RUNS)"]
+    shown = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert shown.strip() == str(small.CLONE / expected.replace("HOME", str(tmp_path)))
 
 
 @pytest.mark.slow
