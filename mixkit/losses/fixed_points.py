@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,8 +69,9 @@ def inverse_of(objective: TokenWeighted) -> Inverse | None:
     if bool(falls.any()):
         where = q[1:][falls][0].item()
         raise InputError(f"{objective} is not convex: q / w(q) falls at q = {where:.2g}, {several}")
-    if closed_form := getattr(objective, "inverse", None):
-        return closed_form
+    owner: Any = {name: cls for cls in reversed(type(objective).__mro__) for name in vars(cls)}
+    if "inverse" in owner and issubclass(owner["inverse"], owner["weight"]):  # not of a class with another weight
+        return objective.inverse  # pyright: ignore[reportAttributeAccessIssue]
     grid, grid_ratio = torch.cat([q.new_zeros(1), q]), torch.cat([ratio.new_zeros(1), ratio])
     start, stop = math.log(ratio[0].item()), math.log(min(ratio[-1].item(), 1e6))
     if stop - start < 1e-6:  # q / w(q) is constant

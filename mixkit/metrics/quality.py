@@ -55,7 +55,7 @@ def mauve_of_features(
     As published: scaling factor 5, and a tenth as many clusters as texts on the smaller side. The same few texts,
     repeated on both sides, score below 1 (0.75, say): k-means finds no more clusters than there are different texts.
     Fewer than 2,000 texts on a side bias MAUVE upward and give a SmallSampleWarning.
-    Raises InputError for fewer than 100 texts on a side, features that are not finite, or equal human features.
+    Raises InputError for fewer than 100 texts on a side, or equal human features.
     Source: Pillutla et al., NeurIPS 2021. The code is mauve-text, which is licensed GPL-3.
     """
     texts = min(len(human), len(generated))
@@ -65,9 +65,6 @@ def mauve_of_features(
     if texts < ADVISED_TEXTS:
         advice = f"compare only equal numbers of texts, {ADVISED_TEXTS} or more if possible"
         warnings.warn(f"MAUVE of {texts} texts is biased upward; {advice}", SmallSampleWarning, stacklevel=2)
-    for side, features in (("human", human), ("generated", generated)):
-        if not np.isfinite(features).all():
-            raise InputError(f"the {side} features contain nan or inf")
     if (human == human[0]).all():
         raise InputError(f"all {len(human)} human texts have the same features; take another reader")
     import faiss
@@ -147,7 +144,9 @@ def coherence(
     encoder, such as `minilm`; the MixCE paper uses SimCSE. Raises InputError for lists of different lengths, or where
     every pair has an empty side.
     """
-    check_texts(prompts, "prompts")
+    for texts, what in ((prompts, "prompts"), (continuations, "continuations")):
+        check_texts(texts, what)
+    prompts, continuations = list(prompts), list(continuations)  # a pandas column would be read by its index
     if len(prompts) != len(continuations):
         raise InputError(f"{len(prompts)} prompts and {len(continuations)} continuations; allowed: as many of each")
     pairs = [i for i in range(len(prompts)) if prompts[i].strip() and continuations[i].strip()]

@@ -20,7 +20,7 @@ from mixkit.losses.fixed_points import decode, inverse_of
 from mixkit.losses.token_weighted import TokenWeighted
 from mixkit.models.backspace import check_tree_attention, segments
 from mixkit.models.likelihood import tokenize
-from mixkit.models.loading import check_positions, memory_advice, start_token
+from mixkit.models.loading import check_positions, inference, memory_advice, start_token
 from mixkit.models.sampling import sample_actions
 
 INCOMPLETE = re.compile("\ufffd{1,3}\\Z")  # what a tokenizer makes of the first bytes of a character
@@ -143,6 +143,8 @@ def sample_continuations(
     `sample_actions`), except for models without an ordinary attention mask, which `generate` samples.
     Raises InputError for no prompts, a prompt without tokens, and texts that exceed the model's positions.
     """
+    if isinstance(prompts, str):
+        raise InputError("prompts is one string; allowed: a list of strings or of token ids")
     rows = [p if isinstance(p, list) else [start_token(tokenizer), *tokenize(tokenizer, [p])[0]] for p in prompts]
     if not rows or min(map(len, rows)) == 0:
         raise InputError("there is nothing to continue: no prompts, or a prompt without tokens")
@@ -177,7 +179,8 @@ def _generate(model, prompts, *, max_new_tokens: int, end_id: int, logits_proces
     gpus = [model.device] if model.device.type == "cuda" else []
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     # `generate` would apply the model's own settings too (repetition penalty and others)
-    with mock.patch.object(model, "generation_config", GenerationConfig()), torch.random.fork_rng(gpus):
+    plain = mock.patch.object(model, "generation_config", GenerationConfig())
+    with inference(model), plain, torch.random.fork_rng(gpus):
         torch.manual_seed(seed)
         for length, group in groupby(by_length, key=lambda i: len(prompts[i])):
             group = list(group)

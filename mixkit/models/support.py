@@ -32,6 +32,8 @@ def check_model_support(
         raise InputError(
             f"the tokenizer has token {largest}, the model's embedding {rows} rows: they do not belong together"
         )
+    if any(weight.requires_grad and weight.dtype.itemsize < 4 for weight in model.parameters()):
+        raise InputError("the weights have half precision, which loses small steps; load them with dtype=torch.float32")
     check_positions(model, "max_tokens", max_tokens, ENDS)
     check_positions(model, "prompt_tokens + max_new_tokens", new_tokens, 1)
     check_head(model)

@@ -1,5 +1,6 @@
 """Finetune a model on an objective with transformers' Trainer; resume, log and keep the best checkpoint."""
 
+import hashlib
 import json
 import math
 import os
@@ -19,7 +20,7 @@ from transformers.training_args import TrainingArguments
 from mixkit._common import InputError, unknown, write_atomically
 from mixkit.losses.lm_head import weighted_cross_entropy_and_nll
 from mixkit.losses.sequence_match import SequenceMatch
-from mixkit.losses.token_weighted import MLE
+from mixkit.losses.token_weighted import MLE, TokenScores, TokenWeighted
 from mixkit.models.backspace import add_backspace
 from mixkit.models.head import lm_head
 from mixkit.models.likelihood import batch_nll, collate_groups, encode, group_hidden
@@ -91,7 +92,7 @@ def finetune(
     silence_libraries()
     if isinstance(objective, SequenceMatch) and backtracking is None:
         raise InputError("SequenceMatch needs backtracking: its noise rate, schedule and buffer; pass Backtracking()")
-    if backtracking is not None and not isinstance(objective, MLE | SequenceMatch):
+    if backtracking is not None and type(objective) not in (MLE, SequenceMatch):
         raise InputError(f"{objective} does not use <backspace>; backtracking is for SequenceMatch and MLE")
     bf16 = {"auto": has_bf16(), "bf16": True, "float32": False}
     if precision not in bf16:
@@ -116,7 +117,12 @@ def finetune(
         data |= {"train_dataset": noisy, "data_collator": noisy.collate}
         callbacks += [noisy, replay]
 
-    checkpoint, last = _last_checkpoint(folder / "checkpoints")
+    # An edited weight function, or other texts, must not go on from the checkpoints of another training.
+    losses = None if isinstance(objective, SequenceMatch) else _losses_at(objective, model.device)
+    of_training = [objective if losses is None else losses, backtracking, train, validation, epochs, max_steps]
+    of_training += [batch_size, accumulation, learning_rate, seed]
+    checkpoints = folder / "checkpoints" / hashlib.sha256(repr(of_training).encode()).hexdigest()[:8]
+    checkpoint, last = _last_checkpoint(checkpoints)
     if last:
         # not restore_callback_states_from_checkpoint: a training that had stopped would go on for one interval
         saved: Any = last.stateful_callbacks
@@ -136,7 +142,7 @@ def finetune(
     logs = {"logging_steps": max(1, min(interval, steps // 50)), "logging_nan_inf_filter": False, "disable_tqdm": True}
     settings: dict[str, Any] = device | length | batch_sizes | intervals | best | logs
     settings |= {"learning_rate": learning_rate, "seed": seed, "save_total_limit": 1, "remove_unused_columns": False}
-    arguments = TrainingArguments(str(folder / "checkpoints"), report_to="none", **settings)
+    arguments = TrainingArguments(str(checkpoints), report_to="none", **settings)
     trainer = ObjectiveTrainer(objective, loss, model=model, args=arguments, callbacks=callbacks, **data)
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -263,6 +269,16 @@ def history(state: TrainerState) -> list[dict[str, float]]:
     return [{k.replace("eval_nll", "validation_nll"): v for k, v in line.items() if k in LOGGED} for line in lines]
 
 
+def _losses_at(objective: TokenWeighted, device: torch.device) -> list[float]:
+    """The losses of tokens of probabilities from 0.007 to 0.98. Raises InputError where one depends on the others."""
+    logits, targets = torch.linspace(-3, 6, 8, device=device).diag(), torch.arange(8, device=device)
+    scores = [TokenScores.from_logits(logits[at], targets[at], objective.order) for at in (slice(8), *targets[:, None])]
+    together, *alone = (objective.losses(of_tokens) for of_tokens in scores)
+    if together.shape != (8,) or not torch.allclose(together, torch.cat(alone)):
+        raise InputError(f"{objective} has no loss for each token that depends on this token alone")
+    return together.tolist()
+
+
 def _last_checkpoint(folder: Path) -> tuple[str, TrainerState] | tuple[None, None]:
     """Folder and state of the last complete checkpoint.
 
@@ -270,7 +286,8 @@ def _last_checkpoint(folder: Path) -> tuple[str, TrainerState] | tuple[None, Non
     """
     complete = []
     for path in folder.glob("checkpoint-*/trainer_state.json"):
-        if (path.parent / "optimizer.pt").is_file() and any(path.parent.glob("model*.safetensors*")):
+        has_all = (path.parent / "optimizer.pt").is_file() and any(path.parent.glob("model*.safetensors*"))
+        if has_all and all(file.stat().st_size for file in path.parent.iterdir()):  # after a power cut files are empty
             with suppress(ValueError):  # an incomplete file
                 complete.append((str(path.parent), TrainerState.load_from_json(str(path))))
     return max(complete, key=lambda found: found[1].global_step, default=(None, None))

@@ -124,3 +124,15 @@ def test_probs_of_any_shape_dtype_and_nearly_any_sum(loss):
         stationary_distribution(loss, two)[:, 0], torch.stack([expected, expected.flip(0)]).float()
     )
     assert stationary_distribution(loss, torch.ones(1)).tolist() == [1]
+
+
+def test_a_subclass_with_its_own_weight_has_its_own_inverse():
+    class Squared(MixCE):
+        def weight(self, prob):
+            return super().weight(prob) ** 0.5
+
+    probs = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
+    q = stationary_distribution(Squared(0.2), probs)
+    ratio = probs * Squared(0.2).weight(q) / q  # constant at a stationary distribution
+    torch.testing.assert_close(ratio, ratio[:1].expand(3), rtol=1e-6, atol=0)
+    assert inverse_of(MixCE(0.2)).__func__ is MixCE.inverse

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from mixkit import MLE, MixCE, SequenceMatch, TaiLr, TokenScores, objective, token_scores, weighted_cross_entropy
+from mixkit._common import InputError
 from mixkit.losses import TokenWeighted, lm_head, weighted_cross_entropy_and_nll
 from tests.shapes import raises_shape_error
 
@@ -250,13 +251,20 @@ def test_frozen_head_and_no_grad():
         assert weighted_cross_entropy(hidden, weight, targets, MLE()).item() == loss.item()
 
 
+@pytest.mark.parametrize("losses", [lambda self, scores: scores.nll.mean(), lambda self, scores: scores.nll[:, None]])
+def test_losses_that_are_not_one_for_each_token_are_refused(monkeypatch, losses):
+    monkeypatch.setattr(MLE, "losses", losses)
+    with pytest.raises(InputError, match="has losses of shape"):
+        weighted_cross_entropy(torch.zeros(4, 3), torch.ones(5, 3), torch.arange(4), MLE())
+
+
 def test_shapes_that_do_not_fit_are_refused():
     hidden, weight, _, targets, mask = random_head(bias=False)
     with raises_shape_error("one more dimension"):
         token_scores(hidden, weight, targets[:, 1:])
     with raises_shape_error("one more dimension"):
         weighted_cross_entropy(hidden[:, 1:], weight, targets, MLE(), mask=mask)
-    with raises_shape_error("the output embedding 4"):
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         token_scores(hidden, weight[:, :4], targets)
     with raises_shape_error(r"mask \(3, 6\) and targets \(3, 7\) differ in shape"):
         weighted_cross_entropy(hidden, weight, targets, MLE(), mask=mask[:, 1:])

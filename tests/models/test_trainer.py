@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -268,6 +269,66 @@ def test_a_killed_training_ends_with_the_same_bits(toy, tmp_path, monkeypatch, k
 
 
 @pytest.mark.slow
+def test_another_training_does_not_go_on_from_the_checkpoints(toy, tmp_path, monkeypatch):
+    """An objective of the same name whose code was edited, and other texts. The same training goes on."""
+
+    class Own(MLE):
+        power = 0
+
+        def weight(self, prob):
+            return prob**self.power
+
+    ways = [{}, {"power": 2}, {"texts": 12}, {"learning_rate": 2e-3}]
+    for folder in (tmp_path / "one", None):
+        trained = []
+        for i, way in enumerate(ways):
+            monkeypatch.setattr(Own, "power", way.get("power", 0))
+            options = {name: value for name, value in way.items() if name != "power"}
+            model, _ = train(toy, folder or tmp_path / str(i), Own(), epochs=1, **options)
+            trained.append(parameters(model))
+        if folder:
+            shared = trained
+    assert all(torch.equal(one, alone) for one, alone in zip(shared, trained, strict=True))
+    assert not torch.equal(shared[0], shared[1])
+    monkeypatch.setattr(Own, "power", 0)
+    monkeypatch.setattr(training.ObjectiveTrainer, "training_step", None)  # nothing is left to train
+    assert torch.equal(parameters(train(toy, tmp_path / "one", Own(), epochs=1)[0]), trained[0])
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        lambda self, scores: scores.nll.mean(),
+        lambda self, scores: scores.prob.detach() / scores.prob.detach().mean() * scores.nll,
+        lambda self, scores: scores.nll[:, None],
+    ],
+)
+def test_a_loss_that_is_not_of_each_token_alone_is_refused(toy, tmp_path, monkeypatch, losses):
+    monkeypatch.setattr(MixCE, "losses", losses)
+    with pytest.raises(InputError, match="has no loss for each token that depends on this token alone"):
+        train(toy, tmp_path, MixCE(0.3))
+
+
+def test_half_precision_weights_and_a_subclass_with_backtracking_are_refused(toy, tmp_path):
+    with pytest.raises(InputError, match="half precision, which loses small steps"):
+        train(toy, tmp_path, dtype=torch.bfloat16)
+
+    class Clipped(MLE):
+        pass
+
+    with pytest.raises(InputError, match="does not use <backspace>"):
+        train(toy, tmp_path, Clipped(), backtracking=Backtracking())
+
+
+def test_an_empty_file_makes_a_checkpoint_incomplete(toy, tmp_path):
+    """As a power cut leaves it."""
+    train(toy, tmp_path, epochs=1)
+    (checkpoint,) = tmp_path.glob("checkpoints/*/checkpoint-*")
+    assert training._last_checkpoint(checkpoint.parent)[0] == str(checkpoint)
+    (checkpoint / "model.safetensors").write_bytes(b"")
+    assert training._last_checkpoint(checkpoint.parent) == (None, None)
+
+
 def test_the_best_weights_remain_and_patience_stops(toy, tmp_path):
     """With a learning rate that destroys the model the first evaluation stays the best."""
     model, done = train(
@@ -338,7 +399,7 @@ def test_a_training_that_diverges_stops(toy, tmp_path, monkeypatch, loss, failur
         train(toy, tmp_path, loss, **settings)
     message = str(caught.value)
     assert "\n" not in message and message.startswith(f"training on {loss} diverged after step ")
-    assert message.endswith(f"last good checkpoint: {tmp_path}/checkpoints/checkpoint-4")
+    assert re.search(rf"last good checkpoint: {tmp_path}/checkpoints/\w{{8}}/checkpoint-4$", message)
     lines = (tmp_path / "training.jsonl").read_text().splitlines()
     assert [json.loads(line, parse_constant=pytest.fail)["step"] for line in lines][-1] in (4, 5)
 
