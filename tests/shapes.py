@@ -23,8 +23,8 @@ def _is_array(hint: Any) -> bool:
     return any(_is_array(part) for part in get_args(hint))
 
 
-def raises_shape_error(match: str):
-    """pytest.raises for the library's ValueError about shapes. If shapes are checked, jaxtyping's error comes first."""
+def raises_shape_error(match: str, error: type[Exception] = ValueError):
+    """pytest.raises for an error about shapes. If shapes are checked, jaxtyping's error comes first."""
     if os.environ.get("MIXKIT_CHECK_SHAPES"):
         return pytest.raises(TypeError, match="Type-check error")
-    return pytest.raises(ValueError, match=match)
+    return pytest.raises(error, match=match)

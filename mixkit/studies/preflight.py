@@ -107,7 +107,7 @@ def check_runs(
     @cache
     def load(parameter: str, name: str, study: str) -> Reader | None:
         """The reader or judge; None if it is the runs' own model, for minilm, and if it has a problem."""
-        if name in ("", "tiny", start) or (name.startswith("run:") and "/" not in name):
+        if name in ("tiny", start) or (name.startswith("run:") and "/" not in name):
             return None
         try:
             if name != "minilm":
@@ -133,7 +133,8 @@ def check_runs(
         elif counts[key] < config.prompts:
             problems.append(f"note: prompts is {config.prompts}, but only {counts[key]} {longer}")
         name = reader_name(config.reader, config.model)
-        load("coherence_reader", config.coherence_reader, config.study)
+        if config.coherence_reader:
+            load("coherence_reader", config.coherence_reader, config.study)
         reader = load("reader", name, config.study)
         context = MINILM_TOKENS if name == "minilm" else reader.context if reader else length
         if length > context:

@@ -264,7 +264,7 @@ def test_shapes_that_do_not_fit_are_refused():
         token_scores(hidden, weight, targets[:, 1:])
     with raises_shape_error("one more dimension"):
         weighted_cross_entropy(hidden[:, 1:], weight, targets, MLE(), mask=mask)
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+    with raises_shape_error("shapes cannot be multiplied", RuntimeError):
         token_scores(hidden, weight[:, :4], targets)
     with raises_shape_error(r"mask \(3, 6\) and targets \(3, 7\) differ in shape"):
         weighted_cross_entropy(hidden, weight, targets, MLE(), mask=mask[:, 1:])
