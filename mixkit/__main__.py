@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None, **options: Any) -> int:
     file = Parser(add_help=False)
     add = file.add_argument
     add("file", help="a name from data/studies (quick, gpt2, ...) or the path of a .yaml file")
-    add("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="replace settings; after the file")
+    add("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="settings of runs, after the file")
     study = commands.add_parser("study", parents=[file], help="run a study; finished runs are not run again")
     add = study.add_argument
     add("--name", default="", help="folder under runs/; default: the file's name and the values set")

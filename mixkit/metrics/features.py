@@ -45,7 +45,7 @@ class Reader:
         from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
         config = self.model.config
-        if getattr(config, "use_bidirectional_attention", False) or not getattr(config, "is_causal", True):
+        if getattr(config, "use_bidirectional_attention", 0) in (True, "all") or not getattr(config, "is_causal", True):
             return True
         return type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
 

@@ -146,10 +146,7 @@ def compare(a: Sequence[float | None], b: Sequence[float | None], *, replicates:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's corrected p-values, in the given order: max over the i smallest of min(1, (m - i + 1) p_(i))
-
-    Source: Holm 1979.
-    """
+    """Holm's (1979) corrected p-values, in the given order: max over the i smallest of min(1, (m - i + 1) p_(i))"""
     values = np.asarray(p_values, dtype=float)
     order = np.argsort(values, kind="stable")
     corrected = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))

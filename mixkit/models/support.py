@@ -16,8 +16,8 @@ def check_model_support(
 ) -> None:
     """Raise InputError for what would fail after the start: training, likelihoods or sampling.
 
-    Checked are the end token, token ids and positions, the head (`check_head`), a C++ compiler for torch_compile on a
-    CPU and, with backtracking or <backspace> in the model, that token and the attention (`check_tree_attention`).
+    Checked are the end token, token ids, positions, precision of the weights, the head (`check_head`), a C++ compiler
+    for torch_compile on a CPU and, with backtracking or <backspace> in the model, that token and the tree's attention.
     max_tokens: of a text. new_tokens: of a prompt and its continuation. Neither counts start and end token.
     """
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import sys
 import time
 from contextlib import suppress
@@ -73,8 +74,8 @@ def finetune(
     optimizer is AdamW without weight decay; the learning rate falls linearly to 0. The best evaluation has the lowest
     plain nll, whatever the objective.
 
-    folder: for `training.jsonl` (one line for each log or evaluation) and `checkpoints/`. An interrupted training
-    resumes from its last complete checkpoint and ends with the same bits.
+    folder: for `training.jsonl` (one line for each log or evaluation) and `checkpoints/`, which may be deleted at the
+    end. The same training of the same model resumes from its last complete checkpoint and ends with the same bits.
     epochs: passes over the texts. max_steps: optimizer steps in their place; -1 uses epochs.
     batch_size: texts in a batch on each device. accumulation: batches in an optimizer step.
     max_tokens: texts are cut after so many tokens.
@@ -85,14 +86,14 @@ def finetune(
     backtracking: required by SequenceMatch; with MLE the model learns <backspace> too. The token is added to model
     and tokenizer. Validation texts have no correction noise.
     One GPU is used; for several start the program with torchrun or accelerate launch.
-    Raises InputError for a model that `check_model_support` refuses, for an objective that does not fit backtracking,
-    for an unknown precision, where memory runs out, and where the training diverges: at nan and inf, and at an nll of
-    2 log V above the first step's (log V is that of a uniform guess).
+    Raises InputError for a model that `check_model_support` refuses, an objective that does not fit backtracking or
+    whose loss of a token depends on others, an unknown precision, where memory runs out, and where the training
+    diverges: at nan and inf, and at an nll of 2 log V above the first step's (log V is that of a uniform guess).
     """
     silence_libraries()
     if isinstance(objective, SequenceMatch) and backtracking is None:
         raise InputError("SequenceMatch needs backtracking: its noise rate, schedule and buffer; pass Backtracking()")
-    if backtracking is not None and type(objective) not in (MLE, SequenceMatch):
+    if backtracking is not None and not (type(objective) is MLE or isinstance(objective, SequenceMatch)):
         raise InputError(f"{objective} does not use <backspace>; backtracking is for SequenceMatch and MLE")
     bf16 = {"auto": has_bf16(), "bf16": True, "float32": False}
     if precision not in bf16:
@@ -119,8 +120,9 @@ def finetune(
 
     # An edited weight function, or other texts, must not go on from the checkpoints of another training.
     losses = None if isinstance(objective, SequenceMatch) else _losses_at(objective, model.device)
-    of_training = [objective if losses is None else losses, backtracking, train, validation, epochs, max_steps]
-    of_training += [batch_size, accumulation, learning_rate, seed]
+    known = re.sub(r" at 0x\w+", "", f"{type(objective)} {vars(objective)}")  # without addresses, which change
+    of_training = [known, losses, backtracking, train, validation, epochs, max_steps, batch_size, accumulation]
+    of_training += [learning_rate, seed, precision]
     checkpoints = folder / "checkpoints" / hashlib.sha256(repr(of_training).encode()).hexdigest()[:8]
     checkpoint, last = _last_checkpoint(checkpoints)
     if last:
@@ -269,14 +271,14 @@ def history(state: TrainerState) -> list[dict[str, float]]:
     return [{k.replace("eval_nll", "validation_nll"): v for k, v in line.items() if k in LOGGED} for line in lines]
 
 
-def _losses_at(objective: TokenWeighted, device: torch.device) -> list[float]:
+def _losses_at(objective: TokenWeighted, device: torch.device) -> list[str]:
     """The losses of tokens of probabilities from 0.007 to 0.98. Raises InputError where one depends on the others."""
     logits, targets = torch.linspace(-3, 6, 8, device=device).diag(), torch.arange(8, device=device)
     scores = [TokenScores.from_logits(logits[at], targets[at], objective.order) for at in (slice(8), *targets[:, None])]
     together, *alone = (objective.losses(of_tokens) for of_tokens in scores)
-    if together.shape != (8,) or not torch.allclose(together, torch.cat(alone)):
-        raise InputError(f"{objective} has no loss for each token that depends on this token alone")
-    return together.tolist()
+    if together.shape != (8,) or not torch.allclose(together, torch.cat(alone), equal_nan=True):
+        raise InputError(f"{objective} has no loss for each token that depends on this token alone, and not on chance")
+    return [f"{loss:.4g}" for loss in together.tolist()]  # the last bits depend on the machine
 
 
 def _last_checkpoint(folder: Path) -> tuple[str, TrainerState] | tuple[None, None]:

@@ -140,7 +140,8 @@ def read_study(name: str, store: RunStore | None = None) -> Study:
     path = root / name / "study.yaml"
     try:
         study = TypeAdapter(Study).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
-        return replace(study, name=name)  # the folder may have been renamed or copied
+        runs = [replace(run, config=run.config.model_copy(update={"study": name})) for run in study.runs]
+        return replace(study, name=name, runs=runs)  # the folder may have been renamed or copied
     except FileNotFoundError:
         if found := RunStore(root).records(name):  # notebook 3 writes no plan
             runs = [PlannedRun(x.name, "grid" if x.config.epochs else "decoding", x.config, None) for x in found]

@@ -110,7 +110,7 @@ def check_runs(
         if name in ("tiny", start) or (name.startswith("run:") and "/" not in name):
             return None
         try:
-            if name != "minilm":
+            if name != "minilm" or parameter == "judge":
                 return Reader(name, *load_model(name, study=study, runs=store.root), None)
             check_model(name)
         except InputError as error:

@@ -2,6 +2,7 @@
 
 import importlib.util
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -225,6 +226,8 @@ def test_a_reader_of_whole_texts_is_an_encoder():
     torch.manual_seed(0)
     model = Gemma3ForCausalLM(Gemma3TextConfig(**sizes, use_bidirectional_attention=True)).eval()
     reader = Reader("gemma", model, byte_tokenizer(), None)
+    config = SimpleNamespace(is_encoder_decoder=False, use_bidirectional_attention="vision")  # Gemma 4: not for text
+    assert not Reader("gemma 4", SimpleNamespace(config=config), None).is_encoder
     texts = ["a fox", "a fox met a crow in the wood and sang"]
     np.testing.assert_allclose(reader.features(texts)[0], reader.features(texts[:1])[0], atol=1e-5)
 

@@ -18,7 +18,7 @@ import transformers
 
 from mixkit import MLE, MixCE, SequenceMatch, TokenScores, objective
 from mixkit._common import InputError
-from mixkit.losses import lm_head
+from mixkit.losses import Threshold, lm_head
 from mixkit.models import on_policy
 from mixkit.models import trainer as training
 from mixkit.models.generation import sample_continuations
@@ -290,6 +290,9 @@ def test_another_training_does_not_go_on_from_the_checkpoints(toy, tmp_path, mon
             shared = trained
     assert all(torch.equal(one, alone) for one, alone in zip(shared, trained, strict=True))
     assert not torch.equal(shared[0], shared[1])
+    low, high = (train(toy, tmp_path / "low", Threshold(p), epochs=1)[0] for p in (0.001, 0.1))
+    assert torch.equal(parameters(high), parameters(train(toy, tmp_path / "high", Threshold(0.1), epochs=1)[0]))
+    assert not torch.equal(parameters(low), parameters(high))
     monkeypatch.setattr(Own, "power", 0)
     monkeypatch.setattr(training.ObjectiveTrainer, "training_step", None)  # nothing is left to train
     assert torch.equal(parameters(train(toy, tmp_path / "one", Own(), epochs=1)[0]), trained[0])

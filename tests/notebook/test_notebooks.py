@@ -153,7 +153,8 @@ def test_a_loss_a_metric_and_a_model_of_one_s_own(toy, tmp_path, monkeypatch):
     monkeypatch.setenv("MIXKIT_RUNS", str(tmp_path / "runs"))
     for part in toy[:2]:
         part.save_pretrained(tmp_path / "mine")
-    edit = ("own_objective = None", "own_objective = Focal(2.0)")
+    monkeypatch.delenv("MIXKIT_NOTEBOOK", raising=False)
+    edit = ('"own_objective = None"', '"own_objective = Focal(2.0)"')
     settings = {**TINY, "study": "own", "model": str(tmp_path / "mine")}
     outputs, _ = execute("3_finetune", tmp_path, edit, **settings)
     store = RunStore(tmp_path / "runs")
@@ -168,3 +169,7 @@ def test_a_loss_a_metric_and_a_model_of_one_s_own(toy, tmp_path, monkeypatch):
     for shown in (table, figure, page):
         assert "Focal(gamma=2.0)" in shown and "MixCE" not in shown
     assert "word length" in table and "word length" in page
+    monkeypatch.setenv("MIXKIT_NOTEBOOK", "12345678")  # a study that runs meanwhile has its own objectives
+    execute("3_finetune", tmp_path, edit, **settings | {"study": "planned"})
+    (path,) = store.root.glob("planned/*/run.json")
+    assert store.read("planned", path.parent.name).resolved["objective"] == "MixCE(eta=0.5)"

@@ -70,6 +70,7 @@ def test_the_comparisons_are_bold_where_they_are_significant():
         ("a", "rep_2", 0.5, None, None, None, 0.2, 0.2, 9),
         ("a", "length", -2.0, -3.0, -1.0, 1.0, 0.01, 0.01, 9),
         ("b", "length", 1.0, 0.0, 2.0, 1.0, 0.07, 0.07, 9),
+        ("c", "length", 1.0, 0.0, 2.0, 1.0, 0.07, 0.07, 9),  # its folder was deleted meanwhile
     ]
     table = tables.compared_html(pd.DataFrame(rows, columns=columns), {"a": EVIL, "b": "B"})
     assert table.count("<tr>") == 3 and table.count("n significant") == 1 and "[-3, -1]" in table

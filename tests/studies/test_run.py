@@ -228,7 +228,9 @@ def test_a_renamed_study_is_the_study_of_its_folder(tmp_path):
     _, study, store = study_of(tmp_path)
     write_study(study, store)
     os.rename(store.root / "own", store.root / "other")
-    assert read_study("other", store).name == "other" and read_study("other", store).runs == study.runs
+    other = read_study("other", store)
+    assert other.name == "other" and {run.config.study for run in other.runs} == {"other"}
+    assert [run.name for run in other.runs] == [run.name for run in study.runs]
 
 
 @pytest.mark.parametrize(
