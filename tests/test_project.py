@@ -41,7 +41,7 @@ def test_rooms_are_seven_folders_of_small_files():
     assert {path.name for path in (CLONE / "mixkit").glob("*.py")} == {"__init__.py", "__main__.py", "_common.py"}
     lines = {path: len(path.read_text().splitlines()) for path in (CLONE / "mixkit").rglob("*.py")}
     assert max(lines.values()) <= 350
-    assert sum(lines.values()) <= 9476  # it may only shrink
+    assert sum(lines.values()) <= 9475  # it may only shrink
 
 
 @pytest.mark.parametrize("room", ["losses", "metrics", "models", "texts"])

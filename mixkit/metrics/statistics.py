@@ -90,10 +90,7 @@ def jackknife(value: float, left_out: Numbers, *, bounds: tuple[float, float] = 
 
 
 def wilson_interval(hits: int, trials: int) -> Estimate:
-    """equals: hits / trials, with scipy.stats.binomtest(hits, trials).proportion_ci(method="wilson")
-
-    Source: Wilson 1927.
-    """
+    """equals: hits / trials, with scipy's binomtest(hits, trials).proportion_ci(method="wilson") (Wilson 1927)"""
     interval = stats.binomtest(hits, trials).proportion_ci(CONFIDENCE, method="wilson")
     return Estimate(hits / trials, interval.low, interval.high)
 
@@ -147,7 +144,7 @@ def compare(a: Sequence[float | None], b: Sequence[float | None], *, replicates:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's (1979) corrected p-values, in the given order: max over the i smallest of min(1, (m - i + 1) p_(i))"""
-    values = np.asarray(p_values, dtype=float)
+    values = _finite(p_values)
     order = np.argsort(values, kind="stable")
     corrected = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
     return np.minimum(1, corrected)[np.argsort(order)].tolist()

@@ -120,8 +120,10 @@ class Grammar:
         """Damage round(rate * len(texts)) of the texts, so that each damaged text is outside the language.
 
         Two neighbouring words are swapped, a word is replaced by any word of the grammar or sentences are shuffled.
-        rate: in [0, 1]. Raises InputError for a text that no damage takes out of the language.
+        Raises InputError for a rate outside [0, 1] and for a text that no damage takes out of the language.
         """
+        if not 0 <= rate <= 1:
+            raise InputError(f"rate is {rate!r}; the share of damaged texts must be in [0, 1]")
         generator = random.Random(seed)
         damaged = set(generator.sample(range(len(texts)), round(rate * len(texts))))
         return [self._damage(text, generator) if i in damaged else text for i, text in enumerate(texts)]

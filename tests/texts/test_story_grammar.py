@@ -350,8 +350,9 @@ def test_corrupt_where_most_changes_are_harmless():
 
 
 def test_corrupt_refuses(tales, samples):
-    with pytest.raises(ValueError, match="larger than population"):
-        tales.corrupt(samples[:2], 1.6, seed=0)
+    for rate in (-0.1, 1.1, math.nan):
+        with pytest.raises(InputError, match="rate is"):
+            tales.corrupt(samples[:2], rate, seed=0)
     with pytest.raises(InputError, match="no damage takes this text out of the language: 'a a'"):
         Grammar({"S": [(2, ("a",)), (1, ("a", "S"))]}, "S").corrupt(["a a"], 1, seed=0)
 
